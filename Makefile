@@ -1,0 +1,42 @@
+# Needs Python 3.11 or newer, git and make. Everything else is installed into .venv.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(if $(filter Windows_NT,$(OS)),$(VENV)/Scripts,$(VENV)/bin)
+# DVC runs the stages with the `python` that it finds first.
+export PATH := $(abspath $(BIN)):$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup repro test test-all lint drift clean
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
+
+setup: $(VENV)/installed ## install into .venv what the other targets need
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ferdistill needs Python 3.11 or newer; set PYTHON=…")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m ferdistill.evaluation.offline_html
+	$(BIN)/dvc config --local plots.html_template plots/offline.html
+	@touch $@
+
+repro: setup ## run the pipeline: from the corpora to a calibrated, exported student
+	$(BIN)/dvc repro
+
+test: setup ## run the tests
+	$(BIN)/python -m pytest
+
+test-all: setup ## run the tests, the slow ones too
+	$(BIN)/python -m pytest -m ""
+
+lint: setup ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+drift: setup ## do code, params and data still give what dvc.lock and metrics/ say?
+	$(BIN)/python .ci/drift.py
+
+clean: ## remove the environment and caches, never data or results
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,39 @@
+"""The two ways in which a command may stop, each with its exit code."""
+
+
+class FerdistillError(Exception):
+    """A stop that the user can act on.
+
+    Parameters
+    ----------
+    what : str
+        What was wrong, in one sentence.
+    where : str, optional
+        File, row or column, parameter.
+    expected : str, optional
+        What would have been right.
+    hint : str, optional
+        What to do now.
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, where: str = "", expected: str = "", hint: str = "") -> None:
+        self.what, self.where, self.expected, self.hint = what, where, expected, hint
+        lines = [what]
+        lines += [f"  where:    {where}"] if where else []
+        lines += [f"  expected: {expected}"] if expected else []
+        lines += [f"  do:       {hint}"] if hint else []
+        super().__init__("\n".join(lines))
+
+
+class CheckError(FerdistillError):
+    """The input was read and found wrong: damaged data, labels out of step. Exit code 1."""
+
+    exit_code = 1
+
+
+class UsageError(FerdistillError):
+    """The call itself was wrong: a parameter, an option, a path that is not there. Exit code 2."""
+
+    exit_code = 2

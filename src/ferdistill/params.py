@@ -1,0 +1,304 @@
+"""`params.yaml`, typed and checked at the door.
+
+No value that could change a result has a default here: DVC tracks what stands in `params.yaml`, so a default in
+code could change unseen. Unknown names are refused, never ignored.
+"""
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from .errors import UsageError
+
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(ge=1)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+# These become parts of file names, so they must stay inside their folder on every system.
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+
+Fusion = Literal["probability", "probability_t1", "logit"]
+Mode = Literal["none", "kd", "dkd"]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class IndexParams(Section):
+    seed: int
+    val: Fraction
+    calib: Fraction
+
+    @model_validator(mode="after")
+    def _leaves_a_train_split(self) -> "IndexParams":
+        if self.val + self.calib >= 1:
+            raise ValueError(f"val + calib must be under 1, to leave a train split; found {self.val + self.calib:g}")
+        return self
+
+
+class Source(Section):
+    """One target of a family: teachers fused with weights that sum to 1, counted with `weight`."""
+
+    weight: Share | Literal["lambda", "1 - lambda"]
+    teachers: dict[Name, Share]
+
+    @model_validator(mode="after")
+    def _teachers_sum_to_one(self) -> "Source":
+        _check_sum(list(self.teachers.values()), f"the weights of teachers {list(self.teachers)}")
+        return self
+
+    def resolved_weight(self, lambda_: float) -> float:
+        """The weight as a number, once lambda is known."""
+        if self.weight == "lambda":
+            return lambda_
+        return 1 - lambda_ if self.weight == "1 - lambda" else float(self.weight)
+
+
+class Family(Section):
+    fusion: Fusion
+    sources: list[Source]
+
+    @model_validator(mode="after")
+    def _sources_sum_to_one(self) -> "Family":
+        named = [source.weight for source in self.sources if isinstance(source.weight, str)]
+        if named and (sorted(named) != ["1 - lambda", "lambda"] or len(self.sources) != 2):
+            raise ValueError("a family with lambda has two sources, of weight `lambda` and `1 - lambda`")
+        if self.sources and not named:
+            _check_sum([source.resolved_weight(0.5) for source in self.sources], "the weights of the sources")
+        return self
+
+    @property
+    def teachers(self) -> list[str]:
+        """The teachers that the family reads, each once, in the order they are first named."""
+        return list(dict.fromkeys(name for source in self.sources for name in source.teachers))
+
+
+class Phase(Section):
+    """Epochs with one learning rate and one augmentation."""
+
+    epochs: Positive
+    lr: PositiveFloat
+    augment: Literal["none", "flip", "flip_shift"]
+
+
+class Recipe(Section):
+    """How one network is built and trained.
+
+    `model` and `options` go to `timm.create_model`; `stem: low_resolution` lets it keep more of a small image
+    (see `training.models`); `init` is `scratch`, `imagenet` (timm's weights), or a safetensors file.
+    """
+
+    model: str
+    options: dict[str, Any]
+    stem: Literal["stock", "low_resolution"]
+    init: str
+    batch: Annotated[int, Field(ge=2)]
+    phases: Annotated[list[Phase], Field(min_length=1)]
+    weight_decay: Annotated[float, Field(ge=0)]
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+
+
+class BornAgain(Section):
+    """Further generations, each distilled from the one before (Furlanello et al., ICML 2018)."""
+
+    generations: Positive
+    alpha: Share
+    temperature: PositiveFloat
+
+
+class TeacherRecipe(Recipe):
+    seed: int
+    born_again: BornAgain | None
+
+
+class StudentRecipe(Recipe):
+    test_every: Positive  # epochs between the test evaluations of the report's protocol
+
+
+class ImageParams(Section):
+    size: Annotated[int, Field(ge=16, le=1024)]
+    channels: Literal[1, 3]
+
+
+class CorpusParams(Section):
+    seed: int
+    subjects: Positive
+    images: Positive
+    annotators: Positive
+    sharpness: PositiveFloat
+
+
+class Scale(Section):
+    image: ImageParams
+    corpus: CorpusParams
+    teachers: dict[Name, TeacherRecipe]
+    student: StudentRecipe
+
+
+class CalibrateParams(Section):
+    grid: Annotated[list[PositiveFloat], Field(min_length=1)]
+    bins: Annotated[int, Field(ge=2)]
+
+
+class ExportParams(Section):
+    opset: Annotated[int, Field(ge=13)]
+    tolerance: PositiveFloat
+
+
+class BenchmarkParams(Section):
+    batches: Annotated[list[Positive], Field(min_length=1)]
+    threads: Positive
+    warmup: Annotated[int, Field(ge=0)]
+    repeats: Annotated[int, Field(ge=10)]
+
+
+class Params(Section):
+    """The whole of `params.yaml`. `scale_` and `family_` are the chosen ones."""
+
+    family: Name
+    mode: Mode
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    lambda_: Annotated[Share, Field(alias="lambda")]
+    alpha: Share
+    beta: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    temperature: PositiveFloat
+    dkd_target_term: Literal["official", "report"]
+    scale: Name
+    corpus: Name
+    index_tag: Name
+    classes: Annotated[list[Name], Field(min_length=2)]
+    index: IndexParams
+    teachers: list[Name]
+    families: dict[Name, Family]
+    calibrate: CalibrateParams
+    export: ExportParams
+    benchmark: BenchmarkParams
+    scales: dict[Name, Scale]
+
+    @model_validator(mode="after")
+    def _names_are_known(self) -> "Params":
+        _check_known("family", self.family, self.families)
+        _check_known("scale", self.scale, self.scales)
+        for label, names in (("classes", self.classes), ("teachers", self.teachers)):
+            if len(set(names)) != len(names):
+                raise ValueError(f"{label}: each name once; found {names}")
+        for name, family in self.families.items():
+            for teacher in family.teachers:
+                _check_known(f"families.{name}", teacher, self.teachers)
+        for teacher in self.teachers:
+            _check_known(f"scales.{self.scale}.teachers must hold every teacher:", teacher, self.scale_.teachers)
+        return self
+
+    @property
+    def scale_(self) -> Scale:
+        return self.scales[self.scale]
+
+    @property
+    def family_(self) -> Family:
+        return self.families[self.family]
+
+    @property
+    def distils(self) -> bool:
+        """False for the cross-entropy baseline: `family: none` or `mode: none`."""
+        return self.mode != "none" and bool(self.family_.sources)
+
+    @property
+    def run_family(self) -> str:
+        """The family as recorded: the baseline is `none` whichever of the two names asked for it."""
+        return self.family if self.distils else "none"
+
+    @property
+    def run_mode(self) -> str:
+        """The mode as recorded."""
+        return self.mode if self.distils else "none"
+
+    # Where each artifact lies; dvc.yaml names the same paths.
+    @property
+    def corpus_dir(self) -> Path:
+        return Path("data/raw") / self.corpus
+
+    @property
+    def index_csv(self) -> Path:
+        return Path("data/index") / f"{self.index_tag}.csv"
+
+    @property
+    def images_npy(self) -> Path:
+        return Path("data/images") / f"{self.index_tag}.npy"
+
+    def softlabels_dir(self, teacher: str) -> Path:
+        return Path("data/softlabels") / f"{teacher}_{self.index_tag}"
+
+
+def load(path: Path | str = "params.yaml") -> Params:
+    """Read and check a params file.
+
+    Raises
+    ------
+    UsageError
+        Naming each wrong parameter, what was found, and what was expected.
+    """
+    path = Path(path)
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(
+            "no params file here", where=str(path.absolute()), hint="run from the repository's root"
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"not valid YAML: {error}", where=str(path)) from None
+    if not isinstance(raw, dict):
+        raise UsageError("a params file is a mapping of names to values", where=str(path))
+    try:
+        return Params.model_validate(raw)
+    except ValidationError as error:
+        raise UsageError(_explain(error), where=str(path), hint="see the comments in params.yaml") from None
+
+
+def _explain(error: ValidationError) -> str:
+    lines = []
+    for item in error.errors():
+        name = ".".join(str(part) for part in item["loc"])
+        message = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "extra_forbidden":
+            message = "unknown parameter" + _did_you_mean(str(item["loc"][-1]), _sibling_names(item["loc"]))
+        elif item["type"] == "missing":
+            message = "missing"
+        elif item["type"] != "value_error":
+            message = f"{message[0].lower()}{message[1:]}; found {item['input']!r}"
+        lines.append(f"  {name}: {message}" if name else f"  {message}")
+    return "params do not fit:\n" + "\n".join(lines)
+
+
+def _sibling_names(location: tuple[int | str, ...]) -> list[str]:
+    """Names that would have been right where `location` ends."""
+    model: Any = Params
+    for part in location[:-1]:
+        field = next((f for n, f in model.model_fields.items() if part in (n, f.alias)), None) if model else None
+        model = _section_of(field.annotation) if field else model
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _section_of(annotation: Any) -> Any:
+    """The `Section` inside an annotation such as `dict[str, Family]`; keys and list positions keep it."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return annotation
+    return next((found for arg in getattr(annotation, "__args__", ()) if (found := _section_of(arg))), None)
+
+
+def _did_you_mean(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean `{close[0]}`?" if close else f"; known here: {', '.join(known)}"
+
+
+def _check_known(where: str, name: str, known: Any) -> None:
+    if name not in known:
+        raise ValueError(f"{where}: unknown `{name}`" + _did_you_mean(name, list(known)))
+
+
+def _check_sum(weights: list[float], what: str) -> None:
+    if abs(sum(weights) - 1) > 1e-9:
+        raise ValueError(f"{what} must sum to 1; they sum to {sum(weights):g}")
