@@ -1,0 +1,80 @@
+"""Small corpora and stores that tests share, written in each source's public layout."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from ferdistill.corpus import index as index_module
+
+CLASSES = ["angry", "disgust", "fear", "happy", "neutral", "sad", "surprise"]
+
+
+def face(seed, side=48):
+    """Distinct smooth pictures, so that JPEG keeps them apart."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (6, 6), dtype=np.uint8)
+    return np.asarray(Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC))
+
+
+def write_fer2013(path, rows):
+    """Rows of (code, grey 48 x 48, usage)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["emotion", "pixels", "Usage"])
+        for code, pixels, usage in rows:
+            table.writerow([code, " ".join(map(str, pixels.ravel())), usage])
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """Three classes' worth of faces in three layouts, 30 a class and part, without planted trouble."""
+    root = tmp_path / "data" / "raw" / "mine"
+    usage = ["Training"] * 30 + ["PublicTest"] * 5 + ["PrivateTest"] * 10
+    codes = {"angry": 0, "happy": 3, "neutral": 6}
+    rows = [(code, face(100 * code + i), use) for code in codes.values() for i, use in enumerate(usage)]
+    write_fer2013(root / "fer2013" / "fer2013.csv", rows)
+
+    listed = []
+    (root / "rafdb" / "Image" / "aligned").mkdir(parents=True)
+    (root / "rafdb" / "EmoLabel").mkdir()
+    for number, (part, code) in enumerate((part, code) for part in ("train", "test") for code in (6, 4, 7)):
+        name = f"{part}_{number:05d}"
+        picture = Image.fromarray(face(5000 + number, 100)).convert("RGB")
+        picture.save(root / "rafdb" / "Image" / "aligned" / f"{name}_aligned.jpg", quality=95)
+        listed.append(f"{name}.jpg {code}")
+    (root / "rafdb" / "EmoLabel" / "list_patition_label.txt").write_text("\n".join(listed) + "\n")
+
+    for number, folder in enumerate(["train/angry", "train/happiness", "test/neutral"]):
+        (root / "folders" / folder).mkdir(parents=True)
+        Image.fromarray(face(9000 + number)).save(root / "folders" / folder / "a b é.png")
+
+    (root / "corpus.yaml").write_text(
+        "sources:\n"
+        "  - {name: fer2013, adapter: fer2013, path: fer2013/fer2013.csv}\n"
+        "  - {name: rafdb, adapter: rafdb, path: rafdb}\n"
+        "  - {name: folders, adapter: folders, path: folders}\n"
+    )
+    return root
+
+
+THREE = ["angry", "happy", "neutral"]
+
+
+def make_index(path: Path, lengths: dict[str, int], classes: list[str], seed: int = 0) -> index_module.Index:
+    """Write and read an index of invented paths, every class in every split."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for split, length in lengths.items():
+        labels = [classes[i % len(classes)] for i in range(length)]
+        rng.shuffle(labels)
+        rows += [(f"{split}/{i:05d}.png", label, split) for i, label in enumerate(labels)]
+    frame = pd.DataFrame(rows, columns=["path", "label", "split"])
+    frame["sample_id"] = [f"{i:064x}" for i in range(len(frame))]
+    frame["source"], frame["subject"], frame["group"] = "s", "", frame["sample_id"]
+    frame = frame.sort_values("path").reset_index(drop=True)[index_module.COLUMNS]
+    index_module.write(path, frame, classes, "invented")
+    return index_module.read(path)

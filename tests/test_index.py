@@ -1,0 +1,216 @@
+"""Adapters, deduplication, leaks and splits, on tiny trees in the public layouts."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from conftest import THREE, face, write_fer2013
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from ferdistill.corpus import images, index
+from ferdistill.corpus.reader import read_corpus
+from ferdistill.errors import CheckError, UsageError
+from ferdistill.params import ImageParams, IndexParams
+
+SETTINGS = IndexParams(seed=1, val=0.2, calib=0.2)
+
+
+def test_every_layout_is_read_with_its_own_codes_and_split(corpus):
+    found = {record.path: (record.label, record.split) for _, record in read_corpus(corpus, THREE)}
+    assert len(found) == 3 * 45 + 6 + 3
+    assert found["fer2013/fer2013.csv#0"] == ("angry", "train")
+    assert found["fer2013/fer2013.csv#30"] == ("angry", "val")
+    assert found["fer2013/fer2013.csv#134"] == ("neutral", "test")
+    assert found["rafdb/Image/aligned/train_00001_aligned.jpg"] == ("happy", "train")
+    assert found["rafdb/Image/aligned/test_00003_aligned.jpg"] == ("angry", "test")
+    assert found["folders/train/happiness/a b é.png"] == ("happy", "train")
+    assert found["folders/test/neutral/a b é.png"] == ("neutral", "test")
+
+
+def test_official_parts_are_kept_and_the_rest_is_shared_out(corpus, tmp_path):
+    rows, _ = index.build(corpus, THREE, SETTINGS)
+    assert list(rows["path"]) == sorted(rows["path"])
+    by_path = dict(zip(rows["path"], rows["split"], strict=True))
+    assert {by_path[f"fer2013/fer2013.csv#{45 * k + i}"] for k in range(3) for i in range(35, 45)} == {"test"}
+    assert {by_path[f"fer2013/fer2013.csv#{45 * k + i}"] for k in range(3) for i in range(30, 35)} == {"val"}
+    assert {by_path[f"fer2013/fer2013.csv#{45 * k + i}"] for k in range(3) for i in range(30)} == {
+        "train",
+        "val",
+        "calib",
+    }
+    description = index.write(tmp_path / "index" / "x.csv", rows, THREE, "mine")
+    assert index.read(tmp_path / "index" / "x.csv").digest == description["digest"]
+    assert sum(part["length"] for part in description["splits"].values()) == len(rows)
+
+
+def test_a_new_image_moves_no_old_one(corpus):
+    before, _ = index.build(corpus, THREE, SETTINGS)
+    Image.fromarray(face(77)).save(corpus / "folders" / "train" / "angry" / "0.png")
+    after, _ = index.build(corpus, THREE, SETTINGS)
+    assert len(after) == len(before) + 1
+    places = dict(zip(after["path"], after["split"], strict=True))
+    assert all(places[path] == split for path, split in zip(before["path"], before["split"], strict=True))
+
+
+def test_of_exact_copies_the_official_test_keeps_its_own_and_conflicts_go(corpus):
+    def copy(row_seed, target):
+        (corpus / "folders" / target).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(face(row_seed)).save(corpus / "folders" / target)
+
+    copy(40, "train/angry/of_a_test_row.png")  # fer row 40 is an angry PrivateTest row
+    copy(1, "train/angry/of_a_train_row.png")
+    copy(2, "train/neutral/in_conflict.png")
+    rows, report = index.build(corpus, THREE, SETTINGS)
+    paths = set(rows["path"])
+    assert "fer2013/fer2013.csv#40" in paths and "folders/train/angry/of_a_test_row.png" not in paths
+    assert {"dropped": "folders/train/angry/of_a_train_row.png", "kept": "fer2013/fer2013.csv#1"} in report[
+        "duplicates"
+    ]
+    assert len(report["duplicates"]) == 2
+    labels = {"fer2013/fer2013.csv#2": "angry", "folders/train/neutral/in_conflict.png": "neutral"}
+    assert [conflict["labels"] for conflict in report["conflicts"]] == [labels]
+    assert not paths & set(labels)
+
+
+def test_a_subject_never_straddles_splits(corpus):
+    rows = ["path,subject"] + [f"fer2013/fer2013.csv#{i},p{i % 9}" for i in range(45)]
+    (corpus / "subjects.csv").write_text("\n".join(rows) + "\n")
+    with (corpus / "corpus.yaml").open("a") as file:
+        file.write("subjects: subjects.csv\n")
+    found, report = index.build(corpus, THREE, SETTINGS)
+    known = found[found["subject"] != ""]
+    assert known.groupby("subject")["split"].nunique().max() == 1
+    assert len(report["leaks"]) == 45 - len(known) > 0
+
+
+def test_the_embedded_corpus_is_cleaned_as_its_truth_says(tmp_path):
+    from conftest import CLASSES
+
+    from ferdistill.corpus.synthetic import write_corpus
+
+    root = tmp_path / "embedded"
+    write_corpus(root, seed=3, subjects=100, images=500, annotators=5, sharpness=1.7)
+    planted = json.loads((root / "truth" / "planted.json").read_text())
+    rows, report = index.build(root, CLASSES, SETTINGS)
+    assert {frozenset(c["labels"]) for c in report["conflicts"]} == {frozenset(pair) for pair in planted["conflicts"]}
+    assert {frozenset(d.values()) for d in report["duplicates"]} == {frozenset(pair) for pair in planted["exact"]}
+    assert rows.groupby("subject")["split"].nunique().max() == 1
+    assert rows["sample_id"].is_unique
+
+
+@given(seed=st.integers(0, 1000))
+@settings(max_examples=15, deadline=None)
+def test_the_share_of_each_split_is_near_what_was_asked(seed):
+    from ferdistill.files import sha256
+
+    place = np.array([int(sha256(f"{seed}:{i}")[:13], 16) / 16**13 for i in range(2000)])
+    assert abs((place < 0.2).mean() - 0.2) < 0.05
+
+
+def test_images_are_packed_in_the_order_of_the_index(corpus, tmp_path):
+    rows, _ = index.build(corpus, THREE, SETTINGS)
+    index.write(tmp_path / "i.csv", rows, THREE, "mine")
+    read = index.read(tmp_path / "i.csv")
+    images.pack(read, corpus, tmp_path / "i.npy", THREE, ImageParams(size=48, channels=1))
+    packed = images.load(tmp_path / "i.npy", read)
+    row = list(rows["path"]).index("fer2013/fer2013.csv#7")
+    np.testing.assert_array_equal(packed[row, :, :, 0], face(7))
+
+    Image.fromarray(face(1234)).save(corpus / "folders" / "train" / "angry" / "a b é.png")
+    with pytest.raises(CheckError, match="not the one that was indexed"):
+        images.pack(read, corpus, tmp_path / "j.npy", THREE, ImageParams(size=48, channels=1))
+    assert not (tmp_path / "j.npy").exists()
+
+
+def spoil_pixels(root):
+    write_fer2013(root / "fer2013" / "fer2013.csv", [(0, face(1), "Training"), (0, face(2, 47), "Training")])
+
+
+def spoil_code(root):
+    write_fer2013(root / "fer2013" / "fer2013.csv", [(0, face(1), "Training"), (7, face(2), "Training")])
+
+
+def spoil_image(root):
+    (root / "folders" / "train" / "angry" / "a b é.png").write_text("no picture")
+
+
+def truncate_image(root):
+    file = root / "rafdb" / "Image" / "aligned" / "train_00001_aligned.jpg"
+    file.write_bytes(file.read_bytes()[:400])
+
+
+def lose_image(root):
+    (root / "rafdb" / "Image" / "aligned" / "train_00001_aligned.jpg").unlink()
+
+
+def stray_folder(root):
+    (root / "folders" / "train" / "bored").mkdir()
+    Image.fromarray(face(1)).save(root / "folders" / "train" / "bored" / "x.png")
+
+
+def spoil_list(root):
+    (root / "rafdb" / "EmoLabel" / "list_patition_label.txt").write_text("train_00001.jpg 9\n")
+
+
+def empty_source(root):
+    shutil.rmtree(root / "folders")
+    (root / "folders").mkdir()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (spoil_pixels, "2209 pixel values.*data row 1.*2304 values"),
+        (spoil_code, "unknown label '7'.*data row 1"),
+        (spoil_image, "not an image.*a b é.png"),
+        (truncate_image, "cannot be decoded.*train_00001_aligned.jpg"),
+        (lose_image, "a listed image is missing.*train_00001_aligned.jpg"),
+        (stray_folder, "outside the class folders.*bored"),
+        (spoil_list, "unknown label '9'.*line 1"),
+        (empty_source, "source `folders` is empty"),
+    ],
+)
+def test_bad_input_is_named_with_its_place(corpus, spoil, message):
+    spoil(corpus)
+    with pytest.raises(CheckError, match=f"(?s){message}"):
+        index.build(corpus, THREE, SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("sources: []", "at least 1"),
+        ("sources: [{name: a, adapter: nope, path: folders}]", "unknown adapter `nope`.*fer2013"),
+        ("sources: [{name: a, adapter: folders, path: ../..}]", "below the corpus directory"),
+        ("sources: [{name: a, adapter: folders, path: /etc}]", "below the corpus directory"),
+        ("sources: [{name: a, adapter: folders, path: folders, speed: 1}]", "speed: Extra"),
+        ("sources: [", "not valid YAML"),
+    ],
+)
+def test_a_bad_description_is_refused(corpus, text, message):
+    (corpus / "corpus.yaml").write_text(text)
+    with pytest.raises(UsageError, match=f"(?s){message}"):
+        index.build(corpus, THREE, SETTINGS)
+
+
+def test_a_link_that_leaves_the_corpus_is_refused(corpus, tmp_path):
+    Image.fromarray(face(1)).save(tmp_path / "outside.png")
+    (corpus / "folders" / "train" / "angry" / "link.png").symlink_to(tmp_path / "outside.png")
+    with pytest.raises(CheckError, match="leaves the corpus directory"):
+        index.build(corpus, THREE, SETTINGS)
+
+
+def test_an_empty_split_an_absent_class_and_an_edited_index_are_refused(corpus, tmp_path):
+    rows, _ = index.build(corpus, THREE, SETTINGS)
+    with pytest.raises(CheckError, match="split `train` is empty"):
+        index.write(tmp_path / "i.csv", rows[rows["split"] != "train"], THREE, "mine")
+    with pytest.raises(CheckError, match="no image of disgust"):
+        index.write(tmp_path / "i.csv", rows, [*THREE, "disgust"], "mine")
+    index.write(tmp_path / "i.csv", rows, THREE, "mine")
+    text = (tmp_path / "i.csv").read_text()
+    (tmp_path / "i.csv").write_text(text.replace("angry", "happy", 1))
+    with pytest.raises(CheckError, match="changed after it was written"):
+        index.read(tmp_path / "i.csv")
