@@ -1,0 +1,43 @@
+"""Draw the README's pictures from the results in the working tree: `python docs/pictures.py`."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import vl_convert
+from PIL import Image
+
+from ferdistill import params
+from ferdistill.corpus import images, index
+
+OUT = Path(__file__).parent / "images"
+
+
+def faces(settings: params.Params, columns: int = 12, zoom: int = 2) -> Image.Image:
+    """A row of test faces for each class, in the order of params.yaml."""
+    rows = index.read(settings.index_csv)
+    packed = images.load(settings.images_npy, rows)
+    codes = rows.codes(settings.classes)
+    test = rows.positions("test")
+    # Evenly spaced over the split, so that every source has its share.
+    grid = [
+        np.hstack([packed[row].squeeze(-1) for row in of_class[np.linspace(0, len(of_class) - 1, columns).astype(int)]])
+        for of_class in (test[codes[test] == code] for code in range(len(settings.classes)))
+    ]
+    sheet = Image.fromarray(np.vstack(grid))
+    return sheet.resize((sheet.width * zoom, sheet.height * zoom), Image.Resampling.BICUBIC)
+
+
+def plot(file: str) -> bytes:
+    """One of DVC's plots as a PNG."""
+    shown = subprocess.run(["dvc", "plots", "show", file, "--json"], capture_output=True, text=True, check=True)
+    content = next(iter(json.loads(shown.stdout)["data"].values()))[0]["content"]
+    return bytes(vl_convert.vegalite_to_png(content, scale=2))
+
+
+if __name__ == "__main__":
+    OUT.mkdir(exist_ok=True)
+    faces(params.load()).save(OUT / "faces.png", optimize=True)
+    for name in ("reliability", "per_class_f1"):
+        (OUT / f"{name}.png").write_bytes(plot(f"plots/{name}.csv"))

@@ -1,0 +1,112 @@
+"""What a student distils from: the logits of one family's teachers on the train split, and how to weigh them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from ..corpus.index import Index, digests
+from ..errors import CheckError, UsageError
+from ..files import atomic, read_json, sha256_file, write_json
+from ..params import Params
+from . import store
+
+TENSORS = "targets.safetensors"
+PLAN = "plan.json"
+
+
+@dataclass(frozen=True)
+class Targets:
+    """M teachers, N train rows, K classes; M is 0 for the cross-entropy baseline.
+
+    Attributes
+    ----------
+    logits : ndarray, float32, (M, N, K)
+    weights : ndarray, float32, (M,)
+        Each teacher's weight in the whole family; they sum to 1.
+    sources : ndarray, int64, (M,)
+        Which source each teacher belongs to: teachers of one source are fused, sources are kept split.
+    plan : dict
+        The family, its fusion, its teachers with weights, and the digests of the rows.
+    """
+
+    logits: np.ndarray
+    weights: np.ndarray
+    sources: np.ndarray
+    plan: dict[str, Any]
+
+
+def write(directory: Path, index: Index, params: Params) -> None:
+    """Write the targets of the chosen family, its soft labels having passed `alignment.check`."""
+    rows = index.positions("train")
+    parts: list[dict[str, Any]] = [
+        {"teacher": teacher, "source": number, "weight": source.resolved_weight(params.lambda_) * weight}
+        for number, source in enumerate(params.family_.sources if params.distils else [])
+        for teacher, weight in source.teachers.items()
+    ]
+    parts = [part for part in parts if part["weight"] > 0]  # lambda may be 0 or 1
+    numbers = {number: place for place, number in enumerate(dict.fromkeys(part["source"] for part in parts))}
+    logits = np.zeros((len(parts), len(rows), len(params.classes)), np.float32)
+    for place, part in enumerate(parts):
+        part["source"] = numbers[part["source"]]
+        table, manifest = store.read(params.softlabels_dir(part["teacher"]))
+        part["checkpoint_sha256"] = manifest["checkpoint_sha256"]
+        logits[place] = store.logits_of(table, params.classes)[rows]
+    tensors: dict[str, np.ndarray] = {
+        "logits": logits,
+        "weights": np.array([part["weight"] for part in parts], np.float32),
+        "sources": np.array([part["source"] for part in parts], np.int64),
+    }
+    with atomic(directory / TENSORS) as temporary:
+        save_file(tensors, temporary)
+    write_json(
+        directory / PLAN,
+        {
+            "run_family": params.run_family,
+            "fusion": params.family_.fusion if params.distils else None,
+            "classes": params.classes,
+            "teachers": parts,
+            "index_digest": index.digest,
+            "train": digests(index.rows.iloc[rows]),
+            "sha256": sha256_file(directory / TENSORS),
+        },
+    )
+
+
+def read(directory: Path, index: Index, params: Params) -> Targets:
+    """Read targets and check that they belong to this index, these classes and this family.
+
+    Raises
+    ------
+    UsageError, CheckError
+        If a file is missing or damaged, or they are another index's or another family's.
+    """
+    plan = read_json(directory / PLAN)
+    file = directory / TENSORS
+    try:
+        tensors = load_file(file)
+    except FileNotFoundError:
+        raise UsageError("no targets here", where=str(file), hint="run `dvc repro targets`") from None
+    except SafetensorError as error:
+        raise CheckError(
+            f"not a whole safetensors file: {error}", where=str(file), hint="run `dvc checkout --force`"
+        ) from None
+    facts = [
+        ("tensors", plan["sha256"], sha256_file(file)),
+        ("index digest", index.digest, plan["index_digest"]),
+        ("train rows", digests(index.rows.iloc[index.positions("train")]), plan["train"]),
+        ("classes", params.classes, plan["classes"]),
+        ("family", params.run_family, plan["run_family"]),
+    ]
+    for name, expected, found in facts:
+        if expected != found:
+            raise CheckError(
+                f"the targets are not this run's: {name} {found}",
+                where=str(directory),
+                expected=str(expected),
+                hint="run `dvc repro targets`",
+            )
+    return Targets(tensors["logits"], tensors["weights"], tensors["sources"], plan)

@@ -1,0 +1,158 @@
+"""Networks: built by timm from a recipe, saved as safetensors with a config.json beside them."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer_hybrid import ConvStem, HybridEmbed
+from torch import nn
+
+from ..errors import CheckError, UsageError
+from ..files import atomic, read_json, sha256_file, write_json
+from ..params import ImageParams, Recipe
+
+# Of pixels scaled to [0, 1]. ImageNet's for RGB, since its weights expect them.
+NORMALISATION = {1: ([0.5], [0.25]), 3: ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])}
+
+
+def build(
+    model: str, options: dict[str, Any], stem: str, outputs: int, image: ImageParams, pretrained: bool
+) -> nn.Module:
+    """Build a timm network.
+
+    `stem: low_resolution` keeps more of a small image: the first convolution of a ResNet, EfficientNet or MobileNetV3
+    does not stride, as in networks for CIFAR; the patch embedding of a ViT is three strided convolutions (Xiao et al.,
+    NeurIPS 2021), which make patches of 8 pixels.
+
+    Raises
+    ------
+    UsageError
+        If timm knows no such model or refuses the options, or has no low-resolution stem here.
+    """
+    kwargs: dict[str, Any] = dict(options, in_chans=image.channels, num_classes=outputs)
+    if stem == "low_resolution" and model.startswith("vit"):
+        backbone = ConvStem(in_chans=image.channels, channels=(16, 32, 64))
+        kwargs |= {
+            "img_size": image.size,
+            "patch_size": 1,
+            "embed_layer": partial(HybridEmbed, backbone=backbone),
+        }
+    try:
+        network: nn.Module = timm.create_model(model, pretrained=pretrained, **kwargs)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise UsageError(
+            f"timm cannot build `{model}`: {error}",
+            where=f"model {model}, options {options}",
+            expected="a name from timm.list_models() and options that its entrypoint takes",
+        ) from None
+    if stem == "low_resolution" and not isinstance(network, VisionTransformer):
+        first = getattr(network, "conv_stem", getattr(network, "conv1", None))
+        if not isinstance(first, nn.Conv2d):
+            raise UsageError(
+                f"no low-resolution stem is known for `{model}`",
+                where=f"model {model}",
+                expected="a ResNet, EfficientNet, MobileNetV3 or ViT",
+                hint="use `stem: stock`",
+            )
+        first.stride = (1, 1)
+    return network.to(memory_format=torch.channels_last)
+
+
+def initialise(network: nn.Module, init: str) -> None:
+    """Load the starting weights that a recipe's `init` names, all but the classifier's.
+
+    Raises
+    ------
+    UsageError, CheckError
+        If the file is missing, or its tensors are not those of this network.
+    """
+    if init in ("scratch", "imagenet"):  # timm has loaded ImageNet's on building
+        return
+    found = _load_tensors(Path(init), "a recipe's init is scratch, imagenet or a safetensors file")
+    wanted = network.state_dict()
+    head = {f"{name}." for name in classifier_names(network)}
+    body = {name for name in wanted if not name.startswith(tuple(head))}
+    differing = sorted(name for name in body | set(found) if name not in found or name not in body)
+    differing += sorted(name for name in body & set(found) if found[name].shape != wanted[name].shape)
+    if differing:
+        raise CheckError(
+            f"the weights are of another architecture: {len(differing)} tensors differ, first {differing[0]}",
+            where=init,
+            expected="the same model, options and stem as they were made with",
+            hint="make them anew with `ferdistill pretrain`",
+        )
+    network.load_state_dict({name: tensor.to(wanted[name].dtype) for name, tensor in found.items()}, strict=False)
+
+
+def classifier_names(network: nn.Module) -> list[str]:
+    """Names of the layers that map features to outputs."""
+    config: Any = network.pretrained_cfg
+    names = config["classifier"]
+    return [names] if isinstance(names, str) else list(names)
+
+
+def build_for(recipe: Recipe, classes: list[str], image: ImageParams) -> nn.Module:
+    """The network of a recipe with its starting weights."""
+    network = build(recipe.model, recipe.options, recipe.stem, len(classes), image, recipe.init == "imagenet")
+    initialise(network, recipe.init)
+    return network
+
+
+def save_network(
+    network: nn.Module, directory: Path, recipe: Recipe, classes: list[str], image: ImageParams, **more: Any
+) -> None:
+    """Write model.safetensors and config.json; `more` is recorded in the latter."""
+    with atomic(directory / "model.safetensors") as temporary:
+        save_file({name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}, temporary)
+    mean, std = NORMALISATION[image.channels]
+    config = {
+        "model": recipe.model,
+        "options": recipe.options,
+        "stem": recipe.stem,
+        "classes": classes,
+        "image": {"size": image.size, "channels": image.channels, "mean": mean, "std": std},
+        **more,
+        "sha256": sha256_file(directory / "model.safetensors"),
+    }
+    write_json(directory / "config.json", config)
+
+
+def load_network(directory: Path) -> tuple[nn.Module, dict[str, Any]]:
+    """Read a network written by `save_network`, in eval mode, with its config.
+
+    It takes normalised float32 (N, C, H, W) and gives logits (N, K).
+
+    Raises
+    ------
+    UsageError, CheckError
+        If a file is missing, or the weights are not those that the config describes.
+    """
+    config = read_json(directory / "config.json")
+    weights = directory / "model.safetensors"
+    tensors = _load_tensors(weights, "a stage's network")
+    if sha256_file(weights) != config["sha256"]:
+        raise CheckError(
+            "the weights are not those of the config.json beside them",
+            where=str(weights),
+            expected=f"digest {config['sha256'][:12]}",
+            hint="restore them with `dvc checkout --force`",
+        )
+    image = ImageParams(size=config["image"]["size"], channels=config["image"]["channels"])
+    network = build(config["model"], config["options"], config["stem"], len(config["classes"]), image, False)
+    network.load_state_dict(tensors)
+    return network.eval(), config
+
+
+def _load_tensors(path: Path, expected: str) -> dict[str, torch.Tensor]:
+    try:
+        tensors: dict[str, torch.Tensor] = load_file(path)
+    except FileNotFoundError:
+        raise UsageError("no weights here", where=str(path), expected=expected) from None
+    except SafetensorError as error:
+        raise CheckError(f"not a whole safetensors file: {error}", where=str(path), expected=expected) from None
+    return tensors
