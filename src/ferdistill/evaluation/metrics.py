@@ -1,0 +1,146 @@
+"""Scores of a model's logits against labels, and the reader of the file that holds both."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import precision_recall_fscore_support
+
+from ..errors import CheckError, UsageError
+from .calibration import (
+    check_scored,
+    expected_calibration_error,
+    log_probabilities,
+    maximum_calibration_error,
+    negative_log_likelihood,
+    null_calibration_error,
+    reliability,
+)
+
+
+class Predictions(NamedTuple):
+    """One split of `predictions.parquet`.
+
+    Attributes
+    ----------
+    logits : (N, K) float32 array
+        Columns in the order of the classes.
+    labels : (N,) array
+        Integers in 0..K-1.
+    paths : (N,) array
+        Strings, as in the index.
+    """
+
+    logits: np.ndarray
+    labels: np.ndarray
+    paths: np.ndarray
+
+
+def read_predictions(path: Path | str, split: str, classes: Sequence[str]) -> Predictions:
+    """Read one split of a `predictions.parquet`.
+
+    Raises
+    ------
+    UsageError
+        If the file is not there.
+    CheckError
+        If it lacks the split, or was made for other classes.
+    """
+    try:
+        frame = pd.read_parquet(path)
+    except FileNotFoundError:
+        raise UsageError("a file is missing", where=str(path), hint="run `dvc repro student`, or `dvc pull`") from None
+    found = [name.removeprefix("logit_") for name in frame.columns if name.startswith("logit_")]
+    if found != list(classes):
+        raise CheckError(
+            f"predictions are for the classes {found}",
+            where=str(path),
+            expected=f"{list(classes)}, in this order",
+            hint="run `dvc repro student`",
+        )
+    frame = frame[frame["split"] == split]
+    labels = pd.Index(classes).get_indexer(pd.Index(frame["label"]))
+    if len(frame) == 0 or labels.min() < 0:
+        unknown = sorted(set(frame["label"]) - set(classes))
+        raise CheckError(
+            f"unknown labels {unknown}" if unknown else f"no predictions of the split `{split}`",
+            where=str(path),
+            expected=f"rows of `{split}`, labelled with {list(classes)}",
+            hint="run `dvc repro student`",
+        )
+    logits = frame[[f"logit_{name}" for name in classes]].to_numpy(np.float32)
+    return Predictions(logits, labels, frame["path"].to_numpy(str))
+
+
+def score(
+    logits: np.ndarray, labels: np.ndarray, classes: Sequence[str], temperature: float = 1.0, bins: int = 15
+) -> dict[str, Any]:
+    """Every score of softmax(logits / temperature), in float64 and at full precision.
+
+    Parameters
+    ----------
+    logits : (N, K) array
+        Finite.
+    labels : (N,) array
+        Integers in 0..K-1.
+    classes : sequence of str
+        The K names, in the order of the columns.
+    temperature : float
+        Above 0.
+    bins : int
+        Equal-width bins of `ece` and `mce`.
+
+    Returns
+    -------
+    dict
+        - `n`: number of samples.
+        - `macro_f1`: mean of F1 over all K classes, an absent one counting as 0; in [0, 1] (report §4.1.2).
+        - `accuracy`: share of samples whose arg-max is the label; in [0, 1] (report §4.1.2).
+        - `nll`: mean negative log-likelihood, in nats (report §4.1.6, item 3).
+        - `brier`: mean over samples of the squared error summed over classes; in [0, 2] (item 2).
+        - `ece`, `mce`: expected and maximum calibration error; in [0, 1] (item 1; Guo et al. 2017, eq. 3, 5).
+        - `ece_null`: the `ece` that perfect calibration would show here, see `null_calibration_error`.
+        - `per_class`: {class: {precision, recall, f1, support}}, 0 where a denominator is 0 (report §4.1.2).
+
+    Raises
+    ------
+    CheckError
+        On wrong shapes, no rows, labels out of range, or logits that are not finite.
+    """
+    logits, labels = np.asarray(logits), np.asarray(labels)
+    check_scored(logits, labels)
+    if logits.shape[1] != len(classes):
+        raise CheckError(
+            "logits and classes do not fit together",
+            where=f"logits {logits.shape}, {len(classes)} classes",
+            expected=f"logits (N, {len(classes)})",
+        )
+    log_probs = log_probabilities(logits, temperature)
+    probabilities = np.exp(log_probs)
+    # From the logits, so that no rounding of the softmax can turn two near ones into a tie.
+    predicted = logits.argmax(axis=1)
+    precision, recall, f1, support = precision_recall_fscore_support(
+        labels, predicted, labels=range(len(classes)), zero_division=0
+    )
+    table = reliability(probabilities, labels, bins)
+    return {
+        "n": len(labels),
+        "macro_f1": float(f1.mean()),
+        "accuracy": float((predicted == labels).mean()),
+        "nll": negative_log_likelihood(log_probs, labels),
+        "brier": float(((probabilities - np.eye(len(classes))[labels]) ** 2).sum(axis=1).mean()),
+        "ece": expected_calibration_error(table),
+        "mce": maximum_calibration_error(table),
+        "ece_null": null_calibration_error(probabilities.max(axis=1), bins),
+        "per_class": {
+            name: {
+                "precision": float(precision[k]),
+                "recall": float(recall[k]),
+                "f1": float(f1[k]),
+                "support": int(support[k]),
+            }
+            for k, name in enumerate(classes)
+        },
+    }

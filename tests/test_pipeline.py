@@ -1,0 +1,251 @@
+"""The pipeline as its users run it: real `dvc repro`, experiments and a queue, at the smoke scale."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from safetensors.numpy import load_file
+
+ROOT = Path(__file__).parents[1]
+TEACHERS = ["resnet18", "convnext_tiny", "efficientnet_b3", "vit_ban"]
+ONWARD = ["student", "calibrate", "evaluate", "export", "benchmark"]
+UPSTREAM = ["params", "corpus", "index", "images"]
+EVERY = [*UPSTREAM, *(f"{stage}@{t}" for t in TEACHERS for stage in ("teacher", "softlabels")), "targets", *ONWARD]
+
+
+def run(project, *command, check=True):
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = os.environ | {"PATH": path, "DVC_NO_ANALYTICS": "1"}
+    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
+    if check and done.returncode:
+        pytest.fail(f"{' '.join(command)} exited with {done.returncode}\n{done.stdout}\n{done.stderr}", pytrace=False)
+    return done
+
+
+def ran(done):
+    return re.findall(r"^Running stage '([^']+)'", done.stdout, re.M)
+
+
+def set_param(project, old, new):
+    text = (project / "params.yaml").read_text()
+    assert old in text
+    (project / "params.yaml").write_text(text.replace(old, new, 1))
+
+
+def commit(project):
+    run(project, "git", "add", "-A")
+    run(project, "git", "commit", "-qm", "state")
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A repository of its own with this one's files, its pipeline run once at the smoke scale (6E, kd)."""
+    root = tmp_path_factory.mktemp("project") / "ferdistill"
+    listed = run(ROOT, "git", "ls-files", "-co", "--exclude-standard", "-z").stdout.split("\0")
+    for name in filter(None, listed):
+        if (ROOT / name).is_file() and not name.startswith(("metrics/", "plots/", "dvc.lock")):
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, root / name)
+    set_param(root, "scale: embedded", "scale: smoke")
+    run(root, "git", "init", "-q")
+    run(root, "git", "config", "user.name", "tester")
+    run(root, "git", "config", "user.email", "tester@example.org")
+    commit(root)
+    done = run(root, "dvc", "repro")
+    assert sorted(ran(done)) == sorted(EVERY)
+    commit(root)
+    return root
+
+
+@pytest.fixture(autouse=True)
+def restored(project):
+    """Each test leaves the project as it found it: code, params, results and data."""
+    head = run(project, "git", "rev-parse", "HEAD").stdout.strip()
+    yield
+    run(project, "git", "reset", "-q", "--hard", head)
+    run(project, "dvc", "checkout", "-q", "--force")
+
+
+def metrics(project, name):
+    return json.loads((project / "metrics" / f"{name}.json").read_text())
+
+
+def test_a_second_repro_runs_nothing(project):
+    started = time.monotonic()
+    assert ran(run(project, "dvc", "repro")) == []
+    assert time.monotonic() - started < 30  # a hang, not a benchmark
+    assert "up to date" in run(project, "dvc", "status").stdout
+
+
+def test_every_artifact_is_there_and_bound_to_the_index(project):
+    digest = json.loads((project / "data/index/ixNextAffFull.json").read_text())["digest"]
+    for teacher in TEACHERS:
+        manifest = json.loads((project / f"data/softlabels/{teacher}_ixNextAffFull/manifest.json").read_text())
+        assert manifest["index_digest"] == digest
+    assert json.loads((project / "data/targets/alignment.json").read_text())["ok"] is True
+    assert json.loads((project / "data/targets/plan.json").read_text())["index_digest"] == digest
+    tensors = load_file(project / "data/targets/targets.safetensors")
+    rows = pd.read_csv(project / "data/index/ixNextAffFull.csv")
+    assert tensors["logits"].shape == (4, (rows["split"] == "train").sum(), 7)
+    np.testing.assert_allclose(tensors["weights"], 0.25)
+    predictions = pd.read_parquet(project / "models/student/predictions.parquet")
+    assert set(predictions["split"]) == {"val", "calib", "test"}
+    assert list(predictions["path"]) == list(rows.loc[rows["split"] != "train", "path"])
+    assert metrics(project, "student")["run_family"] == "6E"
+    assert (project / "models/bundle/model.onnx").stat().st_size == metrics(project, "export")["size_bytes"]
+
+
+def test_the_exported_bundle_predicts_what_was_evaluated(project):
+    from ferdistill.runtime.classifier import Classifier
+
+    rows = pd.read_csv(project / "data/index/ixNextAffFull.csv")
+    predictions = pd.read_parquet(project / "models/student/predictions.parquet").set_index("path")
+    images = np.load(project / "data/images/ixNextAffFull.npy")
+    test = np.flatnonzero(rows["split"] == "test")
+    found = Classifier(project / "models/bundle").predict(images[test])
+    logits = predictions.loc[rows["path"][test]].filter(like="logit_").to_numpy(np.float64)
+    scaled = np.exp(logits / metrics(project, "calibration")["t_star"])
+    np.testing.assert_allclose(found, scaled / scaled.sum(1, keepdims=True), atol=1e-4)
+
+
+def test_another_family_and_seed_retrain_only_the_student_onward(project):
+    done = run(project, "dvc", "exp", "run", "-S", "family=6C", "-S", "seed=2025")
+    assert sorted(ran(done)) == sorted(["params", "targets", *ONWARD])
+    assert metrics(project, "student")["run_family"] == "6C"
+    difference = run(project, "dvc", "metrics", "diff", "--md", "--no-path", "HEAD").stdout
+    assert "test.macro_f1" in difference
+    page = run(project, "dvc", "plots", "diff", "HEAD", "-o", "page").stdout.strip()
+    assert page.endswith("index.html") and "reliability" in (project / "page" / "index.html").read_text()
+
+
+def test_a_teachers_recipe_retrains_that_teacher_and_the_students_of_its_families(project):
+    change = "scales.smoke.teachers.vit_ban.weight_decay=0.04"
+    done = run(project, "dvc", "exp", "run", "-S", change)
+    assert sorted(ran(done)) == sorted(["params", "teacher@vit_ban", "softlabels@vit_ban", "targets", *ONWARD])
+
+    run(project, "git", "reset", "-q", "--hard")
+    run(project, "dvc", "checkout", "-q", "--force")
+    set_param(project, "family: 6E", "family: 6A")
+    run(project, "dvc", "repro")
+    set_param(project, "born_again: {generations: 1, alpha: 0.5", "born_again: {generations: 1, alpha: 0.6")
+    done = run(project, "dvc", "repro")
+    assert sorted(ran(done)) == sorted(["params", "teacher@vit_ban", "softlabels@vit_ban", "targets"])
+
+
+def test_an_edit_of_another_family_retrains_no_student(project):
+    set_param(project, "{resnet18: 0.7, efficientnet_b3: 0.3}", "{resnet18: 0.6, efficientnet_b3: 0.4}")
+    assert ran(run(project, "dvc", "repro")) == ["params"]
+
+
+def test_fused_and_split_students_are_one_student_and_the_baseline_has_one_name(project):
+    split = (project / "models/student/model.safetensors").read_bytes()
+    set_param(project, "family: 6E", "family: 6C")
+    run(project, "dvc", "repro", "student")
+    assert (project / "models/student/model.safetensors").read_bytes() == split
+    set_param(project, "mode: kd", "mode: none")
+    run(project, "dvc", "repro", "student")
+    plain = metrics(project, "student")
+    assert (plain["run_family"], plain["run_mode"]) == ("none", "none")
+    set_param(project, "family: 6C", "family: none")
+    assert "student" not in ran(run(project, "dvc", "repro", "student"))
+
+
+def test_queued_runs_execute_the_code_of_their_own_workspace(project):
+    """The package that is installed belongs to another checkout; a queued run must use neither it nor later edits."""
+    stage = project / "src/ferdistill/stages/evaluate.py"
+    code = stage.read_text()
+    assert code.count("def run(params: Params) -> None:\n") == 1
+    marked = code.replace(
+        "def run(params: Params) -> None:\n",
+        "def run(params: Params) -> None:\n    write_json('metrics/own_code.json', {'own': __file__})\n",
+    )
+    stage.write_text(marked)
+    lines = (project / "dvc.yaml").read_text()
+    (project / "dvc.yaml").write_text(
+        lines.replace("      - metrics/evaluation.json:\n", "      - metrics/own_code.json:\n          cache: false\n"
+                      "      - metrics/evaluation.json:\n", 1)
+    )  # fmt: skip
+    run(project, "dvc", "exp", "run", "--queue", "-n", "own", "-S", "family=6C,6E", "-S", "seed=7", "evaluate")
+    run(project, "git", "checkout", "-q", ".")
+    run(project, "dvc", "queue", "start", "-j", "2")
+    deadline = time.monotonic() + 300
+    while re.search(r"\b(Queued|Running)\b", status := run(project, "dvc", "queue", "status").stdout):
+        assert time.monotonic() < deadline, status
+        time.sleep(2)
+    assert len(re.findall(r"\bSuccess\b", status)) == 2, status
+    names = re.findall(r"own-\d", run(project, "dvc", "exp", "list", "--name-only").stdout)
+    assert len(names) == 2
+    for name, family in zip(sorted(names), ("6C", "6E"), strict=True):
+        own = json.loads(run(project, "git", "show", f"{name}:metrics/own_code.json").stdout)["own"]
+        assert ".dvc/tmp/exps" in Path(own).as_posix()
+        student = json.loads(run(project, "git", "show", f"{name}:metrics/student.json").stdout)
+        assert student["run_family"] == family
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("family: 6E", "family: 6Z", "family: unknown `6Z`; known here: none, 6A"),
+        ("alpha: 0.5", "alpah: 0.5", "alpah: unknown parameter; did you mean `alpha`?"),
+        ("temperature: 2.0", "temperature: -2.0", "temperature: input should be greater than 0; found -2.0"),
+        ("corpus: embedded", "corpus: absent", "no corpus `absent`"),
+    ],
+)
+def test_wrong_params_stop_with_one_message_and_lose_nothing(project, old, new, message):
+    before = (project / "models/student/model.safetensors").read_bytes()
+    set_param(project, old, new)
+    done = run(project, "dvc", "repro", check=False)
+    assert done.returncode
+    assert message in done.stderr and "Traceback" not in done.stderr
+    assert (project / "models/student/model.safetensors").read_bytes() == before
+    stage = run(project, sys.executable, "src/stage.py", "params", check=False)
+    assert stage.returncode == 2 and message in stage.stderr
+
+
+def test_soft_labels_one_row_short_stop_before_any_student(project):
+    directory = project / "data/softlabels/convnext_tiny_ixNextAffFull"
+    table = pd.read_parquet(directory / "softlabels.parquet")
+    whole = (project / "data/targets/targets.safetensors").read_bytes()
+    (directory / "softlabels.parquet").chmod(0o644)
+    table.drop(index=5).to_parquet(directory / "softlabels.parquet", index=False)
+    done = run(project, sys.executable, "src/stage.py", "targets", check=False)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "convnext_tiny" in done.stderr and "out of step" in done.stderr
+    assert (project / "data/targets/targets.safetensors").read_bytes() == whole
+    cli = run(project, "ferdistill", "align", "check", "--strict", "--json", check=False)
+    assert cli.returncode == 1
+    kinds = {problem["kind"]: problem["row"] for problem in json.loads(cli.stdout)["problems"]}
+    assert {"length", "missing"} <= set(kinds)
+    (directory / "softlabels.parquet").unlink()
+
+
+def test_an_undecodable_image_stops_the_index_and_is_named(project):
+    picture = next((project / "data/raw/embedded/folders/train/happy").iterdir())
+    picture.unlink()  # a link into DVC's cache on some systems: never write through it
+    picture.write_bytes(b"\x89PNG\r\n\x1a\n and nothing more")
+    done = run(project, sys.executable, "src/stage.py", "index", check=False)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert picture.name in done.stderr
+
+
+def test_two_clean_runs_give_the_same_lock_but_for_timings(project, tmp_path):
+    second = tmp_path / "again"
+    run(project, "git", "clone", "-q", str(project), str(second))
+    run(second, "git", "rm", "-q", "--cached", "dvc.lock")
+    (second / "dvc.lock").unlink()
+    run(second, "dvc", "repro", "export")
+    import yaml
+
+    def outs(lock):
+        stages = yaml.safe_load(lock.read_text())["stages"]
+        return {name: stage.get("outs") for name, stage in stages.items() if name != "benchmark"}
+
+    assert outs(second / "dvc.lock") == outs(project / "dvc.lock")
