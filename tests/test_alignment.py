@@ -7,10 +7,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import CLASSES, make_index
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from conftest import CLASSES, make_index
 from ferdistill.errors import CheckError, UsageError
 from ferdistill.files import sha256_file
 from ferdistill.softlabels import alignment, store

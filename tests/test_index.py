@@ -5,11 +5,11 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import THREE, face, write_fer2013
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from conftest import THREE, face, write_fer2013
 from ferdistill.corpus import images, index
 from ferdistill.corpus.reader import read_corpus
 from ferdistill.errors import CheckError, UsageError
@@ -88,7 +88,6 @@ def test_a_subject_never_straddles_splits(corpus):
 
 def test_the_embedded_corpus_is_cleaned_as_its_truth_says(tmp_path):
     from conftest import CLASSES
-
     from ferdistill.corpus.synthetic import write_corpus
 
     root = tmp_path / "embedded"

@@ -95,33 +95,35 @@ def _print_alignment(report: dict) -> None:
 
 @cli.command()
 def pretrain(
-    teachers: Annotated[list[str] | None, typer.Argument(metavar="[TEACHER]...", help="All if none is named.")] = None,
+    networks: Annotated[
+        list[str] | None, typer.Argument(metavar="[NETWORK]...", help="Teachers, or `student`; all if none is named.")
+    ] = None,
     renders: Annotated[int, typer.Option(min=640, help="Faces to render for each of two courses.")] = 12_000,
     epochs: Annotated[int, typer.Option(min=1, help="Epochs of each course.")] = 8,
     lr: Annotated[float, typer.Option(min=1e-6)] = 2e-3,
     seed: Annotated[int, typer.Option()] = 1,
 ) -> None:
-    """Make the teachers' starting weights anew, by regressing action units on rendered faces of other identities.
+    """Make starting weights anew, by regressing action units on rendered faces of other identities.
 
-    Writes each file that a teacher's `init` names in the chosen scale. Examples:
+    Writes each file that a recipe's `init` names in the chosen scale. Examples:
 
-        ferdistill pretrain
+        ferdistill pretrain resnet18 vit_ban
 
-        ferdistill pretrain resnet18 vit_ban --epochs 6
+        ferdistill pretrain student --epochs 10 --lr 6e-3
     """
     from .training import pretrain as library
 
     settings = params.load()
     recipes = {
         name: recipe
-        for name, recipe in settings.scale_.teachers.items()
-        if recipe.init.endswith(".safetensors") and (not teachers or name in teachers)
+        for name, recipe in {**settings.scale_.teachers, "student": settings.scale_.student}.items()
+        if recipe.init.endswith(".safetensors") and (not networks or name in networks)
     }
-    if not recipes or set(teachers or []) - set(recipes):
+    if not recipes or set(networks or []) - set(recipes):
         raise UsageError(
-            f"no starting weights to make for {', '.join(teachers or ['any teacher'])}",
-            where=f"params.yaml, scales.{settings.scale}.teachers",
-            expected="teachers whose `init` is a .safetensors file",
+            f"no starting weights to make for {', '.join(networks or ['any network'])}",
+            where=f"params.yaml, scales.{settings.scale}",
+            expected="a teacher, or student, whose `init` is a .safetensors file",
         )
     image = settings.scale_.image
     courses = [library.draw_renders(renders, seed, image, plain) for plain in (True, False)]

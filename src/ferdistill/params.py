@@ -189,8 +189,9 @@ class Params(Section):
         for name, family in self.families.items():
             for teacher in family.teachers:
                 _check_known(f"families.{name}", teacher, self.teachers)
-        for teacher in self.teachers:
-            _check_known(f"scales.{self.scale}.teachers must hold every teacher:", teacher, self.scale_.teachers)
+        without = [teacher for teacher in self.teachers if teacher not in self.scale_.teachers]
+        if without:
+            raise ValueError(f"scales.{self.scale}.teachers: no recipe for {', '.join(without)}")
         return self
 
     @property

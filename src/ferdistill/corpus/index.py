@@ -84,11 +84,9 @@ def build(corpus_dir: Path, classes: list[str], settings: IndexParams) -> tuple[
     found["group"] = found["subject"].where(found["subject"] != "", found["sample_id"])
     found["rank"] = found["split"].map(PRECEDENCE)
 
+    conflicting = found.groupby("sample_id")["label"].transform("nunique") > 1
+    conflicts, agreed = found[conflicting], found[~conflicting]
     # Stable sorting keeps the order in which corpus.yaml names the sources.
-    copies = found.sort_values("rank", kind="stable").groupby("sample_id", sort=False)
-    conflicting = copies["label"].transform("nunique") > 1
-    conflicts = found[conflicting]
-    agreed = found[~conflicting]
     kept = agreed.sort_values("rank", kind="stable").drop_duplicates("sample_id")
     duplicates = agreed.drop(kept.index)
 

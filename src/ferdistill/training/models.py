@@ -25,14 +25,15 @@ def build(
 ) -> nn.Module:
     """Build a timm network.
 
-    `stem: low_resolution` keeps more of a small image: the first convolution of a ResNet, EfficientNet or MobileNetV3
-    does not stride, as in networks for CIFAR; the patch embedding of a ViT is three strided convolutions (Xiao et al.,
-    NeurIPS 2021), which make patches of 8 pixels.
+    `stem: low_resolution` keeps more of a small image. In an EfficientNet or MobileNetV3 the first strided block after
+    the stem and the last one do not stride, as in networks for CIFAR. In a ViT the patch embedding is three strided
+    convolutions (Xiao et al., NeurIPS 2021), which make patches of 8 pixels.
 
     Raises
     ------
     UsageError
-        If timm knows no such model or refuses the options, or has no low-resolution stem here.
+        If timm knows no such model, refuses the options or cannot load ImageNet's weights, or if the model has no
+        low-resolution stem here.
     """
     kwargs: dict[str, Any] = dict(options, in_chans=image.channels, num_classes=outputs)
     if stem == "low_resolution" and model.startswith("vit"):
@@ -44,6 +45,13 @@ def build(
         }
     try:
         network: nn.Module = timm.create_model(model, pretrained=pretrained, **kwargs)
+    except OSError as error:
+        raise UsageError(
+            f"ImageNet weights of `{model}` cannot be had: {str(error).splitlines()[0]}",
+            where=f"model {model}, init imagenet",
+            expected="a network connection, or the weights in the Hugging Face cache",
+            hint="connect once, or use another `init`",
+        ) from None
     except (RuntimeError, TypeError, ValueError) as error:
         raise UsageError(
             f"timm cannot build `{model}`: {error}",
@@ -51,15 +59,16 @@ def build(
             expected="a name from timm.list_models() and options that its entrypoint takes",
         ) from None
     if stem == "low_resolution" and not isinstance(network, VisionTransformer):
-        first = getattr(network, "conv_stem", getattr(network, "conv1", None))
-        if not isinstance(first, nn.Conv2d):
+        strided = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d) and layer.stride == (2, 2)]
+        if not hasattr(network, "conv_stem") or len(strided) < 3:
             raise UsageError(
                 f"no low-resolution stem is known for `{model}`",
                 where=f"model {model}",
-                expected="a ResNet, EfficientNet, MobileNetV3 or ViT",
+                expected="an EfficientNet, MobileNetV3 or ViT",
                 hint="use `stem: stock`",
             )
-        first.stride = (1, 1)
+        for layer in (strided[1], strided[-1]):
+            layer.stride = (1, 1)
     return network.to(memory_format=torch.channels_last)
 
 

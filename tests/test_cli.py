@@ -1,0 +1,53 @@
+"""The command line: help, exit codes, JSON."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from conftest import CLASSES, make_index
+from ferdistill import __version__
+from ferdistill.cli import app, cli
+from ferdistill.softlabels import store
+from test_alignment import make_store, rewrite
+
+LENGTHS = {"train": 30, "val": 10, "calib": 10, "test": 10}
+
+
+def test_help_has_examples_and_the_version_is_the_packages():
+    shown = CliRunner().invoke(cli, ["align", "check", "--help"]).output
+    assert "ferdistill align check --strict" in shown
+    assert CliRunner().invoke(cli, ["--version"]).output.strip() == __version__
+
+
+def test_align_check_answers_people_and_machines(tmp_path):
+    index = make_index(tmp_path / "i.csv", LENGTHS, CLASSES)
+    good, bad = make_store(tmp_path / "good", index), make_store(tmp_path / "bad", index)
+    table, _ = store.read(bad)
+    rewrite(bad, table.drop(index=4))
+    command = ["align", "check", "--index", str(tmp_path / "i.csv"), str(good)]
+    assert CliRunner().invoke(cli, [*command, "--strict"]).exit_code == 0
+    result = CliRunner().invoke(cli, [*command, str(bad), "--strict", "--json", "--out", str(tmp_path / "o.json")])
+    assert result.exit_code == 1
+    report = json.loads(result.output)
+    assert report == json.loads((tmp_path / "o.json").read_text())
+    assert not report["ok"] and {p["kind"] for p in report["problems"]} == {"length", "missing"}
+    shown = CliRunner().invoke(cli, [*command, str(bad)])
+    assert shown.exit_code == 0 and "problems" in shown.output and "in step" in shown.output
+
+
+def test_a_known_error_is_one_message_and_exit_code_2(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["ferdistill", "align", "check"])
+    with pytest.raises(SystemExit) as stop:
+        app()
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.startswith("error: no params file here")
+
+
+def test_pretrain_refuses_a_network_it_has_no_recipe_for(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["ferdistill", "pretrain", "resnet81"])
+    with pytest.raises(SystemExit) as stop:
+        app()
+    assert stop.value.code == 2
+    assert "no starting weights to make for resnet81" in capsys.readouterr().err

@@ -1,0 +1,95 @@
+"""params.yaml: what it says of families, and what it refuses."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ferdistill import params
+from ferdistill.errors import UsageError
+
+ROOT = Path(__file__).parents[1]
+RAW = yaml.safe_load((ROOT / "params.yaml").read_text())
+# In the simplex of ResNet18, ConvNeXt, EfficientNet, ViT: the report's Table 2.
+POINTS = {
+    "6A": (0.7, 0, 0.3, 0), "6B": (0.49, 0, 0.21, 0.3), "6C": (0.25, 0.25, 0.25, 0.25), "6E": (0.25, 0.25, 0.25, 0.25),
+}  # fmt: skip
+
+
+def load(tmp_path, **changes):
+    raw = copy.deepcopy(RAW)
+    for path, value in changes.items():
+        *parents, last = path.split("__")
+        section = raw
+        for parent in parents:
+            section = section[parent]
+        section[last] = value
+    file = tmp_path / "params.yaml"
+    file.write_text(yaml.safe_dump(raw, sort_keys=False))
+    return params.load(file)
+
+
+@pytest.mark.parametrize("family", POINTS)
+def test_families_are_the_reports_points_in_the_simplex_of_teachers(tmp_path, family):
+    sources = load(tmp_path, family=family).family_.sources
+    found = dict.fromkeys(RAW["teachers"], 0.0)
+    for source in sources:
+        for teacher, weight in source.teachers.items():
+            found[teacher] += source.resolved_weight(0.5) * weight
+    assert tuple(found.values()) == pytest.approx(POINTS[family])
+    assert len(sources) == {"6A": 1, "6B": 1, "6C": 1, "6E": 4}[family]
+
+
+@pytest.mark.parametrize("lambda_", [0.3, 0.5, 0.7])
+def test_lambda_weighs_the_two_sources_of_6d(tmp_path, lambda_):
+    pairwise, vit = load(tmp_path, family="6D", **{"lambda": lambda_}).family_.sources
+    assert pairwise.resolved_weight(lambda_) == lambda_ and vit.resolved_weight(lambda_) == pytest.approx(1 - lambda_)
+    assert pairwise.teachers == {"resnet18": 0.7, "efficientnet_b3": 0.3} and vit.teachers == {"vit_ban": 1.0}
+
+
+@pytest.mark.parametrize(("family", "mode"), [("none", "kd"), ("6E", "none"), ("none", "none")])
+def test_the_baseline_has_one_name(tmp_path, family, mode):
+    found = load(tmp_path, family=family, mode=mode)
+    assert (found.run_family, found.run_mode, found.distils) == ("none", "none", False)
+
+
+def test_every_scale_has_every_teacher(tmp_path):
+    for scale in RAW["scales"]:
+        assert set(load(tmp_path, scale=scale).scale_.teachers) >= set(RAW["teachers"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"family": "6Z"}, "unknown `6Z`; known here: none, 6A"),
+        ({"scale": "embeded"}, "did you mean `embedded`"),
+        ({"sed": 1}, "sed: unknown parameter; did you mean `seed`"),
+        ({"scales__smoke__student__bach": 1}, "scales.smoke.student.bach: unknown parameter; did you mean `batch`"),
+        ({"alpha": 1.5}, "alpha: input should be less than or equal to 1; found 1.5"),
+        ({"temperature": 0}, "temperature: input should be greater than 0; found 0"),
+        ({"beta": float("nan")}, "beta"),
+        ({"mode": "KD"}, "mode: input should be 'none', 'kd' or 'dkd'; found 'KD'"),
+        ({"seed": "many"}, "seed"),
+        ({"index_tag": "../x"}, "index_tag"),
+        ({"index__val": 0.6, "index__calib": 0.5}, "val + calib must be under 1"),
+        ({"classes": ["a", "b", "a"]}, "each name once"),
+        ({"families__6A__sources": [{"weight": 0.9, "teachers": {"resnet18": 1.0}}]}, "sum to 1; they sum to 0.9"),
+        ({"families__6A__sources": [{"weight": 1.0, "teachers": {"resnet18": 0.8}}]}, "sum to 1; they sum to 0.8"),
+        ({"families__6A__sources": [{"weight": 1.0, "teachers": {"resnet81": 1.0}}]}, "did you mean `resnet18`"),
+        ({"families__6D__sources": [{"weight": "lambda", "teachers": {"vit_ban": 1.0}}]}, "two sources"),
+        ({"teachers": [*RAW["teachers"], "swin"]}, "scales.embedded.teachers: no recipe for swin"),
+    ],
+)
+def test_wrong_params_are_named(tmp_path, changes, message):
+    with pytest.raises(UsageError) as error:
+        load(tmp_path, **changes)
+    assert message in str(error.value)
+
+
+def test_a_missing_or_broken_file_is_named(tmp_path):
+    with pytest.raises(UsageError, match="no params file here"):
+        params.load(tmp_path / "params.yaml")
+    (tmp_path / "params.yaml").write_text("a: [")
+    with pytest.raises(UsageError, match="not valid YAML"):
+        params.load(tmp_path / "params.yaml")
