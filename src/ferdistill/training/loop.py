@@ -1,6 +1,7 @@
 """One training loop for teachers and students."""
 
 import math
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -95,7 +96,7 @@ def fit(
     labels = torch.from_numpy(train.labels).to(where)
     batches = math.ceil(len(train.rows) / recipe.batch)
     epochs = sum(phase.epochs for phase in recipe.phases)
-    result, best, epoch, started = Fit(), -1.0, 0, time.monotonic()
+    result, best, epoch, seen, started = Fit(), -1.0, 0, 0, time.monotonic()
 
     with bar(TextColumn("{task.fields[rate]}")) as progress:
         task = progress.add_task(name, total=epochs * batches, rate="")
@@ -112,28 +113,27 @@ def fit(
                 warmup_prefix=True,
                 t_in_epochs=False,
             )
-            for step in range(steps):
-                if step % batches == 0:
-                    network.train()
-                    order = torch.randperm(len(train.rows), generator=generator)
-                    chunks = torch.tensor_split(order, batches)
-                    total = torch.zeros((), device=where)
-                scheduler.step_update(step)
-                positions = chunks[step % batches]
-                inputs = augment(_tensor(train, positions.numpy()), phase.augment, generator)
-                positions = positions.to(where)
-                with torch.autocast(where.type, torch.bfloat16, enabled=where.type == "cuda"):
-                    logits = network(as_input(inputs, where))
-                value = loss(logits.float(), labels[positions], positions)
-                optimizer.zero_grad(set_to_none=True)
-                value.backward()
-                nn.utils.clip_grad_norm_(network.parameters(), 5.0)
-                optimizer.step()
-                total += value.detach() * len(positions)
-                rate = (epoch * batches + step % batches + 1) * recipe.batch / (time.monotonic() - started)
-                progress.update(task, advance=1, rate=f"{rate:.0f} images/s")
-                if (step + 1) % batches:
-                    continue
+            step = 0
+            for _ in range(phase.epochs):
+                network.train()
+                order = torch.randperm(len(train.rows), generator=generator)
+                total = torch.zeros((), device=where)
+                for positions in torch.tensor_split(order, batches):
+                    scheduler.step_update(step)
+                    inputs = augment(_tensor(train, positions.numpy()), phase.augment, generator)
+                    positions = positions.to(where)
+                    with torch.autocast(where.type, torch.bfloat16, enabled=where.type == "cuda"):
+                        logits = network(as_input(inputs, where))
+                    value = loss(logits.float(), labels[positions], positions)
+                    optimizer.zero_grad(set_to_none=True)
+                    value.backward()
+                    nn.utils.clip_grad_norm_(network.parameters(), 5.0)
+                    optimizer.step()
+                    total += value.detach() * len(positions)
+                    step += 1
+                    seen += len(positions)
+                    rate = seen / (time.monotonic() - started)
+                    progress.update(task, advance=1, rate=f"{rate:.0f} images/s")
 
                 epoch += 1
                 train_loss = float(total) / len(train.rows)
@@ -216,6 +216,7 @@ def augment(images: Tensor, how: str, generator: torch.Generator) -> Tensor:
 
 def make_deterministic(seed: int) -> None:
     """Seed everything that draws, and refuse operations whose result may vary from run to run."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS may vary, and torch refuses it
     torch.manual_seed(seed)
     torch.use_deterministic_algorithms(True)
 
