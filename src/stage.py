@@ -17,9 +17,13 @@ if __name__ == "__main__":
     # cores. Alone, spinning is faster. OpenMP reads this when torch loads it, so it must be set before a stage is.
     if Path(os.environ.get("DVC_ROOT", ".")).resolve() != Path.cwd():
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    known = sorted(file.stem for file in Path(__file__).parent.glob("ferdistill/stages/[a-z]*.py"))
+    if len(sys.argv) < 2 or sys.argv[1] not in known:
+        print(f"usage: python src/stage.py STAGE [TEACHER], STAGE one of {', '.join(known)}", file=sys.stderr)
+        sys.exit(2)
     try:
-        name, *arguments = sys.argv[1:]
-        importlib.import_module(f"ferdistill.stages.{name}").run(params.load(), *arguments)
+        stage = importlib.import_module(f"ferdistill.stages.{sys.argv[1]}")
+        stage.run(params.load(), *sys.argv[2:])
     except FerdistillError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from . import __version__, params
 from .errors import FerdistillError, UsageError
@@ -72,7 +72,7 @@ def align_check(
 
 def _print_alignment(report: dict) -> None:
     console = Console()
-    table = Table("directory", *report["splits"])
+    table = Table(Column("directory", overflow="fold"), *report["splits"])
     for directory in report["dirs"]:
         found = [p for p in report["problems"] if p["dir"] == directory]
         general = [p["kind"] for p in found if not p["split"]]

@@ -181,9 +181,9 @@ def read(path: Path) -> Index:
     CheckError
         If its bytes are not those that were written, or its columns or splits are not an index's.
     """
-    description = read_json(path.with_suffix(".json"))
     if not path.is_file():
         raise UsageError("no index here", where=str(path), hint="run `dvc repro index`")
+    description = read_json(path.with_suffix(".json"))
     if description.get("schema_version") != SCHEMA_VERSION:
         raise CheckError(
             f"index schema version {description.get('schema_version')}",
