@@ -154,6 +154,20 @@ def spoil_list(root):
     (root / "rafdb" / "EmoLabel" / "list_patition_label.txt").write_text("train_00001.jpg 9\n")
 
 
+def odd_digit(root):
+    (root / "rafdb" / "EmoLabel" / "list_patition_label.txt").write_text("train_00001.jpg ²\n", encoding="utf-8")
+
+
+def huge_pixel(root):
+    file = root / "fer2013" / "fer2013.csv"
+    file.write_text("emotion,pixels,Usage\n0,99999999999999999999,Training\n")
+
+
+def directory_for_a_table(root):
+    file = root / "corpus.yaml"
+    file.write_text(file.read_text().replace("fer2013/fer2013.csv", "fer2013"))
+
+
 def empty_source(root):
     shutil.rmtree(root / "folders")
     (root / "folders").mkdir()
@@ -170,6 +184,9 @@ def empty_source(root):
         (stray_folder, "outside the class folders.*bored"),
         (spoil_list, "unknown label '9'.*line 1"),
         (empty_source, "source `folders` is empty"),
+        (odd_digit, "unknown label '²'.*7 neutral"),
+        (huge_pixel, "not whole numbers.*data row 0"),
+        (directory_for_a_table, "source `fer2013` has not the fer2013 layout"),
     ],
 )
 def test_bad_input_is_named_with_its_place(corpus, spoil, message):
@@ -185,7 +202,11 @@ def test_bad_input_is_named_with_its_place(corpus, spoil, message):
         ("sources: [{name: a, adapter: nope, path: folders}]", "unknown adapter `nope`.*fer2013"),
         ("sources: [{name: a, adapter: folders, path: ../..}]", "below the corpus directory"),
         ("sources: [{name: a, adapter: folders, path: /etc}]", "below the corpus directory"),
-        ("sources: [{name: a, adapter: folders, path: folders, speed: 1}]", "speed: Extra"),
+        (
+            "sources: [{name: a, adapter: folders, path: folders, speed: 1}]",
+            "speed: unknown parameter; known here: name, adapter, path",
+        ),
+        ("sources: [{name: a, adaptor: folders, path: folders}]", "did you mean `adapter`.*adapters: fer2013"),
         ("sources: [", "not valid YAML"),
     ],
 )

@@ -109,7 +109,7 @@ def pretrain(
 
         ferdistill pretrain resnet18 vit_ban
 
-        ferdistill pretrain student --epochs 10 --lr 6e-3
+        ferdistill pretrain student --epochs 3 --lr 6e-3
     """
     from .training import pretrain as library
 

@@ -256,27 +256,28 @@ def load(path: Path | str = "params.yaml") -> Params:
     try:
         return Params.model_validate(raw)
     except ValidationError as error:
-        raise UsageError(_explain(error), where=str(path), hint="see the comments in params.yaml") from None
+        problems = "params do not fit:\n" + explain(error, Params)
+        raise UsageError(problems, where=str(path), hint="see the comments in params.yaml") from None
 
 
-def _explain(error: ValidationError) -> str:
+def explain(error: ValidationError, model: type[BaseModel]) -> str:
+    """A line for each thing that `model` found wrong, with the name that was perhaps meant."""
     lines = []
     for item in error.errors():
         name = ".".join(str(part) for part in item["loc"])
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
-            message = "unknown parameter" + _did_you_mean(str(item["loc"][-1]), _sibling_names(item["loc"]))
+            message = "unknown parameter" + _did_you_mean(str(item["loc"][-1]), _sibling_names(item["loc"], model))
         elif item["type"] == "missing":
             message = "missing"
         elif item["type"] != "value_error":
             message = f"{message[0].lower()}{message[1:]}; found {item['input']!r}"
         lines.append(f"  {name}: {message}" if name else f"  {message}")
-    return "params do not fit:\n" + "\n".join(lines)
+    return "\n".join(lines)
 
 
-def _sibling_names(location: tuple[int | str, ...]) -> list[str]:
+def _sibling_names(location: tuple[int | str, ...], model: Any) -> list[str]:
     """Names that would have been right where `location` ends."""
-    model: Any = Params
     for part in location[:-1]:
         field = next((f for n, f in model.model_fields.items() if part in (n, f.alias)), None) if model else None
         model = _section_of(field.annotation) if field else model
@@ -284,8 +285,8 @@ def _sibling_names(location: tuple[int | str, ...]) -> list[str]:
 
 
 def _section_of(annotation: Any) -> Any:
-    """The `Section` inside an annotation such as `dict[str, Family]`; keys and list positions keep it."""
-    if isinstance(annotation, type) and issubclass(annotation, Section):
+    """The model inside an annotation such as `dict[str, Family]`; keys and list positions keep it."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     return next((found for arg in getattr(annotation, "__args__", ()) if (found := _section_of(arg))), None)
 

@@ -76,9 +76,10 @@ def build(corpus_dir: Path, classes: list[str], settings: IndexParams) -> tuple[
     unknown = sorted(set(subjects) - set(found["path"]))
     if unknown:
         raise CheckError(
-            f"the table of subjects names {len(unknown)} paths that are not in the corpus, first {unknown[0]}",
+            f"paths in the table of subjects that are not in the corpus: {len(unknown)}, first {unknown[0]}",
             where=str(corpus_dir),
-            hint="take the rows out, or restore the images",
+            expected="paths relative to it, as in rafdb/Image/aligned/train_00001_aligned.jpg or fer2013/fer2013.csv#0",
+            hint="correct the rows or take them out, or restore the images",
         )
     found["subject"] = found["path"].map(subjects).fillna("")
     found["group"] = found["subject"].where(found["subject"] != "", found["sample_id"])
@@ -142,11 +143,14 @@ def write(path: Path, rows: pd.DataFrame, classes: list[str], corpus: str) -> di
         present = set(rows.loc[rows["split"] == split, "label"])
         absent = [name for name in classes if name not in present]
         if absent:
+            counts = ", ".join(f"{name} {int((rows['split'] == name).sum())}" for name in SPLITS)
             raise CheckError(
                 f"split `{split}` has no image of {', '.join(absent)}" if present else f"split `{split}` is empty",
-                where=str(path),
+                where=f"corpus `{corpus}`: {counts} images",
                 expected="every class in every split",
-                hint="add images, or change index.val and index.calib",
+                hint="the sources must mark some images of each class as test (test/CLASS/FILE, test_0001, PrivateTest)"
+                if split == "test"
+                else "add training images, or raise index.val or index.calib",
             )
     with atomic(path) as temporary:
         rows.to_csv(temporary, index=False, lineterminator="\n", encoding="utf-8")

@@ -10,6 +10,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from ..errors import CheckError, UsageError
+from ..params import explain
 from . import sources
 from .sources import Record
 
@@ -66,9 +67,13 @@ def describe(corpus_dir: Path) -> CorpusDescription:
             hint=f"write one; adapters: {', '.join(adapter_names())}",
         ) from None
     except ValidationError as error:
-        problems = [f"{'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']}" for e in error.errors()]
-        raise UsageError("corpus.yaml does not fit: " + "; ".join(problems), where=str(file)) from None
-    except yaml.YAMLError as error:
+        raise UsageError(
+            "corpus.yaml does not fit:\n" + explain(error, CorpusDescription),
+            where=str(file),
+            expected="sources, each with name, adapter and path (counted from 0 above), and perhaps subjects",
+            hint="correct it; adapters: " + ", ".join(adapter_names()),
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"not valid YAML: {error}", where=str(file)) from None
     for source in description.sources:
         if source.adapter not in adapter_names():
@@ -100,10 +105,11 @@ def read_corpus(corpus_dir: Path, classes: list[str]) -> Iterator[tuple[str, Rec
             for record in adapter.read(corpus_dir, source.path, classes):
                 found = True
                 yield source.name, record
-        except (FileNotFoundError, NotADirectoryError) as error:
+        except OSError as error:
             raise CheckError(
-                f"source `{source.name}` lacks a file of the {source.adapter} layout",
+                f"source `{source.name}` has not the {source.adapter} layout: {error.strerror}",
                 where=str(error.filename),
+                hint="see the layouts in README.md; correct `path` or `adapter` in corpus.yaml",
             ) from None
         except (csv.Error, UnicodeDecodeError) as error:
             raise CheckError(f"source `{source.name}` cannot be read: {error}", where=source.path) from None

@@ -26,12 +26,12 @@ def read(root: Path, path: str, classes: list[str]) -> Iterator[Record]:
             )
         for row, fields in enumerate(table):
             where = f"{root / path}, data row {row}"
-            label = CODES.get(int(fields["emotion"])) if (fields["emotion"] or "").strip().isdigit() else None
+            label = CODES.get(int(fields["emotion"])) if (fields["emotion"] or "").strip().isdecimal() else None
             if label not in classes:
                 raise CheckError(
                     f"unknown label {fields['emotion']!r}",
                     where=f"{where}, column emotion",
-                    expected=f"0 to 6, for a class of {classes}",
+                    expected=", ".join(f"{code} {name}" for code, name in CODES.items() if name in classes),
                     hint="correct the row, or take it out",
                 )
             if fields["Usage"] not in USAGE:
@@ -42,7 +42,7 @@ def read(root: Path, path: str, classes: list[str]) -> Iterator[Record]:
                 )
             try:
                 values = np.array((fields["pixels"] or "").split(), dtype=np.int64)
-            except ValueError as error:
+            except (ValueError, OverflowError) as error:
                 raise CheckError(f"pixels are not whole numbers: {error}", where=f"{where}, column pixels") from None
             if values.size != SIDE * SIDE or values.min() < 0 or values.max() > 255:
                 raise CheckError(

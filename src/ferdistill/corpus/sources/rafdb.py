@@ -15,6 +15,8 @@ def read(root: Path, path: str, classes: list[str]) -> Iterator[Record]:
     listing = root / path / LIST
     for row, line in enumerate(listing.read_text(encoding="utf-8-sig").splitlines()):
         where = f"{listing}, line {row + 1}"
+        if not line.strip():
+            continue
         name, _, code = line.strip().rpartition(" ")
         split: OfficialSplit = "train" if name.startswith("train_") else "test"
         if not name.endswith(".jpg") or not name.startswith(("train_", "test_")):
@@ -23,12 +25,12 @@ def read(root: Path, path: str, classes: list[str]) -> Iterator[Record]:
                 where=where,
                 expected="`train_00001.jpg 5` or `test_0001.jpg 5`",
             )
-        label = CODES.get(int(code)) if code.isdigit() else None
+        label = CODES.get(int(code)) if code.isdecimal() else None
         if label not in classes:
             raise CheckError(
                 f"unknown label {code!r}",
                 where=where,
-                expected=f"1 to 7, for a class of {classes}",
+                expected=", ".join(f"{code} {name}" for code, name in CODES.items() if name in classes),
                 hint="correct the line, or take it out",
             )
         image = f"{path}/Image/aligned/{name.removesuffix('.jpg')}_aligned.jpg"
