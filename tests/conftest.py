@@ -75,6 +75,7 @@ def make_index(path: Path, lengths: dict[str, int], classes: list[str], seed: in
     frame = pd.DataFrame(rows, columns=["path", "label", "split"])
     frame["sample_id"] = [f"{i:064x}" for i in range(len(frame))]
     frame["source"], frame["subject"], frame["group"] = "s", "", frame["sample_id"]
+    frame["official_split"] = ""
     frame = frame.sort_values("path").reset_index(drop=True)[index_module.COLUMNS]
     index_module.write(path, frame, classes, "invented")
     return index_module.read(path)

@@ -72,7 +72,7 @@ def test_every_scale_has_every_teacher(tmp_path):
         ({"mode": "KD"}, "mode: input should be 'none', 'kd' or 'dkd'; found 'KD'"),
         ({"seed": "many"}, "seed"),
         ({"index_tag": "../x"}, "index_tag"),
-        ({"index__val": 0.6, "index__calib": 0.5}, "val + calib must be under 1"),
+        ({"index__val": 0.6, "index__calib": 0.5}, "val + calib + test must be under 1"),
         ({"classes": ["a", "b", "a"]}, "each name once"),
         ({"families__6A__sources": [{"weight": 0.9, "teachers": {"resnet18": 1.0}}]}, "sum to 1; they sum to 0.9"),
         ({"families__6A__sources": [{"weight": 1.0, "teachers": {"resnet18": 0.8}}]}, "sum to 1; they sum to 0.8"),

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -107,7 +108,7 @@ def test_every_artifact_is_there_and_bound_to_the_index(project):
     assert json.loads((project / "data/targets/plan.json").read_text())["index_digest"] == digest
     tensors = load_file(project / "data/targets/targets.safetensors")
     rows = pd.read_csv(project / "data/index/ixNextAffFull.csv")
-    assert tensors["logits"].shape == (4, (rows["split"] == "train").sum(), 7)
+    assert tensors["logits"].shape == (4, 1, (rows["split"] == "train").sum(), 7)
     np.testing.assert_allclose(tensors["weights"], 0.25)
     predictions = pd.read_parquet(project / "models/student/predictions.parquet")
     assert set(predictions["split"]) == {"val", "calib", "test"}
@@ -167,6 +168,61 @@ def test_fused_and_split_students_are_one_student_and_the_baseline_has_one_name(
     assert "student" not in ran(run(project, "dvc", "repro", "student"))
 
 
+def test_a_run_killed_in_training_goes_on_and_ends_with_the_same_bytes(projects):
+    for root in projects:
+        set_param(root, "seed: 1337 ", "seed: 99 ")
+    killed, undisturbed = projects
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    process = subprocess.Popen(
+        ["dvc", "repro", "student"], cwd=killed, env=os.environ | {"PATH": path}, start_new_session=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not list(killed.glob(".dvc/tmp/checkpoints/[!.]*.safetensors")):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    done = run(killed, "dvc", "repro", "student")
+    assert "goes on after epoch" in done.stderr
+    run(undisturbed, "dvc", "repro", "student")
+    for name in ("models/student/model.safetensors", "models/student/predictions.parquet", "metrics/student.json",
+                 "plots/student/plots/metrics/val/macro_f1.tsv"):  # fmt: skip
+        assert (killed / name).read_bytes() == (undisturbed / name).read_bytes(), name
+    assert not list(killed.glob(".dvc/tmp/checkpoints/*"))
+    run(undisturbed, "git", "checkout", "-q", "params.yaml")
+
+
+def test_a_sweep_of_lambda_and_beta_gives_students_that_differ_and_are_recorded(project):
+    run(project, "dvc", "exp", "run", "--queue", "-n", "dkd", "-S", "mode=dkd", "-S", "beta=2,8", "student")
+    run(project, "dvc", "exp", "run", "--queue", "-n", "split", "-S", "family=6D", "-S", "lambda=0.5,0.7", "student")
+    run(project, "dvc", "exp", "run", "--queue", "-n", "fused", "-S", "family=6B", "student")
+    finish_queue(project, 5)
+    found = {}
+    for ref in run(project, "git", "for-each-ref", "--format=%(refname)", "refs/exps").stdout.split():
+        name = ref.rpartition("/")[2]
+        if name.startswith(("dkd", "split", "fused")):
+            settings = yaml.safe_load(run(project, "git", "show", f"{ref}:params.yaml").stdout)
+            student = json.loads(run(project, "git", "show", f"{ref}:metrics/student.json").stdout)
+            assert (student["run_family"], student["run_mode"]) == (settings["family"], settings["mode"])
+            found[settings["family"], settings["mode"], settings["beta"], settings["lambda"]] = student["validation"]
+    assert len(found) == 5
+    nll = {key: validation["nll"] for key, validation in found.items()}
+    assert len({round(value, 6) for key, value in nll.items() if key[0] != "6B"}) == 4
+    # 6B and 6D at lambda 0.7 are one mixture of teachers: the same student but for the rounding of its weights.
+    assert nll["6B", "kd", 4.0, 0.5] == pytest.approx(nll["6D", "kd", 4.0, 0.7], rel=1e-3)
+
+
+def finish_queue(project, runs):
+    run(project, "dvc", "queue", "start", "-j", "2")
+    deadline = time.monotonic() + 300
+    while re.search(r"\b(Queued|Running)\b", status := run(project, "dvc", "queue", "status").stdout):
+        assert time.monotonic() < deadline, status
+        time.sleep(2)
+    assert len(re.findall(r"\bSuccess\b", status)) == runs, status
+    run(project, "dvc", "queue", "remove", "--success")
+
+
 def test_queued_runs_execute_the_code_of_their_own_workspace(project):
     """The package that is installed belongs to another checkout; a queued run must use neither it nor later edits."""
     stage = project / "src/ferdistill/stages/evaluate.py"
@@ -184,12 +240,7 @@ def test_queued_runs_execute_the_code_of_their_own_workspace(project):
     )  # fmt: skip
     run(project, "dvc", "exp", "run", "--queue", "-n", "own", "-S", "family=6C,6E", "-S", "seed=7", "evaluate")
     run(project, "git", "checkout", "-q", ".")
-    run(project, "dvc", "queue", "start", "-j", "2")
-    deadline = time.monotonic() + 300
-    while re.search(r"\b(Queued|Running)\b", status := run(project, "dvc", "queue", "status").stdout):
-        assert time.monotonic() < deadline, status
-        time.sleep(2)
-    assert len(re.findall(r"\bSuccess\b", status)) == 2, status
+    finish_queue(project, 2)
     listed = run(project, "git", "for-each-ref", "--format=%(refname)", "refs/exps").stdout
     names = sorted(re.findall(r"refs/exps/.+/own-\d", listed))
     assert len(names) == 2
@@ -244,6 +295,34 @@ def test_an_undecodable_image_stops_the_index_and_is_named(project):
     done = run(project, sys.executable, "src/stage.py", "index", check=False)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert picture.name in done.stderr
+
+
+def test_the_index_explains_itself_and_notices_an_edit_of_the_corpus(project):
+    shown = json.loads(run(project, "ferdistill", "index", "show", "--json").stdout)
+    assert shown["rows_listed"] == 600 == shown["length"] + sum(shown["left_out"].values())
+    assert "No image changed" in run(project, "ferdistill", "index", "diff", "HEAD").stdout
+    assert "as indexed" in run(project, "ferdistill", "index", "verify").stdout
+    picture = next((project / "data/raw/embedded/folders/train/happy").iterdir())
+    picture.unlink()
+    done = run(project, "ferdistill", "index", "verify", "--json", check=False)
+    assert done.returncode == 1 and picture.name in done.stdout
+    run(project, sys.executable, "src/stage.py", "index")
+    changed = run(project, "ferdistill", "index", "diff", "HEAD").stdout
+    assert "1 went" in changed and picture.name in changed
+
+
+def test_students_on_labels_out_of_step_are_trained_apart_and_seen_by_gate_and_canary(project):
+    run(project, "ferdistill", "study", "misalignment", "--dose", "0", "--dose", "1")
+    result = metrics(project, "study/misalignment")
+    assert result["misaligned"] is True and all(row["misaligned"] for row in result["runs"])
+    gate = {row["fault"] + f" {row['dose']:g}": row["gate"] for row in result["conditions"]}
+    assert gate.pop("permuted 0") == [] and len(gate) == 4 and all(gate.values())
+    f1 = {row["dose"]: row["macro_f1"] for row in result["conditions"] if row["fault"] == "permuted"}
+    assert f1[0.0] == pytest.approx(metrics(project, "student")["test"]["macro_f1"]) and f1[1.0] < f1[0.0]
+    assert (project / "plots/study/misalignment.png").stat().st_size > 10_000
+    damaged = "data/study/misalignment/permuted_1/keyed"
+    done = run(project, "ferdistill", "align", "check", damaged, "--strict", "--json", check=False)
+    assert done.returncode == 1 and "damaged" in {problem["kind"] for problem in json.loads(done.stdout)["problems"]}
 
 
 def test_two_clean_runs_give_the_same_lock_but_for_timings(projects):

@@ -1,16 +1,24 @@
 """The loop and the networks: learning, determinism, and what they refuse."""
 
+import json
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from torch.nn.functional import cross_entropy
 
 from conftest import CLASSES
 from ferdistill import params
 from ferdistill.errors import CheckError, UsageError
-from ferdistill.params import ImageParams, StudentRecipe
+from ferdistill.params import ImageParams, StudentRecipe, TrainingParams
+from ferdistill.training import checkpoint as checkpoints
 from ferdistill.training import losses, models
-from ferdistill.training.loop import Split, augment, evaluate, fit, make_deterministic, predict
+from ferdistill.training.augment import apply, draw, mix, recorded
+from ferdistill.training.loop import Split, evaluate, fit, make_deterministic, predict
 
 GREY = ImageParams(size=32, channels=1)
 
@@ -34,16 +42,23 @@ def bars(count, seed=0):
     return Split(images, np.arange(count), labels.astype(np.int64))
 
 
-def hard(logits, labels, positions):
-    return cross_entropy(logits, labels)
+def training(**changes):
+    values = {"amp": "auto", "class_weights": "none", "clip_norm": 5.0, "ema": None}
+    return TrainingParams.model_validate(values | changes)
 
 
-def train(seed=0, **changes):
+def hard(logits, batch):
+    return cross_entropy(logits.float(), batch.labels)
+
+
+def train(seed=0, settings=None, loss=hard, log=lambda record: None, checkpoint=None, **changes):
     make_deterministic(seed)
-    settings = recipe(**changes)
-    network = models.build_for(settings, CLASSES, GREY)
-    data = bars(64)
-    return network, fit(network, data, bars(40, 1), settings, seed, hard, name="bars", test=bars(40, 2), test_every=5)
+    network = models.build_for(recipe(**changes), CLASSES, GREY)
+    result = fit(
+        network, bars(64), bars(40, 1), recipe(**changes), settings or training(), seed, loss, name="bars",
+        test=bars(40, 2), test_every=5, log=log, checkpoint=checkpoint,
+    )  # fmt: skip
+    return network, result
 
 
 def test_a_network_overfits_a_few_images():
@@ -75,42 +90,192 @@ def test_split_and_fused_kd_train_one_student_bit_for_bit():
     for sources in (torch.zeros(4, dtype=torch.int64), torch.arange(4)):
         log_targets, log_weights = losses.soft_targets(logits, torch.full((4,), 0.25), sources, 2.0, "probability")
 
-        def distil(outputs, labels, positions, targets=log_targets, weights=log_weights):
-            return losses.kd_loss(outputs, labels, targets[:, positions], weights, alpha=0.5, temperature=2.0)
+        def distil(outputs, batch, targets=log_targets, weights=log_weights):
+            return losses.kd_loss(
+                outputs, batch.labels, targets[:, batch.positions], weights, alpha=0.5, temperature=2.0
+            )
 
-        make_deterministic(3)
-        network = models.build_for(recipe(), CLASSES, GREY)
-        fit(network, bars(64), bars(40, 1), recipe(), 3, distil, name="bars")
-        states.append(network.state_dict())
+        states.append(train(3, loss=distil)[0].state_dict())
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
 def test_predictions_do_not_depend_on_the_batch():
     network, _ = train(phases=[{"epochs": 1, "lr": 1e-3, "augment": "flip"}])
     data = bars(50, 4)
-    np.testing.assert_allclose(predict(network, data, 50), predict(network, data, 7), atol=1e-4)
+    np.testing.assert_allclose(predict(network, data, batch=50), predict(network, data, batch=7), atol=1e-4)
 
 
 def test_augmentation_moves_each_image_by_its_own_draw_and_stays_in_range():
     images = torch.randint(0, 256, (40, 1, 48, 48), dtype=torch.uint8)
-    assert torch.equal(augment(images, "none", torch.Generator()), images)
-    flipped = augment(images, "flip", torch.Generator().manual_seed(0))
+    drawn = draw(40, 48, torch.Generator().manual_seed(0))
+    assert torch.equal(apply(images, "none", drawn), images)
+    flipped = apply(images, "flip", drawn)
     mirrored = (flipped == images.flip(3)).flatten(1).all(1)
-    kept = (flipped == images).flatten(1).all(1)
-    assert (mirrored | kept).all() and 5 < int(mirrored.sum()) < 35
-    moved = augment(images, "flip_shift", torch.Generator().manual_seed(0))
+    assert torch.equal(mirrored, drawn.mirrored) and 5 < int(mirrored.sum()) < 35
+    assert torch.equal(flipped[~mirrored], images[~mirrored])
+    moved = apply(images, "flip_shift", drawn)
     assert moved.shape == images.shape and moved.min() >= 0 and moved.max() <= 255
-    again = augment(images, "flip_shift", torch.Generator().manual_seed(0))
-    assert torch.equal(moved, again)
+    some = torch.tensor([3, 17, 39])
+    assert torch.equal(apply(images[some], "flip_shift", drawn[some]), moved[some])
+
+
+def test_recorded_views_are_the_same_wherever_they_are_drawn_and_each_image_has_its_own():
+    views, again = recorded(3, 20, 48, seed=1), recorded(3, 20, 48, seed=1)
+    assert all(torch.equal(a.shift, b.shift) for a, b in zip(views, again, strict=True))
+    rows, which = torch.tensor([4, 9, 13]), torch.tensor([2, 0, 1])
+    mixed = mix(views, which, rows)
+    assert mixed.shift.tolist() == torch.stack([views[v].shift[:, r] for v, r in zip(which, rows)], 1).tolist()
+    assert not torch.equal(views[0].shift, views[1].shift)
+
+
+def test_with_views_every_image_is_seen_in_each_view_in_turn():
+    seen = {}
+
+    def note(logits, batch):
+        for position, view in zip(batch.positions.tolist(), batch.views.tolist(), strict=True):
+            seen.setdefault(position, []).append(view)
+        return hard(logits, batch)
+
+    make_deterministic(0)
+    settings = recipe(phases=[{"epochs": 4, "lr": 1e-3, "augment": "flip_shift"}])
+    network = models.build_for(settings, CLASSES, GREY)
+    views = recorded(4, 64, 32, seed=1)
+    fit(network, bars(64), bars(40, 1), settings, training(), 0, note, name="bars", views=views)
+    assert len(seen) == 64 and all(sorted(found) == [0, 1, 2, 3] for found in seen.values())
 
 
 def test_a_diverging_loss_and_a_batch_too_large_are_refused():
-    data = bars(64)
-    network = models.build_for(recipe(), CLASSES, GREY)
     with pytest.raises(CheckError, match="the loss became nan"):
-        fit(network, data, data, recipe(), 0, lambda z, y, i: z.sum() * float("nan"), name="bars")
-    with pytest.raises(CheckError, match="a batch of 65 is larger than the train split of 64"):
-        fit(network, data, data, recipe(batch=65), 0, hard, name="bars")
+        train(loss=lambda logits, batch: logits.sum() * float("nan"))
+    with pytest.raises(CheckError, match="a batch of 65 for 64 training images"):
+        train(batch=65)
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("ema", [None, 0.9])
+@pytest.mark.parametrize("after", [1, 3, 4])
+def test_a_run_that_was_broken_off_ends_with_the_same_bytes(tmp_path, ema, after):
+    """Broken off in the first phase, at its end, and in the second; dropout draws from torch's own generator."""
+    phases = [{"epochs": 3, "lr": 3e-3, "augment": "flip_shift"}, {"epochs": 2, "lr": 1e-3, "augment": "flip"}]
+    changes = {"phases": phases, "options": {"drop_rate": 0.2}, "settings": training(ema=ema)}
+    whole, expected = train(**changes)
+
+    def die(record):
+        if record["epoch"] > after:
+            raise Killed
+
+    path = tmp_path / "c.safetensors"
+    with pytest.raises(Killed):
+        train(**changes, log=die, checkpoint=path)
+    logged = []
+    network, result = train(**changes, log=logged.append, checkpoint=path)
+    assert result.history == expected.history == logged and result.best_epoch == expected.best_epoch
+    states = zip(whole.state_dict().items(), network.state_dict().values(), strict=True)
+    assert all(torch.equal(a, b) for (_, a), b in states)
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_another_run_has_another(tmp_path, capsys):
+    path = tmp_path / "c.safetensors"
+    checkpoints.save(path, {"a": torch.ones(3)}, {"history": []})
+    tensors, state = checkpoints.load(path)
+    assert state == {"history": []} and torch.equal(tensors["a"], torch.ones(3))
+    path.write_bytes(path.read_bytes()[:20])
+    assert checkpoints.load(path) is None and "training starts over" in capsys.readouterr().err
+    facts = {"stage": "student", "seed": 1}
+    assert checkpoints.path_for(facts) == checkpoints.path_for(dict(facts))
+    assert checkpoints.path_for(facts) != checkpoints.path_for(facts | {"seed": 2})
+
+
+def test_a_moving_average_is_what_is_judged_and_kept():
+    network, result = train(settings=training(ema=0.95))
+    assert evaluate(network, bars(40, 1))["macro_f1"] == pytest.approx(
+        max(record["val_macro_f1"] for record in result.history)
+    )
+    plain, _ = train()
+    assert not all(torch.equal(a, b) for a, b in zip(network.parameters(), plain.parameters(), strict=True))
+
+
+@pytest.fixture
+def fresh_accelerate():
+    """Accelerate keeps one precision a process; a test of another must begin and end without it."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+FEW = [{"epochs": 3, "lr": 1e-3, "augment": "flip_shift"}]
+
+
+def test_mixed_precision_learns_as_float32_does(fresh_accelerate):
+    _, plain = train(phases=FEW)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    _, mixed = train(phases=FEW, settings=training(amp="bf16"))
+    assert mixed.history != plain.history
+    for one, other in zip(plain.history, mixed.history, strict=True):
+        assert other["train_loss"] == pytest.approx(one["train_loss"], rel=0.1)
+    if not torch.cuda.is_available():
+        AcceleratorState._reset_state(reset_partial_state=True)
+        with pytest.raises(UsageError, match="float16 needs a GPU"):
+            train(settings=training(amp="fp16"))
+
+
+# Made once: a change of the loop that changes the arithmetic must be meant.
+GOLDEN = [2.730380, 2.352548, 2.181469]
+
+
+def test_the_seeded_loss_curve_is_the_golden_one():
+    _, result = train(phases=FEW)
+    np.testing.assert_allclose([record["train_loss"] for record in result.history], GOLDEN, rtol=5e-3)
+
+
+SHARED = """
+import json, sys
+from test_training import *
+from accelerate import PartialState
+changes = {"model": "test_vit", "options": {"img_size": 32, "patch_size": 8},
+           "phases": [{"epochs": 4, "lr": 2e-3, "augment": "flip_shift"}]}
+result = train(**changes)[1]
+if PartialState().is_main_process:
+    print(json.dumps(result.history), PartialState().num_processes)
+"""
+
+
+def test_two_processes_with_the_same_global_batch_follow_the_same_curve(tmp_path):
+    """A network without batch normalisation: on a CPU that cannot be shared between processes."""
+    script = tmp_path / "shared.py"
+    script.write_text(SHARED)
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    histories = []
+    for processes in (1, 2):
+        # On CPUs accelerate takes the processes that torchrun starts; `accelerate launch` does so on GPUs alone.
+        launch = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
+        done = subprocess.run(
+            [sys.executable, *launch, str(script)], env=env, capture_output=True, text=True, check=True
+        )
+        history, _, count = done.stdout.strip().splitlines()[-1].rpartition(" ")
+        assert int(count) == processes
+        histories.append(json.loads(history))
+    for one, two in zip(*histories, strict=True):
+        assert two["train_loss"] == pytest.approx(one["train_loss"], rel=1e-4)
+        assert two["val_nll"] == pytest.approx(one["val_nll"], rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "convnext_tiny", "efficientnet_b3", "vit_ban", "student"])
+def test_every_network_of_the_smoke_scale_overfits_one_batch(name):
+    scale = params.load("params.yaml").scales["smoke"]
+    each = scale.student if name == "student" else scale.teachers[name]
+    few = bars(16)
+    images = np.kron(few.images[..., 0], np.ones((2, 2), np.uint8))[:, 8:56, 8:56, None]
+    data = Split(images, np.arange(16), few.labels)
+    phases = [{"epochs": 100, "lr": 1e-3, "augment": "none"}]
+    settings = type(each).model_validate(each.model_dump() | {"batch": 16, "phases": phases})
+    make_deterministic(0)
+    network = models.build_for(settings, CLASSES, scale.image)
+    fit(network, data, data, settings, training(), 0, hard, name=name)
+    assert evaluate(network, data)["accuracy"] > 0.99
 
 
 def test_a_saved_network_comes_back_and_a_changed_one_is_refused(tmp_path):
@@ -174,4 +339,5 @@ def test_the_paper_scale_takes_two_steps_with_each_of_its_five_networks():
         phases = [{"epochs": 1, "lr": 1e-4, "augment": "flip_shift"}]
         small = type(each).model_validate(each.model_dump() | {"init": "scratch", "batch": 2, "phases": phases})
         network = models.build_for(small, CLASSES, settings.image)
-        assert np.isfinite(fit(network, data, data, small, 0, hard, name=each.model).history[0]["train_loss"])
+        result = fit(network, data, data, small, training(), 0, hard, name=each.model)
+        assert np.isfinite(result.history[0]["train_loss"])

@@ -7,9 +7,13 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Column, Table
 
 from . import __version__, params
+from .commands.corpus import corpus_cli
+from .commands.index import index_cli
+from .commands.study import study_cli
 from .errors import FerdistillError, UsageError
 from .files import write_json
 
@@ -22,6 +26,9 @@ cli = typer.Typer(
 )
 align_cli = typer.Typer(no_args_is_help=True, help="Do soft labels belong to their images, row by row?")
 cli.add_typer(align_cli, name="align")
+cli.add_typer(corpus_cli, name="corpus")
+cli.add_typer(index_cli, name="index")
+cli.add_typer(study_cli, name="study")
 
 
 @cli.callback(invoke_without_command=True)
@@ -42,24 +49,27 @@ def align_check(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     out: Annotated[Path | None, typer.Option("--out", help="Write the JSON to this file too.")] = None,
 ) -> None:
-    """Check soft labels against the index: length, order, labels, classes, digests, finite logits.
+    """Check soft labels against the index: length, order, labels, classes, digests, values, checkpoints.
 
-    Nothing is truncated or repaired. Examples:
+    Reads our own stores, and .npz, .npy, .pt, CSV and Parquet of other programs. Nothing is truncated, repaired or
+    unpickled. Examples:
 
         ferdistill align check --strict
 
         ferdistill align check data/softlabels/resnet18_ixNextAffFull --json
+
+        ferdistill align check old/softlabels/resnet18 --index data/index/ixNextAffFull.csv --out alignment.json
     """
     from .corpus import index
-    from .softlabels import alignment
+    from .softlabels import alignment, store
 
-    if index_csv and directories:
-        rows = index.read(index_csv)
-    else:
+    if not (index_csv and directories):
         settings = params.load()
         directories = directories or [settings.softlabels_dir(name) for name in settings.teachers]
-        rows = index.read(index_csv or settings.index_csv)
-    report = alignment.check(directories, rows, rows.description["classes"])
+        index_csv = index_csv or settings.index_csv
+    rows = index.read(index_csv, store.KEYS)
+    checkpoints = alignment.read_checkpoints(Path("models/teachers"))
+    report = alignment.check(directories, rows, rows.description["classes"], checkpoints)
     if out:
         write_json(out, report)
     if as_json:
@@ -72,20 +82,20 @@ def align_check(
 
 def _print_alignment(report: dict) -> None:
     console = Console()
-    table = Table(Column("directory", overflow="fold"), *report["splits"])
-    for directory in report["dirs"]:
+    table = Table(Column("directory", overflow="fold"), Column("holds", overflow="fold"), *report["splits"])
+    for directory, soft in zip(report["dirs"], report["soft_labels"], strict=True):
         found = [p for p in report["problems"] if p["dir"] == directory]
         general = [p["kind"] for p in found if not p["split"]]
         cells = []
         for split in report["splits"]:
             kinds = [*general, *(p["kind"] for p in found if p["split"] == split)]
             cells.append(f"[red]{', '.join(kinds)}[/red]" if kinds else "[green]in step[/green]")
-        table.add_row(directory, *cells)
+        table.add_row(escape(directory), escape(f"{soft['kind']}, {soft['kind_from']}"), *cells)
     console.print(table)
     for problem in report["problems"]:
         place = problem["dir"] + (f", {problem['split']}" if problem["split"] else "")
         place += f", row {problem['row']}" if problem["row"] is not None else ""
-        console.print(f"[bold]{problem['kind']}[/bold] in {place}", highlight=False)
+        console.print(f"[bold]{problem['kind']}[/bold] in {escape(place)}", highlight=False)
         console.print(
             f"  expected {problem['expected']}\n  found    {problem['found']}\n  do       {problem['hint']}",
             markup=False,
@@ -117,7 +127,9 @@ def pretrain(
     recipes = {
         name: recipe
         for name, recipe in {**settings.scale_.teachers, "student": settings.scale_.student}.items()
-        if recipe.init.endswith(".safetensors") and (not networks or name in networks)
+        if isinstance(recipe, params.Recipe)
+        and recipe.init.endswith(".safetensors")
+        and (not networks or name in networks)
     }
     if not recipes or set(networks or []) - set(recipes):
         raise UsageError(

@@ -1,5 +1,8 @@
 """The two ways in which a command may stop, each with its exit code."""
 
+from functools import partial
+from typing import Any
+
 
 class FerdistillError(Exception):
     """A stop that the user can act on.
@@ -25,6 +28,11 @@ class FerdistillError(Exception):
         lines += [f"  expected: {expected}"] if expected else []
         lines += [f"  do:       {hint}"] if hint else []
         super().__init__("\n".join(lines))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Keep the parts apart on the way back from a worker process."""
+        keywords = {"where": self.where, "expected": self.expected, "hint": self.hint}
+        return partial(type(self), **keywords), (self.what,)
 
 
 class CheckError(FerdistillError):

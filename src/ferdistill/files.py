@@ -1,5 +1,6 @@
 """Files written whole or not at all, and digests of what they hold."""
 
+import errno
 import hashlib
 import json
 import os
@@ -17,6 +18,11 @@ def atomic(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` if the block succeeds, else remove it.
 
     The temporary file keeps the suffix of `path`, since some writers choose a format by it.
+
+    Raises
+    ------
+    CheckError
+        If the disk is full, or the file would be larger than the system allows. What was at `path` is still there.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -31,8 +37,24 @@ def atomic(path: Path | str) -> Iterator[Path]:
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)  # mkstemp makes files that only their owner may read
         temporary.replace(path)
+    except Exception as error:
+        if not _is_full(error):
+            raise
+        raise CheckError(
+            "there is no room to write a file",
+            where=str(path),
+            expected="free space, and a file size that the system allows",
+            hint="make room and run again; what was there before is unchanged",
+        ) from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _is_full(error: Exception) -> bool:
+    """Whether a writer failed for want of room; safetensors tells only in words."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return True
+    return any(f"os error {code}" in str(error) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 
 
 def write_text(path: Path | str, text: str) -> None:

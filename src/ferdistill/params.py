@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from .errors import UsageError
 
@@ -28,15 +28,27 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
 
+class NearParams(Section):
+    """When two images are copies of one: see `corpus.duplicates`."""
+
+    distance: Annotated[int, Field(ge=0, le=8)]
+    correlation: Share
+
+
 class IndexParams(Section):
     seed: int
     val: Fraction
     calib: Fraction
+    test: Fraction
+    near: NearParams
+    conflicts: Literal["drop", "majority", "precedence"]
+    unreadable: Literal["strict", "quarantine"]
 
     @model_validator(mode="after")
     def _leaves_a_train_split(self) -> "IndexParams":
-        if self.val + self.calib >= 1:
-            raise ValueError(f"val + calib must be under 1, to leave a train split; found {self.val + self.calib:g}")
+        total = self.val + self.calib + self.test
+        if total >= 1:
+            raise ValueError(f"val + calib + test must be under 1, to leave a train split; found {total:g}")
         return self
 
 
@@ -102,6 +114,15 @@ class Recipe(Section):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
 
 
+class TrainingParams(Section):
+    """What all recipes share. `ema` is the decay of a moving average of the weights, null for none."""
+
+    amp: Literal["auto", "no", "bf16", "fp16"]
+    class_weights: Literal["none", "balanced"]
+    clip_norm: PositiveFloat | None
+    ema: Fraction | None
+
+
 class BornAgain(Section):
     """Further generations, each distilled from the one before (Furlanello et al., ICML 2018)."""
 
@@ -113,6 +134,42 @@ class BornAgain(Section):
 class TeacherRecipe(Recipe):
     seed: int
     born_again: BornAgain | None
+
+
+class FrozenTeacher(Section):
+    """A teacher brought from elsewhere, that is not trained here.
+
+    `frozen` is an ONNX file, or a safetensors file with the timm `model` and `options` that it is of. It must lie
+    under pretrained/, on which the teacher stages depend. It takes float32 (N, channels, size, size), pixels scaled
+    to [0, 1], less `mean`, divided by `std`, and gives logits in the order of `classes`.
+    """
+
+    frozen: Annotated[str, Field(pattern=r"^pretrained/[^/\\]+\.(onnx|safetensors)$")]
+    model: str | None
+    options: dict[str, Any]
+    classes: Annotated[list[Name], Field(min_length=2)]
+    size: Annotated[int, Field(ge=16, le=1024)]
+    channels: Literal[1, 3]
+    mean: list[float]
+    std: list[PositiveFloat]
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "FrozenTeacher":
+        if (self.model is None) != self.frozen.endswith(".onnx"):
+            raise ValueError("a safetensors file needs the timm `model` that it is of; an ONNX file has none (null)")
+        if not len(self.mean) == len(self.std) == self.channels:
+            raise ValueError(f"mean and std: {self.channels} numbers each, one a channel")
+        return self
+
+
+def _teacher_kind(value: Any) -> str:
+    frozen = "frozen" in value if isinstance(value, dict) else isinstance(value, FrozenTeacher)
+    return "frozen" if frozen else "recipe"
+
+
+Teacher = Annotated[
+    Annotated[TeacherRecipe, Tag("recipe")] | Annotated[FrozenTeacher, Tag("frozen")], Discriminator(_teacher_kind)
+]
 
 
 class StudentRecipe(Recipe):
@@ -135,7 +192,7 @@ class CorpusParams(Section):
 class Scale(Section):
     image: ImageParams
     corpus: CorpusParams
-    teachers: dict[Name, TeacherRecipe]
+    teachers: dict[Name, Teacher]
     student: StudentRecipe
 
 
@@ -167,6 +224,9 @@ class Params(Section):
     beta: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     temperature: PositiveFloat
     dkd_target_term: Literal["official", "report"]
+    dkd_warmup: Annotated[int, Field(ge=0)]
+    views: Positive
+    launch: str
     scale: Name
     corpus: Name
     index_tag: Name
@@ -174,6 +234,7 @@ class Params(Section):
     index: IndexParams
     teachers: list[Name]
     families: dict[Name, Family]
+    training: TrainingParams
     calibrate: CalibrateParams
     export: ExportParams
     benchmark: BenchmarkParams
@@ -189,6 +250,11 @@ class Params(Section):
         for name, family in self.families.items():
             for teacher in family.teachers:
                 _check_known(f"families.{name}", teacher, self.teachers)
+        for name, teacher_ in self.scale_.teachers.items():
+            if isinstance(teacher_, FrozenTeacher) and sorted(teacher_.classes) != sorted(self.classes):
+                raise ValueError(f"scales.{self.scale}.teachers.{name}: classes {teacher_.classes}, not {self.classes}")
+        if self.views > 1 and any(phase.augment != "flip_shift" for phase in self.scale_.student.phases):
+            raise ValueError("views: recorded views are flip_shift, so every phase of the student must be")
         without = [teacher for teacher in self.teachers if teacher not in self.scale_.teachers]
         if without:
             raise ValueError(f"scales.{self.scale}.teachers: no recipe for {', '.join(without)}")

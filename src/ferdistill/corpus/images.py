@@ -1,5 +1,6 @@
 """Every image of the index in one memory-mapped array, row i of the array being row i of the index."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +9,9 @@ from PIL import Image
 from ..errors import CheckError, UsageError
 from ..files import atomic
 from ..params import ImageParams
-from ..progress import track
 from .index import Index, sample_id
-from .reader import read_corpus
+from .reader import map_faces, read_rows
+from .sources import Record
 
 
 def pack(index: Index, corpus_dir: Path, path: Path, classes: list[str], image: ImageParams) -> None:
@@ -21,33 +22,44 @@ def pack(index: Index, corpus_dir: Path, path: Path, classes: list[str], image: 
     CheckError
         If a file of the index is gone, or decodes to other pixels than when the index was made.
     """
-    row_of = {name: row for row, name in enumerate(index.rows["path"])}
-    identifiers = index.rows["sample_id"].to_numpy()
-    filled = np.zeros(len(row_of), dtype=bool)
     with atomic(path) as temporary:
-        shape = (len(row_of), image.size, image.size, image.channels)
+        shape = (len(index.rows), image.size, image.size, image.channels)
         packed = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
-        for _, record in track(read_corpus(corpus_dir, classes), "packing images"):
-            row = row_of.get(record.path)
-            if row is None:
-                continue
-            if sample_id(record.pixels) != identifiers[row]:
+        look = partial(_digest_and_resize, image=image)
+        faces = map_faces(look, corpus_dir, records_of(index, corpus_dir, classes), "packing images")
+        for row, (face, expected) in enumerate(zip(faces, index.rows["sample_id"], strict=True)):
+            if isinstance(face, CheckError):
+                raise face
+            digest, packed[row] = face
+            if digest != expected:
                 raise CheckError(
                     "an image is not the one that was indexed",
-                    where=f"{corpus_dir / record.path}, index row {row}",
-                    expected=f"pixels of digest {identifiers[row][:12]}",
+                    where=f"{corpus_dir / index.rows['path'][row]}, index row {row}",
+                    expected=f"pixels of digest {expected[:12]}",
                     hint="run `dvc repro index`",
                 )
-            packed[row] = resize(record.pixels, image)
-            filled[row] = True
         packed.flush()
-        if not filled.all():
-            row = int(np.flatnonzero(~filled)[0])
-            raise CheckError(
-                f"{int((~filled).sum())} images of the index are not in the corpus",
-                where=f"{index.rows['path'][row]}, index row {row}",
-                hint="run `dvc repro index`",
-            )
+
+
+def records_of(index: Index, corpus_dir: Path, classes: list[str]) -> list[Record]:
+    """What the corpus lists for each row of the index, in the order of the index.
+
+    Raises
+    ------
+    CheckError
+        If the corpus no longer lists a row.
+    """
+    listed = {row.path: row for _, row in read_rows(corpus_dir, classes) if isinstance(row, Record)}
+    lost = [path for path in index.rows["path"] if path not in listed]
+    if lost:
+        raise CheckError(
+            f"{len(lost)} images of the index are not in the corpus", where=lost[0], hint="run `dvc repro index`"
+        )
+    return [listed[path] for path in index.rows["path"]]
+
+
+def _digest_and_resize(pixels: np.ndarray, image: ImageParams) -> tuple[str, np.ndarray]:
+    return sample_id(pixels), resize(pixels, image)
 
 
 def resize(pixels: np.ndarray, image: ImageParams) -> np.ndarray:

@@ -3,29 +3,33 @@
 Everything downstream is bound to it by digest: images, soft labels, targets and predictions.
 """
 
+import hashlib
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import csv
 
 from ..errors import CheckError, UsageError
 from ..files import atomic, read_json, sha256, sha256_file, write_json
-from ..params import IndexParams
-from ..progress import track
-from .reader import read_corpus, read_subjects
 
-SCHEMA_VERSION = 1
-COLUMNS = ["sample_id", "path", "label", "split", "source", "subject", "group"]
+SCHEMA_VERSION = 2
+COLUMNS = ["sample_id", "path", "label", "split", "official_split", "source", "subject", "group"]
 SPLITS = ["train", "val", "calib", "test"]
-# Where copies or a subject straddle official parts, the evaluation part keeps its image.
-PRECEDENCE = {"test": 0, "val": 1, "train": 2}
 
 
 @dataclass(frozen=True)
 class Index:
-    """The rows (a frame of `COLUMNS`, in canonical order) and the description beside them."""
+    """The rows (a frame of `COLUMNS`, in canonical order) and the description beside them.
+
+    After `COLUMNS` may come `box` (left top right bottom) and `vote_<class>`, where a source has them.
+    """
 
     rows: pd.DataFrame
     description: dict[str, Any]
@@ -37,7 +41,7 @@ class Index:
 
     def positions(self, split: str) -> np.ndarray:
         """Row numbers of one split, int64, ascending."""
-        return np.flatnonzero(self.rows["split"].to_numpy() == split)
+        return np.flatnonzero(self.rows["split"] == split)
 
     def codes(self, classes: list[str]) -> np.ndarray:
         """Labels as positions in `classes`, int64, (N,)."""
@@ -47,88 +51,6 @@ class Index:
 def sample_id(pixels: np.ndarray) -> str:
     """Digest of decoded pixels (H, W, 3) and their shape: two files are one image if these agree."""
     return sha256(f"{pixels.shape[0]}x{pixels.shape[1]}:".encode() + np.ascontiguousarray(pixels).tobytes())
-
-
-def build(corpus_dir: Path, classes: list[str], settings: IndexParams) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Read a corpus, remove exact duplicates and leaks, and give every image a split.
-
-    An image that appears more than once is kept once: the copy of the official test part before that of val and
-    train, then the copy of the source named first in corpus.yaml. Copies that disagree on the label are all dropped.
-    A training image of a subject who is also in an official evaluation part is dropped. What remains of the
-    official training part is shared out by subject (by image where the subject is unknown): a group's place
-    follows from its name and `settings.seed` alone, so that new images move no old one.
-
-    Returns
-    -------
-    rows : DataFrame
-        `COLUMNS`, ordered by path.
-    report : dict
-        `counts` after each step, and every duplicate, conflict and leak by path.
-    """
-    subjects = read_subjects(corpus_dir)
-    found = pd.DataFrame(
-        [
-            (sample_id(record.pixels), record.path, record.label, record.split or "train", source)
-            for source, record in track(read_corpus(corpus_dir, classes), "reading faces")
-        ],
-        columns=["sample_id", "path", "label", "split", "source"],
-    )
-    unknown = sorted(set(subjects) - set(found["path"]))
-    if unknown:
-        raise CheckError(
-            f"paths in the table of subjects that are not in the corpus: {len(unknown)}, first {unknown[0]}",
-            where=str(corpus_dir),
-            expected="paths relative to it, as in rafdb/Image/aligned/train_00001_aligned.jpg or fer2013/fer2013.csv#0",
-            hint="correct the rows or take them out, or restore the images",
-        )
-    found["subject"] = found["path"].map(subjects).fillna("")
-    found["group"] = found["subject"].where(found["subject"] != "", found["sample_id"])
-    found["rank"] = found["split"].map(PRECEDENCE)
-
-    conflicting = found.groupby("sample_id")["label"].transform("nunique") > 1
-    conflicts, agreed = found[conflicting], found[~conflicting]
-    # Stable sorting keeps the order in which corpus.yaml names the sources.
-    kept = agreed.sort_values("rank", kind="stable").drop_duplicates("sample_id")
-    duplicates = agreed.drop(kept.index)
-
-    best = kept.groupby("group")["rank"].transform("min")
-    leaks = kept[kept["rank"] > best]
-    rows = kept.drop(leaks.index)
-
-    place = rows["group"].map(lambda group: int(sha256(f"{settings.seed}:{group}")[:13], 16) / 16**13)
-    trainable = rows["split"] == "train"
-    split = rows["split"].mask(trainable & (place < settings.val + settings.calib), "calib")
-    rows["split"] = split.mask(trainable & (place < settings.val), "val")
-    rows = rows.sort_values("path", kind="stable")[COLUMNS].reset_index(drop=True)
-
-    kept_path = dict(zip(kept["sample_id"], kept["path"], strict=True))
-    report = {
-        "counts": {
-            "read": _counts(found),
-            "without_conflicts": _counts(agreed),
-            "without_duplicates": _counts(kept),
-            "without_leaks": _counts(rows),
-        },
-        "duplicates": [
-            {"dropped": row.path, "kept": kept_path[row.sample_id]}
-            for row in duplicates.sort_values("path").itertuples()
-        ],
-        "conflicts": [
-            {"sample_id": identifier, "labels": dict(sorted(zip(group["path"], group["label"], strict=True)))}
-            for identifier, group in conflicts.groupby("sample_id")
-        ],
-        "leaks": [{"dropped": row.path, "subject": row.subject} for row in leaks.sort_values("path").itertuples()],
-    }
-    return rows, report
-
-
-def _counts(rows: pd.DataFrame) -> dict[str, Any]:
-    return {
-        "images": len(rows),
-        "by_source": {str(k): int(v) for k, v in rows["source"].value_counts().sort_index().items()},
-        "by_split": {str(k): int(v) for k, v in rows["split"].value_counts().sort_index().items()},
-        "by_class": {str(k): int(v) for k, v in rows["label"].value_counts().sort_index().items()},
-    }
 
 
 def write(path: Path, rows: pd.DataFrame, classes: list[str], corpus: str) -> dict[str, Any]:
@@ -170,13 +92,39 @@ def digests(rows: pd.DataFrame) -> dict[str, Any]:
     """Length, and SHA-256 over the newline-joined paths and labels, of rows in their order."""
     return {
         "length": len(rows),
-        "paths_sha256": sha256("\n".join(rows["path"])),
-        "labels_sha256": sha256("\n".join(rows["label"])),
+        "paths_sha256": lines_sha256(text_column(rows, "path").chunks),
+        "labels_sha256": lines_sha256(text_column(rows, "label").chunks),
     }
 
 
-def read(path: Path) -> Index:
+def text_column(rows: pd.DataFrame, name: str) -> pa.ChunkedArray:
+    """A column of text in Arrow's memory, as large_string: not copied where pandas holds it so already."""
+    column = pa.array(rows[name], pa.large_string())
+    return column if isinstance(column, pa.ChunkedArray) else pa.chunked_array([column])
+
+
+def lines_sha256(chunks: Iterable[pa.LargeStringArray]) -> str:
+    """SHA-256, in hex, of the texts of all chunks joined by newlines, in UTF-8; no Python string is made of them."""
+    empty, newline = pa.scalar("", pa.large_string()), pa.scalar("\n", pa.large_string())
+    digest = hashlib.sha256()
+    first = 1
+    for chunk in chunks:
+        if len(chunk):
+            lines = pc.binary_join_element_wise(empty, chunk, newline)  # a newline before each text
+            _, offsets, data = lines.buffers()
+            end = np.frombuffer(offsets, np.int64)[len(lines)]
+            digest.update(memoryview(data)[first:end])  # but none before the first of all
+            first = 0
+    return digest.hexdigest()
+
+
+def read(path: Path, columns: list[str] | None = None) -> Index:
     """Read an index and check it against the digest beside it.
+
+    Parameters
+    ----------
+    columns : list of str, optional
+        The only columns that `rows` shall have; all if not given.
 
     Raises
     ------
@@ -195,12 +143,28 @@ def read(path: Path) -> Index:
             expected=str(SCHEMA_VERSION),
             hint="run `dvc repro index`",
         )
-    if sha256_file(path) != description["digest"]:
+    with ThreadPoolExecutor(1) as pool:  # parsing and digesting take equally long
+        table = pool.submit(_read_csv, path, columns)
+        digest = sha256_file(path)
+    if digest != description["digest"]:
         raise CheckError(
             "the index was changed after it was written",
             where=str(path),
             expected=f"digest {description['digest'][:12]}, from the JSON beside it",
             hint="restore it with `dvc checkout --force`, or run `dvc repro --force index`",
         )
-    rows = pd.read_csv(path, dtype=str, keep_default_na=False)
-    return Index(rows, description)
+    return Index(table.result().to_pandas(), description)
+
+
+def _read_csv(path: Path, columns: list[str] | None) -> pa.Table:
+    """Every cell as text: neither numbers nor missing values are made of any."""
+    with path.open(encoding="utf-8") as file:
+        names = file.readline().rstrip("\n").split(",")
+    return csv.read_csv(
+        path,
+        read_options=csv.ReadOptions(use_threads=False),
+        parse_options=csv.ParseOptions(newlines_in_values=True),
+        convert_options=csv.ConvertOptions(
+            column_types=dict.fromkeys(names, pa.large_string()), include_columns=columns or names
+        ),
+    )

@@ -2,26 +2,27 @@
 
 import csv
 import importlib
-from collections.abc import Iterator
+import multiprocessing
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
+import numpy as np
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..errors import CheckError, UsageError
 from ..params import explain
+from ..progress import track
 from . import sources
-from .sources import Record
+from .sources import Record, Row, SafePath, decode
 
-
-def _stays_inside(path: str) -> str:
-    if not path or path.startswith("/") or ".." in path.split("/") or "\\" in path or ":" in path:
-        raise ValueError(f"a POSIX path below the corpus directory, without `..`; found {path!r}")
-    return path
-
-
-SafePath = Annotated[str, AfterValidator(_stays_inside)]
+T = TypeVar("T")
+CHUNK = 256  # faces a worker decodes at a time
 
 
 class SourceDescription(BaseModel):
@@ -30,6 +31,7 @@ class SourceDescription(BaseModel):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
     adapter: Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
     path: SafePath
+    options: dict[str, Any] = {}
 
 
 class CorpusDescription(BaseModel):
@@ -90,26 +92,35 @@ def adapter_names() -> list[str]:
     return sorted(file.stem for file in Path(str(sources.__file__)).parent.glob("[a-z]*.py"))
 
 
-def read_corpus(corpus_dir: Path, classes: list[str]) -> Iterator[tuple[str, Record]]:
-    """Yield (source name, record) for every labelled face, source by source.
+def read_rows(corpus_dir: Path, classes: list[str]) -> Iterator[tuple[str, Row]]:
+    """Yield (source name, row) for every row of every source, source by source; nothing is decoded.
 
     Raises
     ------
     UsageError, CheckError
-        On a description, row or image that cannot be read, or a source with no row.
+        On a description or a source that cannot be read as a whole, or a source with no row. A single row that
+        cannot be read is yielded as the error that it is.
     """
     for source in describe(corpus_dir).sources:
         adapter = importlib.import_module(f"{sources.__name__}.{source.adapter}")
         try:
+            options = adapter.Options.model_validate(source.options)
+        except ValidationError as error:
+            raise UsageError(
+                f"options of source `{source.name}` do not fit:\n" + explain(error, adapter.Options),
+                where=str(corpus_dir / "corpus.yaml"),
+                hint=f"see the options of the adapter `{source.adapter}` in README.md",
+            ) from None
+        try:
             found = False
-            for record in adapter.read(corpus_dir, source.path, classes):
+            for row in adapter.read(corpus_dir, source.path, classes, options):
                 found = True
-                yield source.name, record
+                yield source.name, row
         except OSError as error:
             raise CheckError(
                 f"source `{source.name}` has not the {source.adapter} layout: {error.strerror}",
                 where=str(error.filename),
-                hint="see the layouts in README.md; correct `path` or `adapter` in corpus.yaml",
+                hint="`ferdistill corpus describe` says what lies there; correct `path` or `adapter` in corpus.yaml",
             ) from None
         except (csv.Error, UnicodeDecodeError) as error:
             raise CheckError(f"source `{source.name}` cannot be read: {error}", where=source.path) from None
@@ -120,6 +131,60 @@ def read_corpus(corpus_dir: Path, classes: list[str]) -> Iterator[tuple[str, Rec
                 expected="at least one labelled face",
                 hint="put the images in, or take the source out of corpus.yaml",
             )
+
+
+def map_faces(
+    function: Callable[[np.ndarray], T],
+    corpus_dir: Path,
+    records: Sequence[Record],
+    description: str,
+    workers: int | None = None,
+) -> Iterator[T | CheckError]:
+    """Decode faces and yield `function(pixels)` of each, in the order of `records`.
+
+    Parameters
+    ----------
+    function : callable
+        Takes pixels, RGB uint8 (H, W, 3). Worker processes must be able to import it.
+    workers : int, optional
+        Processes, at least 1. If None, one a core where there are enough faces to repay starting them. The results
+        do not depend on it.
+
+    Yields
+    ------
+    object or CheckError
+        What `function` returned, or the error of a face that cannot be decoded.
+    """
+    chunks = [records[start : start + CHUNK] for start in range(0, len(records), CHUNK)]
+    if workers is None:
+        workers = min(usable_cores(), len(chunks) // 8 or 1)
+    work = partial(_map_chunk, function, corpus_dir)
+    with ExitStack() as stack:
+        results: Iterable[list[T | CheckError]] = map(work, chunks)
+        if workers > 1:
+            # Spawned, not forked: a fork of a process whose libraries run threads may hang.
+            context = multiprocessing.get_context("spawn")
+            pool = stack.enter_context(ProcessPoolExecutor(workers, mp_context=context))
+            stack.callback(pool.shutdown, cancel_futures=True)
+            results = pool.map(work, chunks)
+        yield from track((face for chunk in results for face in chunk), description, total=len(records))
+
+
+def _map_chunk(
+    function: Callable[[np.ndarray], T], corpus_dir: Path, records: Sequence[Record]
+) -> list[T | CheckError]:
+    found: list[T | CheckError] = []
+    for record in records:
+        try:
+            found.append(function(decode(corpus_dir, record)))
+        except CheckError as error:
+            found.append(error)
+    return found
+
+
+def usable_cores() -> int:
+    """Cores this process may run on, where the system tells; else all."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def read_subjects(corpus_dir: Path) -> dict[str, str]:

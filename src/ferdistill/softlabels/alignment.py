@@ -1,19 +1,40 @@
 """The gate: do these soft labels belong to the images of this index, row by row?"""
 
+import hashlib
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
-from ..corpus.index import SPLITS, Index, digests
-from ..errors import CheckError
-from ..files import sha256_file
-from . import store
+from ..corpus.index import SPLITS, Index, digests, text_column
+from ..errors import CheckError, UsageError
+from ..files import read_json, sha256_file
+from . import foreign, store
+from .store import Part, SoftLabels
+
+WORKERS = 2  # directories read at once: one reads while another is compared; more would only hold more memory
+ANEW = "export the soft labels anew under this index: `dvc repro`"
 
 
-def check(directories: Sequence[Path], index: Index, classes: list[str]) -> dict[str, Any]:
+class Rows(NamedTuple):
+    """What the index says of one split: paths and labels, and the rows' positions in the index."""
+
+    paths: pa.LargeStringArray
+    labels: pa.LargeStringArray
+    positions: np.ndarray
+
+
+def check(
+    directories: Sequence[Path],
+    index: Index,
+    classes: list[str],
+    checkpoints: dict[str, str] | None = None,
+) -> dict[str, Any]:
     """Hold soft-label directories against an index and so against one another.
 
     Nothing is truncated, reordered or repaired: any difference is a problem.
@@ -21,44 +42,55 @@ def check(directories: Sequence[Path], index: Index, classes: list[str]) -> dict
     Parameters
     ----------
     directories : sequence of Path
-        Stores as `store.write` makes them.
+        Anything that `foreign.read_any` reads.
     classes : list of str
         The classes, in the order in which the columns must come.
+    checkpoints : dict of str to str, optional
+        The SHA-256 of each teacher's weights as they are now; see `read_checkpoints`.
 
     Returns
     -------
     dict
-        As in the report's §4.2: `dirs`, `train_len_equal`, `hash_paths_train`, `labels_equal`, `ok`; the same for
-        each split under `splits`; and `problems`, a list of {dir, split, kind, row, expected, found, hint}. `row`
-        counts within the split, from 0.
+        As in the report's §4.2: `dirs`, `train_len_equal`, `hash_paths_train` (of the index), `labels_equal` (no label
+        contradicts the index), `ok`; the same for each split under `splits`; what each directory holds under
+        `soft_labels`; and `problems`, a list of {dir, split, kind, row, expected, found, hint}. `row` counts within
+        the split, from 0; in the whole file where `split` is "".
+
+    Raises
+    ------
+    UsageError
+        If a directory is given twice or does not exist.
+    CheckError
+        If a file cannot be read at all.
     """
-    problems: list[dict[str, Any]] = []
-    wanted = {split: index.rows.iloc[index.positions(split)].reset_index(drop=True) for split in SPLITS}
-    for directory in directories:
-        table, manifest = store.read(directory)
-        problems += _check_manifest(directory, manifest, index, classes)
-        stray = ~table["split"].isin(SPLITS).to_numpy()
-        if stray.any():
-            row = int(np.flatnonzero(stray)[0])
-            problems.append(
-                _problem(
-                    directory,
-                    "",
-                    "split",
-                    row,
-                    "one of " + ", ".join(SPLITS),
-                    table["split"][row],
-                    "export anew",
-                )
-            )
-        for split in SPLITS:
-            found = table[table["split"] == split].reset_index(drop=True)
-            problems += _check_split(directory, split, found, wanted[split], manifest)
-    kinds = {split: {p["kind"] for p in problems if p["split"] == split} for split in SPLITS}
+    resolved = [directory.resolve() for directory in directories]
+    for place, directory in enumerate(resolved):
+        if directory in resolved[:place]:
+            raise UsageError("a directory given twice", where=str(directories[place]), hint="name each once")
+    positions = {split: index.positions(split) for split in SPLITS}
+    # A mask, since pandas is five times slower by positions.
+    described = {split: digests(index.rows.loc[index.rows["split"] == split, ["path", "label"]]) for split in SPLITS}
+
+    def check_one(directory: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        own = store.TABLE in foreign.find(directory)
+        soft = store.describe(directory) if own else foreign.read_any(directory)
+        problems = _check_claims(soft, index, classes, checkpoints or {})
+        values_sha256 = _sweep(soft, index, positions, described) if own else ""
+        if not values_sha256:
+            soft = store.read_parts(directory) if own else soft
+            problems += _check_parts(soft, _wanted(index), described, classes)
+            values_sha256 = _values_sha256(soft)
+        return _summary(soft, values_sha256), problems
+
+    with ThreadPoolExecutor(WORKERS) as pool:
+        checked = list(pool.map(check_one, directories))
+    soft_labels = [summary for summary, _ in checked]
+    problems = [problem for _, found in checked for problem in found] + _check_copies(soft_labels)
+    kinds = {split: {p["kind"] for p in problems if p["split"] in (split, "")} for split in SPLITS}
     by_split = {
         split: {
             "len_equal": "length" not in kinds[split],
-            "hash_paths": digests(wanted[split])["paths_sha256"],
+            "hash_paths": described[split]["paths_sha256"],
             "labels_equal": "label" not in kinds[split],
             "ok": not kinds[split],
         }
@@ -72,6 +104,7 @@ def check(directories: Sequence[Path], index: Index, classes: list[str]) -> dict
         "labels_equal": all(part["labels_equal"] for part in by_split.values()),
         "ok": not problems,
         "splits": by_split,
+        "soft_labels": soft_labels,
         "problems": problems,
     }
 
@@ -97,75 +130,254 @@ def require(report: dict[str, Any]) -> None:
     )
 
 
-def _check_manifest(
-    directory: Path, manifest: dict[str, Any], index: Index, classes: list[str]
+def read_checkpoints(directory: Path) -> dict[str, str]:
+    """The digest of each teacher's weights, from DIRECTORY/TEACHER/config.json where that file exists."""
+    configs = {file.parent.name: read_json(file) for file in sorted(directory.glob("*/config.json"))}
+    return {teacher: config["sha256"] for teacher, config in configs.items() if "sha256" in config}
+
+
+def _sweep(
+    soft: SoftLabels, index: Index, positions: dict[str, np.ndarray], described: dict[str, dict[str, Any]]
+) -> str:
+    """The digest of a store's values if it holds the index's rows in their order and nothing is wrong, else "".
+
+    Only a batch is held at a time. The first difference ends it unnamed: `_check_parts` names it.
+    """
+    assert soft.manifest is not None
+    wanted = {name: text_column(index.rows, name) for name in store.KEYS}
+    digest, start = hashlib.sha256(), 0
+    right = np.zeros(len(index.rows), bool)
+    for texts, values in store.read_batches(soft):
+        stop = start + len(values)
+        same = all(wanted[name].slice(start, len(values)).equals(pa.chunked_array([texts[name]])) for name in texts)
+        if not same or not np.isfinite(values).all():
+            return ""
+        right[start:stop] = foreign.distributions(values)
+        digest.update(values.data)
+        start = stop
+    if start < len(right) or soft.manifest.get("splits") != described:
+        return ""
+    return "" if any(right[rows].all() for rows in positions.values()) else digest.hexdigest()
+
+
+def _values_sha256(soft: SoftLabels) -> str:
+    """The digest of the values in the order of the files' rows, whatever their splits."""
+    digest = hashlib.sha256()
+    for file in sorted({part.file for part in soft.parts.values()}):
+        parts = [part for part in soft.parts.values() if part.file == file]
+        order = np.argsort(np.concatenate([part.rows for part in parts]))
+        digest.update(np.concatenate([part.values for part in parts])[order].data)
+    return digest.hexdigest()
+
+
+def _wanted(index: Index) -> dict[str, Rows]:
+    """The index's rows of each split, and under "" all of them."""
+    paths, labels = (text_column(index.rows, name).combine_chunks() for name in ("path", "label"))
+    wanted = {"": Rows(paths, labels, np.arange(len(paths)))}
+    for split in SPLITS:
+        positions = index.positions(split)
+        wanted[split] = Rows(paths.take(pa.array(positions)), labels.take(pa.array(positions)), positions)
+    return wanted
+
+
+def _summary(soft: SoftLabels, values_sha256: str) -> dict[str, Any]:
+    return {
+        "dir": soft.directory.as_posix(),
+        "teacher": soft.teacher,
+        "kind": soft.kind,
+        "kind_from": soft.kind_from,
+        "temperature": soft.temperature,
+        "checkpoint_sha256": soft.manifest.get("checkpoint_sha256") if soft.manifest else None,
+        "values_sha256": values_sha256,
+    }
+
+
+def _check_claims(
+    soft: SoftLabels, index: Index, classes: list[str], checkpoints: dict[str, str]
 ) -> list[dict[str, Any]]:
-    anew = "export the soft labels anew: `dvc repro`"
-    facts = [
-        ("index digest", index.digest, manifest.get("index_digest"), anew),
-        (
-            "classes",
-            classes,
-            manifest.get("classes"),
-            "export with the classes of params.yaml, in that order",
-        ),
-        (
-            "temperature",
-            1.0,
-            manifest.get("temperature"),
-            "store raw logits; they are softened when they are read",
-        ),
-        ("table digest", manifest.get("table_sha256"), sha256_file(directory / store.TABLE), anew),
-    ]
+    """What a directory says of itself, in its manifest or in the names of its columns."""
+    facts: list[tuple[str, object, object, str]] = []
+    in_order = "export with the classes of params.yaml, in that order"
+    if soft.classes is not None:
+        facts.append(("classes", classes, soft.classes, in_order))
+    if soft.temperature is not None or soft.manifest:
+        hint = "softened once, they cannot be softened as others are: export them at temperature 1"
+        facts.append(("temperature", 1.0, soft.temperature, hint))
+    if soft.manifest:
+        checkpoint = soft.manifest.get("checkpoint_sha256")
+        facts += [
+            ("index digest", index.digest, soft.manifest.get("index_digest"), ANEW),
+            ("table digest", soft.manifest.get("table_sha256"), sha256_file(soft.directory / store.TABLE), ANEW),
+            ("checkpoint", checkpoints.get(soft.teacher, checkpoint), checkpoint, f"other weights by now: {ANEW}"),
+        ]
+        damaged = (soft.manifest.get("provenance") or {}).get("damaged")
+        facts.append(("damaged", None, damaged, "put out of step for a study of misalignment: never train on them"))
+        if soft.classes == classes:
+            facts.append(("classes", classes, soft.manifest["classes"], in_order))
     return [
-        _problem(directory, "", kind, None, expected, found, hint)
+        _problem(soft.directory, "", kind, None, expected, found, hint)
         for kind, expected, found, hint in facts
         if expected != found
     ]
 
 
-def _check_split(
-    directory: Path, split: str, found: pd.DataFrame, wanted: pd.DataFrame, manifest: dict[str, Any]
-) -> list[dict[str, Any]]:
+def _check_copies(soft_labels: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Directories of different name or teacher must hold different values, from different checkpoints."""
     problems = []
-    paths, expected = found["path"].to_numpy(), wanted["path"].to_numpy()
-    shared = min(len(paths), len(expected))
-    differing = np.flatnonzero(paths[:shared] != expected[:shared])
-    first = int(differing[0]) if len(differing) else shared
-    missing, extra = set(expected) - set(paths), set(paths) - set(expected)
-    anew = "export the soft labels anew under this index: `dvc repro`"
+    for earlier, later in combinations(soft_labels, 2):
+        claims = [(Path(one["dir"]).name, one["teacher"]) for one in (earlier, later)]
+        same = [
+            what
+            for what in ("values", "checkpoint")
+            if earlier[f"{what}_sha256"] == later[f"{what}_sha256"] is not None
+        ]
+        if same and claims[0] != claims[1]:
+            expected = f"a {same[0]} digest of its own, for {later['teacher']}"
+            found = f"that of {earlier['dir']}, for {earlier['teacher']}"
+            hint = "one is a copy of the other: " + ANEW
+            problems.append(_problem(Path(later["dir"]), "", "checkpoint", None, expected, found, hint))
+    return problems
+
+
+def _check_parts(
+    soft: SoftLabels, wanted: dict[str, Rows], described: dict[str, dict[str, Any]], classes: list[str]
+) -> list[dict[str, Any]]:
+    whole = list(soft.parts) == [""] and not soft.manifest
+    problems = [
+        _problem(
+            soft.directory, "", "split", int(part.rows[0]), "one of " + ", ".join(SPLITS), split or "no split", ANEW
+        )
+        for split, part in soft.parts.items()
+        if split not in SPLITS and not whole
+    ]
+    for split in [""] if whole else SPLITS:
+        if split in soft.parts:
+            problems += _check_keys(soft.directory, split, soft.parts[split], wanted[split])
+        else:
+            expected = f"{len(wanted[split].paths)} rows"
+            problems.append(_problem(soft.directory, split, "length", 0, expected, "none of this split", ANEW))
+    if soft.manifest and not problems:
+        problems += _check_places(soft, wanted, described)
+    for split, part in soft.parts.items():
+        problems += _check_values(soft, split, part, classes)
+    return problems
+
+
+def _check_keys(directory: Path, split: str, part: Part, wanted: Rows) -> list[dict[str, Any]]:
+    """Length, paths and labels, row by row."""
+    at = np.arange(len(part.values))
+    problems: list[dict[str, Any]] = []
+    in_step = part.paths is None or part.paths.equals(wanted.paths)
+    if part.paths is None:
+        if len(at) != len(wanted.paths):
+            found = f"{len(at)} rows, without paths"
+            problems.append(_problem(directory, split, "length", None, f"{len(wanted.paths)} rows", found, ANEW))
+            at[:] = -1
+        hint = "run `ferdistill align canary`, which compares them with the labels; or " + ANEW
+        problems.append(
+            _problem(directory, split, "keys", None, "a path for each row", "nothing to check order by", hint)
+        )
+    elif not in_step:
+        problems, at = _compare_paths(directory, split, part.paths, wanted.paths)
+    if part.labels is not None and not (in_step and part.labels.equals(wanted.labels)):
+        labels = part.labels.to_numpy(zero_copy_only=False)
+        right = wanted.labels.take(pa.array(at, mask=at < 0)).to_numpy(zero_copy_only=False)
+        wrong = np.flatnonzero((at >= 0) & (labels != right))
+        if len(wrong):
+            row = int(wrong[0])
+            found = labels[row] if part.paths is None else f"{labels[row]} for {part.paths[row]}"
+            problems.append(_problem(directory, split, "label", row, right[row], found, ANEW))
+    return problems
+
+
+def _compare_paths(
+    directory: Path, split: str, found: pa.LargeStringArray, wanted: pa.LargeStringArray
+) -> tuple[list[dict[str, Any]], np.ndarray]:
+    """The problems of paths that differ, and where in the index's rows each belongs; -1 where nowhere."""
+    paths, expected = (texts.to_numpy(zero_copy_only=False) for texts in (found, wanted))
+    at = pd.Index(expected).get_indexer(paths)
+    missing = np.setdiff1d(np.arange(len(expected)), at)
+    extra = np.flatnonzero(at < 0)
+    repeated = pd.Index(paths).duplicated()
+    doubled = np.flatnonzero(repeated)
+    known = np.flatnonzero((at >= 0) & ~repeated)
+    moved = known[at[known] != np.sort(at[known])]
+    if len(missing) or len(extra):
+        hint = f"another set of paths ({len(missing)} of the index absent, {len(extra)} not of this split); {ANEW}"
+    else:
+        hint = f"the set of paths is the same: {'rows are doubled' if len(doubled) else 'a permutation'}; {ANEW}"
+    problems = []
     if len(paths) != len(expected):
+        shared = min(len(paths), len(expected))
+        differing = np.flatnonzero(paths[:shared] != expected[:shared])
+        first = int(differing[0]) if len(differing) else shared
         text = f"{len(paths)} rows; first difference at row {first}"
-        problems.append(_problem(directory, split, "length", first, f"{len(expected)} rows", text, anew))
-    doubled = np.flatnonzero(pd.Series(paths).duplicated().to_numpy())
+        problems.append(_problem(directory, split, "length", first, f"{len(expected)} rows", text, hint))
     if len(doubled):
         row = int(doubled[0])
-        problems.append(_problem(directory, split, "duplicate", row, "each path once", paths[row], anew))
-    if missing:
-        row = int(np.flatnonzero(wanted["path"].isin(missing).to_numpy())[0])
-        text = f"{len(missing)} paths of the index are absent"
-        problems.append(_problem(directory, split, "missing", row, expected[row], text, anew))
-    if extra:
-        row = int(np.flatnonzero(found["path"].isin(extra).to_numpy())[0])
-        problems.append(_problem(directory, split, "extra", row, "a path of this split of the index", paths[row], anew))
-    if len(differing) and not missing and not extra and not len(doubled):
-        hint = "the set of paths is the same: a permutation; " + anew
-        problems.append(_problem(directory, split, "order", first, expected[first], paths[first], hint))
+        problems.append(_problem(directory, split, "duplicate", row, "each path once", paths[row], hint))
+    if len(missing):
+        row = int(missing[0])
+        text = f"{paths[row]} in its row" if row < len(paths) else "no such row"
+        problems.append(_problem(directory, split, "missing", row, expected[row], text, hint))
+    if len(extra):
+        row = int(extra[0])
+        text = f"a path of this split, as {expected[row]}" if row < len(expected) else "no such row"
+        problems.append(_problem(directory, split, "extra", row, text, paths[row], hint))
+    if len(moved):
+        row = int(moved[0])
+        # Without missing or extra rows, this is the path that belongs here.
+        belongs = expected[np.sort(at[known])[np.searchsorted(known, row)]]
+        problems.append(_problem(directory, split, "order", row, belongs, paths[row], hint))
+    return problems, at
 
-    by_path = wanted.set_index("path")["label"]
-    known = found["path"].isin(by_path.index).to_numpy()
-    right = by_path.reindex(found["path"]).to_numpy()
-    wrong = np.flatnonzero(known & (found["label"].to_numpy() != right))
-    if len(wrong):
-        row = int(wrong[0])
-        text = f"{found['label'][row]} for {paths[row]}"
-        problems.append(_problem(directory, split, "label", row, right[row], text, anew))
-    logits = store.logits_of(found, manifest["classes"])
-    broken = np.flatnonzero(~np.isfinite(logits).all(axis=1))
-    if len(broken):
-        row = int(broken[0])
-        text = f"{logits[row].tolist()} for {paths[row]}"
-        problems.append(_problem(directory, split, "non-finite", row, "finite logits", text, anew))
+
+def _check_places(
+    soft: SoftLabels, wanted: dict[str, Rows], described: dict[str, dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Of a store whose every split agrees with the index: do their places in the table, and the manifest's digests?"""
+    problems = []
+    for split, part in soft.parts.items():
+        moved = np.flatnonzero(part.rows != wanted[split].positions)
+        if len(moved):
+            row = int(moved[0])
+            expected = f"{wanted[split].paths[row]} in row {wanted[split].positions[row]} of the table"
+            problems.append(
+                _problem(soft.directory, split, "order", row, expected, f"row {part.rows[row]} of it", ANEW)
+            )
+        claimed = ((soft.manifest or {}).get("splits") or {}).get(split)
+        if claimed != described[split]:
+            hint = "the manifest was edited by hand: " + ANEW
+            problems.append(_problem(soft.directory, split, "table digest", None, described[split], claimed, hint))
+    return problems
+
+
+def _check_values(soft: SoftLabels, split: str, part: Part, classes: list[str]) -> list[dict[str, Any]]:
+    """Finite, a column a class, and of the kind that they are said to be."""
+    if part.values.shape[1] != len(classes):
+        expected, found = f"{len(classes)} columns: {', '.join(classes)}", f"{part.values.shape[1]} columns"
+        hint = "export with the classes of params.yaml, in that order"
+        return [_problem(soft.directory, split, "classes", None, expected, found, hint)]
+
+    def shown(row: int) -> str:
+        return f"{part.values[row].tolist()}" + ("" if part.paths is None else f" for {part.paths[row]}")
+
+    problems = []
+    finite = np.isfinite(part.values)
+    if not finite.all():
+        row = int(np.argmin(finite.all(axis=1)))
+        problems.append(_problem(soft.directory, split, "non-finite", row, f"finite {soft.kind}", shown(row), ANEW))
+    right = foreign.distributions(part.values)
+    if soft.kind == "probabilities":
+        wrong = np.flatnonzero(finite.all(axis=1) & ~right)
+        if len(wrong):
+            row = int(wrong[0])
+            expected = f"none negative, and the sum 1 within {foreign.TOLERANCE:g} (probabilities, {soft.kind_from})"
+            text = f"the sum {part.values[row].sum():.4g} of {shown(row)}"
+            problems.append(_problem(soft.directory, split, "not a distribution", row, expected, text, ANEW))
+    elif len(right) and right.all():
+        expected, text = f"logits, {soft.kind_from}", "probabilities: every row lies in [0, 1] with the sum 1"
+        problems.append(_problem(soft.directory, split, "not a distribution", 0, expected, text, "export raw logits"))
     return problems
 
 

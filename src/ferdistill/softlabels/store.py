@@ -7,12 +7,15 @@ the wrong way.
 """
 
 import importlib.metadata
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..corpus.index import SPLITS, Index, digests
@@ -22,6 +25,65 @@ from ..files import atomic, read_json, sha256_file, write_json
 SCHEMA_VERSION = 1
 TABLE = "softlabels.parquet"
 MANIFEST = "manifest.json"
+KEYS = ["path", "label", "split"]
+BATCH = 65_536  # rows read at a time
+
+
+@dataclass(frozen=True)
+class Part:
+    """The soft labels of one split.
+
+    Attributes
+    ----------
+    values : ndarray, float32, (N, K)
+        Logits or probabilities; memory-mapped where the file allows it.
+    paths, labels : pyarrow large_string array of length N, or None
+        None where the files do not say.
+    rows : ndarray, int64, (N,)
+        Where in the file each row stands, ascending from 0.
+    file : Path
+        Where they lie.
+    """
+
+    values: np.ndarray
+    paths: pa.LargeStringArray | None
+    labels: pa.LargeStringArray | None
+    rows: np.ndarray
+    file: Path
+
+
+@dataclass(frozen=True)
+class SoftLabels:
+    """One teacher's soft labels, whoever wrote them: `foreign.read_any` reads every form into this.
+
+    Attributes
+    ----------
+    directory : Path
+    classes : list of str, or None
+        What the columns of `Part.values` are, in their order; None if the files do not say.
+    kind : {"logits", "probabilities"}
+    kind_from : str
+        How that is known.
+    temperature : float or None
+        Of the softmax or, for logits, what they were divided by; None if the files do not say.
+    manifest : dict or None
+        That of our own stores.
+    parts : dict of str to Part
+        By split; "" where the files do not say which split: the whole index, in its order.
+    """
+
+    directory: Path
+    classes: list[str] | None
+    kind: str
+    kind_from: str
+    temperature: float | None
+    manifest: dict[str, Any] | None
+    parts: dict[str, Part]
+
+    @property
+    def teacher(self) -> str:
+        """The teacher that the manifest names, or else the directory's name."""
+        return str((self.manifest or {}).get("teacher", self.directory.name))
 
 
 def write(
@@ -31,14 +93,24 @@ def write(
     classes: list[str],
     *,
     teacher: str,
-    checkpoint_sha256: str,
+    checkpoint_sha256: str | None,
+    provenance: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Write one teacher's logits (N, K), row i being row i of the index; return the manifest."""
+    """Write one teacher's logits (N, K), row i being row i of the index; return the manifest.
+
+    `provenance` goes into the manifest as it is; see `repair`.
+    """
     table = index.rows[["path", "split", "label"]].reset_index(drop=True)
     columns = [f"logit_{name}" for name in classes]
     table = pd.concat([table, pd.DataFrame(logits.astype(np.float32), columns=columns)], axis=1)
     with atomic(directory / TABLE) as temporary:
-        pq.write_table(pa.Table.from_pandas(table, preserve_index=False), temporary, compression="zstd")
+        pq.write_table(
+            pa.Table.from_pandas(table, preserve_index=False),
+            temporary,
+            compression="zstd",
+            use_dictionary=["split", "label"],  # the others hardly repeat: a dictionary of them only takes space
+            row_group_size=2 * BATCH,
+        )
     manifest = {
         "schema_version": SCHEMA_VERSION,
         "teacher": teacher,
@@ -51,6 +123,8 @@ def write(
         "splits": {split: digests(table[table["split"] == split]) for split in SPLITS},
         "versions": {name: importlib.metadata.version(name) for name in ("numpy", "pyarrow", "timm", "torch")},
     }
+    if provenance is not None:
+        manifest["provenance"] = provenance
     write_json(directory / MANIFEST, manifest)
     return manifest
 
@@ -65,6 +139,103 @@ def read(directory: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     CheckError
         If a file cannot be read or lacks a column.
     """
+    soft, file = _open(directory)
+    try:
+        with file:
+            return file.read().to_pandas(), soft.manifest or {}
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(directory, error) from None
+
+
+def read_parts(directory: Path) -> SoftLabels:
+    """One store, split by split; raises as `read` does."""
+    soft = describe(directory)
+    batches = list(read_batches(soft))
+    values = np.concatenate([np.empty((0, len(soft.classes or [])), np.float32), *(values for _, values in batches)])
+    none = pa.array([], pa.large_string())
+    paths, labels, splits = (pa.concat_arrays([none, *(texts[name] for texts, _ in batches)]) for name in KEYS)
+    return replace(soft, parts=split_parts(directory / TABLE, values, paths, labels, splits))
+
+
+def describe(directory: Path) -> SoftLabels:
+    """What the manifest of a store and the names of its columns say, `parts` left empty; raises as `read` does.
+
+    `classes` are the table's, in the order of its columns.
+    """
+    soft, file = _open(directory)
+    file.close()
+    return soft
+
+
+def read_batches(soft: SoftLabels) -> Iterator[tuple[dict[str, pa.LargeStringArray], np.ndarray]]:
+    """The table of a store that `describe` gave, in its order: path, label and split, and logits (n, K), float32."""
+    names = [f"logit_{name}" for name in soft.classes or []]
+    path = soft.directory / TABLE
+    start = 0
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(BATCH, columns=[*KEYS, *names]):
+                texts = {name: text(batch.column(name), path, name, start) for name in KEYS}
+                values = np.empty((len(batch), len(names)), np.float32)
+                for place, name in enumerate(names):
+                    values[:, place] = numbers(batch.column(name), path, name)
+                yield texts, values
+                start += len(batch)
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(soft.directory, error) from None
+
+
+def split_parts(
+    file: Path,
+    values: np.ndarray,
+    paths: pa.LargeStringArray | None,
+    labels: pa.LargeStringArray | None,
+    splits: pa.LargeStringArray | None,
+) -> dict[str, Part]:
+    """Share the rows of one file out by its column of splits; without one, all of them are the part ""."""
+    if splits is None:
+        return {"": Part(values, paths, labels, np.arange(len(values)), file)}
+    parts = {}
+    for split in pc.unique(splits).to_pylist():
+        rows = np.flatnonzero(pc.equal(splits, pa.scalar(split, splits.type)).to_numpy(zero_copy_only=False))
+        take = pa.array(rows)
+        parts[split] = Part(
+            values[rows],
+            None if paths is None else paths.take(take),
+            None if labels is None else labels.take(take),
+            rows,
+            file,
+        )
+    return parts
+
+
+def text(column: pa.Array | pa.ChunkedArray, file: Path, name: str, start: int = 0) -> pa.LargeStringArray:
+    """A column of paths, labels or splits, from row `start` on, as one array; a CheckError where it is not all text."""
+    try:
+        column = column.cast(pa.large_string())
+    except pa.ArrowException as error:
+        raise CheckError(f"not a column of text: {error}", where=f"{file}, column {name}") from None
+    if column.null_count:
+        row = start + pc.index(pc.is_null(column), True).as_py()
+        raise CheckError("a cell is empty", where=f"{file}, column {name}, row {row}", expected="text in each row")
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+
+
+def numbers(column: pa.Array | pa.ChunkedArray, file: Path, name: str) -> np.ndarray:
+    """One class's column as float32; empty cells are NaN. A CheckError where it does not hold floats."""
+    if not pa.types.is_floating(column.type):
+        raise CheckError(
+            f"a column of type {column.type}",
+            where=f"{file}, column {name}",
+            expected="floating-point logits or probabilities",
+            hint="integers cannot be soft labels: export them anew, unrounded",
+        )
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes an infinity, which the gate refuses
+        return column.to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
+
+
+def _open(directory: Path) -> tuple[SoftLabels, pq.ParquetFile]:
+    """A store as `describe` gives it, and its table."""
     if not directory.is_dir():
         raise UsageError(
             "no soft labels here",
@@ -72,27 +243,67 @@ def read(directory: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
             expected="a directory written by the stage softlabels",
             hint="run `dvc repro`, or `dvc pull`",
         )
+    if not (directory / MANIFEST).is_file():
+        raise UsageError(
+            f"soft labels without their {MANIFEST}",
+            where=str(directory),
+            expected=f"{TABLE} and {MANIFEST}: one says what the other belongs to",
+            hint="restore both with `dvc checkout --force`; rename the table if another program wrote it",
+        )
     manifest = read_json(directory / MANIFEST)
+    anew = "restore it with `dvc checkout --force`, or export the soft labels anew"
+    classes = manifest.get("classes") if isinstance(manifest, dict) else None
+    if not isinstance(classes, list) or not classes or manifest.get("kind") != "logits":
+        raise CheckError(
+            "not the manifest of a store of soft labels",
+            where=str(directory / MANIFEST),
+            expected="an object with kind logits and a list of classes",
+            hint=anew,
+        )
+    if manifest.get("schema_version") != SCHEMA_VERSION:
+        raise CheckError(
+            f"soft-label schema version {manifest.get('schema_version')}",
+            where=str(directory / MANIFEST),
+            expected=str(SCHEMA_VERSION),
+            hint=anew,
+        )
     try:
-        table = pq.read_table(directory / TABLE).to_pandas()
+        file = pq.ParquetFile(directory / TABLE)
     except FileNotFoundError:
-        raise UsageError("soft labels without their table", where=str(directory / TABLE)) from None
-    except (pa.ArrowException, OSError) as error:
-        raise CheckError(
-            f"not a whole Parquet file: {error}",
-            where=str(directory / TABLE),
-            hint="restore it with `dvc checkout --force`",
+        raise UsageError(
+            f"soft labels without their {TABLE}", where=str(directory), hint="restore both with `dvc checkout --force`"
         ) from None
-    wanted = ["path", "split", "label", *(f"logit_{name}" for name in manifest.get("classes", []))]
-    missing = [name for name in wanted if name not in table.columns]
-    if missing or not manifest.get("classes"):
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(directory, error) from None
+    wanted = ["path", "split", "label", *(f"logit_{name}" for name in classes)]
+    names = file.schema_arrow.names
+    missing = [name for name in wanted if name not in names]
+    if missing or len(set(names)) < len(names):
+        file.close()
         raise CheckError(
-            f"columns are missing: {', '.join(missing) or 'every class'}",
+            f"columns are missing: {', '.join(missing)}" if missing else f"columns of one name: {', '.join(names)}",
             where=str(directory / TABLE),
             expected=", ".join(wanted),
             hint="export the soft labels anew",
         )
-    return table, manifest
+    soft = SoftLabels(
+        directory=directory,
+        classes=[name.removeprefix("logit_") for name in names if name.startswith("logit_")],
+        kind="logits",
+        kind_from="declared by the manifest",
+        temperature=manifest.get("temperature"),
+        manifest=manifest,
+        parts={},
+    )
+    return soft, file
+
+
+def _damaged(directory: Path, error: Exception) -> CheckError:
+    return CheckError(
+        f"not a whole Parquet file: {error}",
+        where=str(directory / TABLE),
+        hint="restore it with `dvc checkout --force`",
+    )
 
 
 def logits_of(table: pd.DataFrame, classes: list[str]) -> np.ndarray:

@@ -12,7 +12,7 @@ from ..corpus.index import Index, digests
 from ..errors import CheckError, UsageError
 from ..files import atomic, read_json, sha256_file, write_json
 from ..params import Params
-from . import store
+from . import store, views
 
 TENSORS = "targets.safetensors"
 PLAN = "plan.json"
@@ -20,11 +20,12 @@ PLAN = "plan.json"
 
 @dataclass(frozen=True)
 class Targets:
-    """M teachers, N train rows, K classes; M is 0 for the cross-entropy baseline.
+    """M teachers, V views, N train rows, K classes; M is 0 for the cross-entropy baseline.
 
     Attributes
     ----------
-    logits : ndarray, float32, (M, N, K)
+    logits : ndarray, float32, (M, V, N, K)
+        With one view, of the images as they are; with more, of the recorded views of `softlabels.views`.
     weights : ndarray, float32, (M,)
         Each teacher's weight in the whole family; they sum to 1.
     sources : ndarray, int64, (M,)
@@ -49,12 +50,15 @@ def write(directory: Path, index: Index, params: Params) -> None:
     ]
     parts = [part for part in parts if part["weight"] > 0]  # lambda may be 0 or 1
     numbers = {number: place for place, number in enumerate(dict.fromkeys(part["source"] for part in parts))}
-    logits = np.zeros((len(parts), len(rows), len(params.classes)), np.float32)
+    logits = np.zeros((len(parts), params.views, len(rows), len(params.classes)), np.float32)
     for place, part in enumerate(parts):
         part["source"] = numbers[part["source"]]
         table, manifest = store.read(params.softlabels_dir(part["teacher"]))
         part["checkpoint_sha256"] = manifest["checkpoint_sha256"]
-        logits[place] = store.logits_of(table, params.classes)[rows]
+        logits[place, 0] = store.logits_of(table, params.classes)[rows]
+        if params.views > 1:
+            directory_of = params.softlabels_dir(part["teacher"])
+            logits[place] = views.read(directory_of, index, params.views, manifest["table_sha256"])
     tensors: dict[str, np.ndarray] = {
         "logits": logits,
         "weights": np.array([part["weight"] for part in parts], np.float32),
@@ -67,6 +71,7 @@ def write(directory: Path, index: Index, params: Params) -> None:
         {
             "run_family": params.run_family,
             "fusion": params.family_.fusion if params.distils else None,
+            "views": params.views,
             "classes": params.classes,
             "teachers": parts,
             "index_digest": index.digest,
@@ -100,6 +105,7 @@ def read(directory: Path, index: Index, params: Params) -> Targets:
         ("train rows", digests(index.rows.iloc[index.positions("train")]), plan["train"]),
         ("classes", params.classes, plan["classes"]),
         ("family", params.run_family, plan["run_family"]),
+        ("number of views", params.views, plan["views"]),
     ]
     for name, expected, found in facts:
         if expected != found:

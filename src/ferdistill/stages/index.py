@@ -1,28 +1,52 @@
 """Build the canonical index of the corpus."""
 
+import pandas as pd
+
 from ..corpus import index, truth
-from ..files import write_json
+from ..corpus.build import build
+from ..corpus.sheets import write_sheets
+from ..files import atomic, write_json
 from ..params import Params
+
+STEPS = ("dropped", "quarantined", "conflict", "duplicate", "leak")
 
 
 def run(params: Params) -> None:
-    """data/raw/CORPUS -> data/index/TAG.csv, TAG.json, TAG.report.json, metrics/index.json."""
-    rows, report = index.build(params.corpus_dir, params.classes, params.index)
-    description = index.write(params.index_csv, rows, params.classes, params.corpus)
-    write_json(params.index_csv.with_suffix(".report.json"), report)
-    counts = report["counts"]
+    """data/raw/CORPUS -> data/index/TAG{.csv,.json,.report.json,.left_out.csv,_sheets}, metrics and a plot."""
+    built = build(params.corpus_dir, params.classes, params.index)
+    rows, report = built.rows, built.report
+    csv = params.index_csv
+    description = index.write(csv, rows, params.classes, params.corpus)
+    write_json(csv.with_suffix(".report.json"), report)
+    with atomic(csv.with_suffix(".left_out.csv")) as temporary:
+        built.left_out.to_csv(temporary, index=False, lineterminator="\n", encoding="utf-8")
+    sheets = csv.with_name(f"{csv.stem}_sheets")
+    write_sheets(sheets, index.read(csv), report, params.corpus_dir, params.classes)
+
+    kinds = pd.Series([copy["kind"] for copy in report["duplicates"]], dtype=str).value_counts()
+    by_class = rows["label"].value_counts()
     metrics = {
-        "read": counts["read"]["images"],
+        "rows_listed": report["rows_listed"],
         "indexed": len(rows),
-        "duplicates_dropped": len(report["duplicates"]),
-        "conflicts_dropped": counts["read"]["images"] - counts["without_conflicts"]["images"],
-        "leaks_dropped": len(report["leaks"]),
+        "left_out": {
+            step: report["left_out"].get(step, 0)
+            for step in ("dropped", "quarantined", "conflict", "duplicate", "leak")
+        },
+        "duplicates": {kind: int(kinds.get(kind, 0)) for kind in ("exact", "near", "mirrored")},
+        "conflicts": len(report["conflicts"]),
         "images_in": {split: part["length"] for split, part in description["splits"].items()},
-        "images_of": counts["without_leaks"]["by_class"],
+        "images_of": {name: int(by_class[name]) for name in params.classes},
+        "images_from": {str(name): int(n) for name, n in rows["source"].value_counts().sort_index().items()},
+        "imbalance": float(by_class.max() / by_class.min()),
+        "stratification_deviation": report["stratification"]["largest_deviation"],
     }
     ceiling = truth.ceiling(params.corpus_dir, rows, params.classes)
     write_json("metrics/index.json", metrics | ({"ceiling_macro_f1": ceiling} if ceiling else {}))
+    counts = pd.crosstab(rows["label"], rows["split"]).reindex(index=params.classes, columns=index.SPLITS)
+    table = counts.rename_axis("class").reset_index().melt("class", var_name="split", value_name="images")
+    with atomic("plots/class_counts.csv") as temporary:
+        table.to_csv(temporary, index=False, lineterminator="\n")
     print(
-        f"{counts['read']['images']} faces read, {len(rows)} indexed: {len(report['duplicates'])} duplicates, "
-        f"{len(report['conflicts'])} label conflicts and {len(report['leaks'])} leaks dropped"
+        f"{report['rows_listed']} rows listed, {len(rows)} faces indexed; left out: "
+        + (", ".join(f"{count} {step}" for step, count in report["left_out"].items()) or "none")
     )

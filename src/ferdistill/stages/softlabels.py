@@ -1,22 +1,25 @@
-"""Write one teacher's logits for every image of the index."""
+"""Write one teacher's logits for every image of the index, and for recorded views of the training images."""
 
 from pathlib import Path
 
 import numpy as np
+from scipy.special import softmax
 
-from ..corpus import images, index
+from ..corpus import images, index, truth
 from ..errors import CheckError
 from ..files import write_json
 from ..params import Params
-from ..softlabels import store
+from ..softlabels import store, views
 from ..training import models
-from ..training.loop import Split, make_deterministic, predict
+from ..training.augment import VIEW_AUGMENT, recorded
+from ..training.loop import Split, make_deterministic, predict, splits_of
 
 
 def run(params: Params, name: str) -> None:
     """Teacher, index and images -> data/softlabels/NAME_TAG, metrics/softlabels/NAME.json."""
     rows = index.read(params.index_csv)
     packed = images.load(params.images_npy, rows)
+    codes = rows.codes(params.classes)
     directory = Path("models/teachers") / name
     network, config = models.load_network(directory)
     for what, expected in (("classes", params.classes), ("index_digest", rows.digest)):
@@ -28,20 +31,24 @@ def run(params: Params, name: str) -> None:
                 hint=f"run `dvc repro teacher@{name}`",
             )
     make_deterministic(0)
-    logits = predict(network, Split(packed, np.arange(len(rows.rows)), rows.codes(params.classes)))
-    manifest = store.write(
-        params.softlabels_dir(name),
-        rows,
-        logits,
-        params.classes,
-        teacher=name,
-        checkpoint_sha256=config["sha256"],
+    logits = predict(network, Split(packed, np.arange(len(rows.rows)), codes))
+    out = params.softlabels_dir(name)
+    manifest = store.write(out, rows, logits, params.classes, teacher=name, checkpoint_sha256=config["sha256"])
+    agrees = logits.argmax(1) == codes
+    metrics = {
+        "table_sha256": manifest["table_sha256"],
+        "agreement": {split: float(agrees[rows.positions(split)].mean()) for split in index.SPLITS},
+    }
+    if params.views > 1:
+        train, _, _ = splits_of(rows, packed, params.classes)
+        drawn = recorded(params.views, len(train.rows), packed.shape[1], views.SEED)
+        seen = np.stack([predict(network, train, view) for view in drawn])
+        metrics["views_sha256"] = views.write(out, rows, seen, VIEW_AUGMENT, manifest["table_sha256"])["sha256"]
+    test = rows.positions("test")
+    distance = truth.distance(
+        params.corpus_dir, rows.rows.iloc[test], softmax(logits[test].astype(np.float64), axis=1), params.classes
     )
-    agrees = logits.argmax(1) == rows.codes(params.classes)
     write_json(
         Path("metrics/softlabels") / f"{name}.json",
-        {
-            "table_sha256": manifest["table_sha256"],
-            "agreement": {split: float(agrees[rows.positions(split)].mean()) for split in index.SPLITS},
-        },
+        metrics | ({"distance_to_truth_on_test": distance} if distance else {}),
     )

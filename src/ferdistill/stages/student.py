@@ -1,48 +1,69 @@
 """Train the student on hard labels and, unless it is the baseline, on the family's soft labels."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from torch import nn
 
 from ..corpus import images, index
-from ..files import atomic, write_json
+from ..files import atomic, sha256_file, write_json
 from ..params import Params
-from ..softlabels import targets
+from ..softlabels import targets, views
+from ..training import checkpoint as checkpoints
 from ..training import losses, models
+from ..training.augment import recorded
 from ..training.curves import curves
-from ..training.loop import Fit, Loss, Split, device, evaluate, fit, make_deterministic, predict
+from ..training.loop import (
+    Batch,
+    Fit,
+    Loss,
+    Split,
+    by_class,
+    device,
+    evaluate,
+    fit,
+    hard_loss,
+    hard_weights,
+    is_main_process,
+    make_deterministic,
+    predict,
+    splits_of,
+)
+from ..training.witness import Witness
+
+# Top-level params that the student's weights depend on, beside its targets.
+TRACKED = {
+    "alpha", "beta", "classes", "dkd_target_term", "dkd_warmup", "mode", "seed", "temperature", "training", "views",
+}  # fmt: skip
 
 
 def run(params: Params) -> None:
     """Targets, index and images -> models/student, metrics/student.json, plots/student."""
     rows = index.read(params.index_csv)
     packed = images.load(params.images_npy, rows)
-    codes = rows.codes(params.classes)
-    train, val, test = (
-        Split(packed, rows.positions(split), codes[rows.positions(split)]) for split in ("train", "val", "test")
-    )
+    _, val, test = splits_of(rows, packed, params.classes)
     recipe = params.scale_.student
-    loss = _loss(params, targets.read(Path("data/targets"), rows, params))
-
-    make_deterministic(params.seed)
-    network = models.build_for(recipe, params.classes, params.scale_.image)
+    soft = targets.read(Path("data/targets"), rows, params)
+    checkpoint = checkpoints.path_for(
+        {
+            "stage": "student",
+            "params": params.model_dump(mode="json", include=TRACKED),
+            "scale": params.scale_.model_dump(mode="json", include={"image", "student"}),
+            "init": sha256_file(recipe.init) if Path(recipe.init).is_file() else recipe.init,
+            "index_digest": rows.digest,
+            "targets": soft.plan["sha256"],
+        }
+    )
     with curves(Path("plots/student")) as log:
-        result = fit(
-            network,
-            train,
-            val,
-            recipe,
-            params.seed,
-            loss,
-            name=f"student {params.run_family} {params.run_mode} seed {params.seed}",
-            test=test,
-            test_every=recipe.test_every,
-            log=log,
-        )
+        network, result = train(params, rows, packed, soft, log=log, checkpoint=checkpoint)
+    if not is_main_process():
+        return
 
     directory = Path("models/student")
     models.save_network(
@@ -57,7 +78,7 @@ def run(params: Params) -> None:
         index_digest=rows.digest,
     )
     reported = rows.rows[rows.rows["split"] != "train"]
-    logits = predict(network, Split(packed, reported.index.to_numpy(), codes[reported.index]))
+    logits = predict(network, Split(packed, reported.index.to_numpy(), rows.codes(params.classes)[reported.index]))
     columns = [f"logit_{name}" for name in params.classes]
     predictions = pd.concat(
         [
@@ -68,6 +89,7 @@ def run(params: Params) -> None:
     )
     with atomic(directory / "predictions.parquet") as temporary:
         pq.write_table(pa.Table.from_pandas(predictions, preserve_index=False), temporary, compression="zstd")
+    chosen_on_val = evaluate(network, test)
     write_json(
         "metrics/student.json",
         {
@@ -75,52 +97,111 @@ def run(params: Params) -> None:
             "run_mode": params.run_mode,
             "parameters": sum(tensor.numel() for tensor in network.parameters()),
             "best_epoch": result.best_epoch,
-            "validation": evaluate(network, val),
-            "test": (chosen_on_val := evaluate(network, test)),
-            "report_protocol": report_protocol(result, chosen_on_val),
+            "validation": {key: value for key, value in evaluate(network, val).items() if key != "f1"},
+            "test": by_class(chosen_on_val, params.classes),
+            "report_protocol": report_protocol(result, chosen_on_val, params.classes),
+            "soft_label_agreement": {
+                name.removeprefix("agreement_"): value
+                for name, value in result.history[-1].items()
+                if name.startswith("agreement_")
+            },
         },
     )
+    checkpoint.unlink(missing_ok=True)
 
 
-def report_protocol(result: Fit, chosen_on_val: dict[str, float]) -> dict[str, Any]:
+def train(
+    params: Params,
+    rows: index.Index,
+    packed: np.ndarray,
+    soft: targets.Targets,
+    *,
+    log: Callable[[dict[str, Any]], None] = lambda record: None,
+    checkpoint: Path | None = None,
+    misaligned: bool = False,
+) -> tuple[nn.Module, Fit]:
+    """Train a student on the train split of an index and the targets given.
+
+    `misaligned` says that the targets are out of step on purpose, so that the training canary must not stop the run.
+    """
+    train_split, val, test = splits_of(rows, packed, params.classes)
+    recipe = params.scale_.student
+    loss, watch = _loss(params, soft, torch.from_numpy(train_split.labels), misaligned)
+    seen = recorded(params.views, len(train_split.rows), packed.shape[1], views.SEED) if params.views > 1 else None
+    make_deterministic(params.seed)
+    network = models.build_for(recipe, params.classes, params.scale_.image)
+    result = fit(
+        network,
+        train_split,
+        val,
+        recipe,
+        params.training,
+        params.seed,
+        loss,
+        name=f"student {params.run_family} {params.run_mode} seed {params.seed}",
+        test=test,
+        test_every=recipe.test_every,
+        views=seen,
+        watch=watch,
+        log=log,
+        checkpoint=checkpoint,
+    )
+    return network, result
+
+
+def report_protocol(result: Fit, chosen_on_val: dict[str, Any], classes: list[str]) -> dict[str, Any]:
     """What the report would have written: the best of the test evaluations, with the optimism that this adds."""
     best = max((record for record in result.history if "test_macro_f1" in record), key=lambda r: r["test_macro_f1"])
     return {
         "best_test_epoch": int(best["epoch"]),
         "best_test_macro_f1": best["test_macro_f1"],
         "best_test_acc": best["test_accuracy"],
+        "best_test_f1": dict(zip(classes, best["test_f1"], strict=True)),
         "optimism_macro_f1": best["test_macro_f1"] - chosen_on_val["macro_f1"],
     }
 
 
-def _loss(params: Params, soft: targets.Targets) -> Loss:
+def _loss(
+    params: Params, soft: targets.Targets, labels: torch.Tensor, misaligned: bool
+) -> tuple[Loss, Callable[[], dict[str, float]]]:
+    """The loss of this run, and what to record after each epoch: how soft labels and labels agreed."""
     recipe = params.scale_.student
+    weights = hard_weights(params.training, labels, params.classes)
     if not params.distils:
-        return lambda logits, labels, positions: torch.nn.functional.cross_entropy(
-            logits, labels, label_smoothing=recipe.label_smoothing
-        )
+        return hard_loss(recipe, weights), dict
     log_targets, log_weights = (
         tensor.to(device())
         for tensor in losses.soft_targets(
-            torch.from_numpy(soft.logits),
+            torch.from_numpy(soft.logits).flatten(1, 2),
             torch.from_numpy(soft.weights),
             torch.from_numpy(soft.sources),
             params.temperature,
             soft.plan["fusion"],
         )
     )
+    teachers = [part["teacher"] for part in soft.plan["teachers"]]
+    witness = Witness(torch.from_numpy(soft.logits).flatten(1, 2), teachers, device(), stops=not misaligned)
 
-    def distil(logits: torch.Tensor, labels: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        common = {
+    def distil(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
+        rows = batch.positions if batch.views is None else batch.views * len(labels) + batch.positions
+        witness.see(rows, batch.labels)
+        common: dict[str, Any] = {
             "alpha": params.alpha,
             "temperature": params.temperature,
             "label_smoothing": recipe.label_smoothing,
+            "class_weights": weights,
         }
-        batch = log_targets[:, positions]
         if params.mode == "kd":
-            return losses.kd_loss(logits, labels, batch, log_weights, **common)
+            return losses.kd_loss(logits, batch.labels, log_targets[:, rows], log_weights, **common)
         return losses.dkd_loss(
-            logits, labels, batch, log_weights, beta=params.beta, target_term=params.dkd_target_term, **common
+            logits,
+            batch.labels,
+            log_targets[:, rows],
+            log_weights,
+            beta=params.beta,
+            target_term=params.dkd_target_term,
+            warmup=min((batch.epoch + 1) / params.dkd_warmup, 1.0) if params.dkd_warmup else 1.0,
+            **common,
         )
 
-    return distil
+    return distil, witness.epoch

@@ -1,79 +1,121 @@
-"""Train one teacher by its recipe: phases, and born-again generations where it asks for them."""
+"""Train one teacher by its recipe: phases, and born-again generations where it asks for them; or take a frozen one."""
 
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from ..corpus import images, index
-from ..files import write_json
-from ..params import Params
-from ..training import losses, models
+from ..files import sha256_file, write_json
+from ..params import FrozenTeacher, Params, TeacherRecipe
+from ..training import checkpoint as checkpoints
+from ..training import frozen, losses, models
 from ..training.curves import curves
-from ..training.loop import Loss, Split, evaluate, fit, make_deterministic, predict
+from ..training.loop import (
+    Batch,
+    Loss,
+    Split,
+    by_class,
+    evaluate,
+    fit,
+    hard_loss,
+    hard_weights,
+    is_main_process,
+    make_deterministic,
+    predict,
+    splits_of,
+)
 
 
 def run(params: Params, name: str) -> None:
     """Index and images -> models/teachers/NAME, metrics/teachers/NAME.json, plots/teachers/NAME."""
     rows = index.read(params.index_csv)
-    packed = images.load(params.images_npy, rows)
-    codes = rows.codes(params.classes)
-    train, val, test = (
-        Split(packed, rows.positions(split), codes[rows.positions(split)]) for split in ("train", "val", "test")
-    )
+    train, val, test = splits_of(rows, images.load(params.images_npy, rows), params.classes)
     recipe = params.scale_.teachers[name]
-    generations = 1 + (recipe.born_again.generations if recipe.born_again else 0)
-
-    soft: torch.Tensor | None = None
-    for generation in range(generations):
-        make_deterministic(recipe.seed + generation)
-        network = models.build_for(recipe, params.classes, params.scale_.image)
-        label = name if generations == 1 else f"{name}, generation {generation + 1} of {generations}"
-        loss = _loss(params, name, soft)
-        with curves(Path("plots/teachers") / name) as log:
-            result = fit(network, train, val, recipe, recipe.seed + generation, loss, name=label, log=log)
-        if generation + 1 < generations:
-            soft = torch.from_numpy(predict(network, train))
-
-    models.save_network(
-        network,
-        Path("models/teachers") / name,
-        recipe,
-        params.classes,
-        params.scale_.image,
-        teacher=name,
-        index_digest=rows.digest,
-    )
+    directory = Path("models/teachers") / name
+    about = {"teacher": name, "index_digest": rows.digest}
+    if isinstance(recipe, FrozenTeacher):
+        frozen.save(recipe, directory, params.classes, params.scale_.image, **about)
+        network, _ = models.load_network(directory)
+        Path("plots/teachers", name).mkdir(parents=True)  # an out of every teacher; this one has no curves
+        best_epoch = None
+    else:
+        network, best_epoch = _train(params, name, recipe, rows.digest, train, val)
+        if not is_main_process():
+            return
+        models.save_network(network, directory, recipe, params.classes, params.scale_.image, **about)
     write_json(
         Path("metrics/teachers") / f"{name}.json",
         {
-            "best_epoch": result.best_epoch,
+            "best_epoch": best_epoch,
             "parameters": sum(tensor.numel() for tensor in network.parameters()),
-            "validation": evaluate(network, val),
-            "test": evaluate(network, test),
+            "validation": {key: value for key, value in evaluate(network, val).items() if key != "f1"},
+            "test": by_class(evaluate(network, test), params.classes),
         },
     )
 
 
-def _loss(params: Params, name: str, soft: torch.Tensor | None) -> Loss:
-    """Cross-entropy, or distillation from the generation before where there is one (its logits on the train split)."""
-    recipe = params.scale_.teachers[name]
-    if soft is None or recipe.born_again is None:
-        return lambda logits, labels, positions: torch.nn.functional.cross_entropy(
-            logits, labels, label_smoothing=recipe.label_smoothing
+def _train(
+    params: Params, name: str, recipe: TeacherRecipe, index_digest: str, train: Split, val: Split
+) -> tuple[nn.Module, int]:
+    generations = 1 + (recipe.born_again.generations if recipe.born_again else 0)
+    soft: torch.Tensor | None = None
+    used = []
+    for generation in range(generations):
+        checkpoint = checkpoints.path_for(
+            {
+                "stage": "teacher",
+                "generation": generation,
+                "recipe": recipe.model_dump(mode="json"),
+                "training": params.training.model_dump(mode="json"),
+                "image": params.scale_.image.model_dump(mode="json"),
+                "classes": params.classes,
+                "init": sha256_file(recipe.init) if Path(recipe.init).is_file() else recipe.init,
+                "index_digest": index_digest,
+            }
         )
+        used.append(checkpoint)
+        make_deterministic(recipe.seed + generation)
+        network = models.build_for(recipe, params.classes, params.scale_.image)
+        with curves(Path("plots/teachers") / name) as log:
+            result = fit(
+                network,
+                train,
+                val,
+                recipe,
+                params.training,
+                recipe.seed + generation,
+                _loss(params, recipe, train, soft),
+                name=name if generations == 1 else f"{name}, generation {generation + 1} of {generations}",
+                log=log,
+                checkpoint=checkpoint,
+            )
+        if generation + 1 < generations:
+            soft = torch.from_numpy(predict(network, train))
+    for checkpoint in used:  # the first generations' are needed until the last has ended
+        checkpoint.unlink(missing_ok=True)
+    return network, result.best_epoch
+
+
+def _loss(params: Params, recipe: TeacherRecipe, train: Split, soft: torch.Tensor | None) -> Loss:
+    """Cross-entropy, or distillation from the generation before where there is one (its logits on the train split)."""
+    weights = hard_weights(params.training, torch.from_numpy(train.labels), params.classes)
+    if soft is None or recipe.born_again is None:
+        return hard_loss(recipe, weights)
     again = recipe.born_again
     one = torch.ones(1)
     before, weight = losses.soft_targets(soft[None], one, torch.zeros(1, dtype=torch.int64), again.temperature, "logit")
 
-    def distil(logits: torch.Tensor, labels: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    def distil(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
         return losses.kd_loss(
             logits,
-            labels,
-            before.to(logits.device)[:, positions],
+            batch.labels,
+            before.to(logits.device)[:, batch.positions],
             weight.to(logits.device),
             alpha=again.alpha,
             temperature=again.temperature,
             label_smoothing=recipe.label_smoothing,
+            class_weights=weights,
         )
 
     return distil

@@ -1,12 +1,19 @@
-"""Distillation losses, in log space and float32 throughout.
+"""Distillation losses, in log space and in float32 or better throughout.
 
 Shapes: B images, K classes, M teachers, S sources (the targets of a family; one if the teachers are fused, one a
-teacher if they are split). Losses are means over the batch.
+teacher if they are split). Losses are means over the batch. Half and bfloat16 logits are raised to float32, also
+under autocast; float64 stays float64. Values and gradients are finite for logits of +-1e4.
 """
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from ..errors import CheckError, UsageError
+
+FUSIONS = ("probability", "probability_t1", "logit")
 
 
 def soft_targets(
@@ -14,13 +21,16 @@ def soft_targets(
 ) -> tuple[Tensor, Tensor]:
     """Soften the teachers' logits and fuse those of one source.
 
+    Called once a run, so it is here that the teachers' side is checked.
+
     Parameters
     ----------
     logits : Tensor, (M, B, K)
+        Finite.
     weights : Tensor, (M,)
-        Weight of each teacher in the whole family; sums to 1.
+        Weight of each teacher in the whole family: at least 0; sums to 1. A teacher of weight 0 is left out.
     sources : Tensor of int, (M,)
-        Which source each teacher belongs to, from 0.
+        Which source each teacher belongs to.
     temperature : float, > 0
     fusion : {"probability", "probability_t1", "logit"}
         What a source averages: probabilities at `temperature` (the report, §4.1.4); probabilities at 1, softened
@@ -29,26 +39,98 @@ def soft_targets(
     Returns
     -------
     log_targets : Tensor, (S, B, K)
-        Log-probabilities at `temperature`.
+        Log-probabilities at `temperature`, of the sources whose weight is not 0, in ascending order of their number.
     log_weights : Tensor, (S,)
-        Logarithm of each source's weight.
+        Logarithm of each such source's weight.
+
+    Raises
+    ------
+    UsageError
+        On shapes that do not fit together, weights that are negative or do not sum to 1 (within 1e-5), a temperature
+        that is not above 0, or an unknown fusion.
+    CheckError
+        On logits that are not finite.
     """
-    logits, log_weights = logits.float(), weights.float().log()
-    members = [torch.nonzero(sources == source).flatten() for source in range(int(sources.max()) + 1)]
-    source_weights = torch.stack([torch.logsumexp(log_weights[rows], 0) for rows in members])
-    targets = []
-    for rows, total in zip(members, source_weights, strict=True):
-        share = (log_weights[rows] - total)[:, None, None]
+    _check_teachers(logits, weights, sources, temperature, fusion)
+    held = weights > 0
+    logits, sources = _at_least_float32(logits[held]), sources[held]
+    # In float64, so that the weight of a source that holds all teachers is 1 to the last bit of the loss's float32.
+    log_weights = weights[held].double().log()
+    log_weights = log_weights - torch.logsumexp(log_weights, 0)
+    targets, totals = [], []
+    for source in sources.unique():
+        members = sources == source
+        total = torch.logsumexp(log_weights[members], 0)
+        share = (log_weights[members] - total).to(logits.dtype)[:, None, None]
         if fusion == "probability":
-            target = torch.logsumexp(share + F.log_softmax(logits[rows] / temperature, -1), 0)
+            target = torch.logsumexp(share + F.log_softmax(logits[members] / temperature, -1), 0)
         elif fusion == "probability_t1":
-            target = F.log_softmax(torch.logsumexp(share + F.log_softmax(logits[rows], -1), 0) / temperature, -1)
-        elif fusion == "logit":
-            target = F.log_softmax((share.exp() * logits[rows]).sum(0) / temperature, -1)
+            target = F.log_softmax(torch.logsumexp(share + F.log_softmax(logits[members], -1), 0) / temperature, -1)
         else:
-            raise ValueError(f"unknown fusion {fusion!r}")
+            target = F.log_softmax((share.exp() * logits[members]).sum(0) / temperature, -1)
         targets.append(target)
-    return torch.stack(targets), source_weights
+        totals.append(total.to(logits.dtype))
+    return torch.stack(targets), torch.stack(totals)
+
+
+def balanced_class_weights(labels: Tensor, classes: Sequence[str]) -> Tensor:
+    """N / (K n_k) for each class k: scikit-learn's "balanced", after King & Zeng (2001).
+
+    Parameters
+    ----------
+    labels : Tensor of int64, (N,)
+        Of the train split, in 0..K-1.
+    classes : sequence of str
+        The K names.
+
+    Returns
+    -------
+    Tensor, float32, (K,)
+        Above 0; 1 for every class if all are equally frequent. Their mean over the labels is 1.
+
+    Raises
+    ------
+    CheckError
+        If a label is out of range, or a class has no image: its weight would be infinite.
+    """
+    if len(labels) and (int(labels.min()) < 0 or int(labels.max()) >= len(classes)):
+        raise CheckError(
+            "labels do not name a class",
+            where=f"labels from {int(labels.min())} to {int(labels.max())}",
+            expected=f"integers in 0..{len(classes) - 1}",
+        )
+    counts = torch.bincount(labels, minlength=len(classes))
+    absent = [name for name, count in zip(classes, counts.tolist(), strict=True) if count == 0]
+    if absent:
+        raise CheckError(
+            f"no image of {', '.join(absent)}",
+            where=f"{len(labels)} labels",
+            expected="every class, since a class is weighed by the inverse of its frequency",
+            hint="add images of it, or train without class weights",
+        )
+    return (len(labels) / (len(classes) * counts.double())).float()
+
+
+def ce_loss(
+    logits: Tensor, labels: Tensor, *, class_weights: Tensor | None = None, label_smoothing: float = 0.0
+) -> Tensor:
+    """Cross-entropy with hard labels: the whole loss of the baseline, a part of the others.
+
+    With class weights w and smoothing e it is torch's weighted mean,
+    `-sum_i [(1 - e) w_y log q_y + e / K sum_k w_k log q_k] / sum_i w_y`, y being the label of image i.
+
+    Parameters
+    ----------
+    logits : Tensor, (B, K)
+        The student's.
+    labels : Tensor of int64, (B,)
+    class_weights : Tensor, (K,), optional
+        Above 0, on the device of the logits; see `balanced_class_weights`.
+    label_smoothing : float, in [0, 1]
+    """
+    logits = _at_least_float32(logits)
+    weights = None if class_weights is None else class_weights.to(logits.dtype)
+    return F.cross_entropy(logits, labels, weight=weights, label_smoothing=label_smoothing)
 
 
 def kl_to_sources(logits: Tensor, log_targets: Tensor, log_weights: Tensor, temperature: float) -> Tensor:
@@ -56,10 +138,13 @@ def kl_to_sources(logits: Tensor, log_targets: Tensor, log_weights: Tensor, temp
 
     Computed as the cross-entropy of q under the mixture of the sources, less the weighted mean of their entropies:
     for any weights that sum to 1, `sum_s w_s KL(p_s || q) = KL(sum_s w_s p_s || q) + constant`. So split and fused
-    targets of the same probabilities give the same gradient, here to the last bit.
+    targets of the same probabilities give the same gradient, in float32 to the last bit.
+
+    Shapes as in `kd_loss`. Raises UsageError if they do not fit together.
     """
+    _check_shapes(logits, log_targets, log_weights)
     mixture = torch.logsumexp(log_weights[:, None, None] + log_targets, 0).exp()
-    cross_entropy = -(mixture * F.log_softmax(logits.float() / temperature, -1)).sum(-1)
+    cross_entropy = -(mixture * F.log_softmax(_at_least_float32(logits) / temperature, -1)).sum(-1)
     entropy = -(log_weights.exp()[:, None] * (log_targets.exp() * log_targets).sum(-1)).sum(0)
     return (cross_entropy - entropy).mean()
 
@@ -72,6 +157,7 @@ def kd_loss(
     *,
     alpha: float,
     temperature: float,
+    class_weights: Tensor | None = None,
     label_smoothing: float = 0.0,
 ) -> Tensor:
     """(1 - alpha) CE + alpha T^2 sum_s w_s KL(p_s || q): Hinton et al. (2015); the report, §4.1.3 and §4.1.4.
@@ -83,8 +169,17 @@ def kd_loss(
     labels : Tensor of int64, (B,)
     log_targets, log_weights : Tensor, (S, B, K) and (S,)
         From `soft_targets`, at the same temperature.
+    alpha : float, in [0, 1]
+    temperature : float, > 0
+    class_weights, label_smoothing
+        Of CE alone; see `ce_loss`.
+
+    Raises
+    ------
+    UsageError
+        If the student's and the teachers' shapes do not fit together: nothing broadcasts.
     """
-    hard = F.cross_entropy(logits.float(), labels, label_smoothing=label_smoothing)
+    hard = ce_loss(logits, labels, class_weights=class_weights, label_smoothing=label_smoothing)
     soft = kl_to_sources(logits, log_targets, log_weights, temperature)
     return (1 - alpha) * hard + alpha * temperature**2 * soft
 
@@ -99,34 +194,95 @@ def dkd_loss(
     beta: float,
     temperature: float,
     target_term: str,
+    warmup: float = 1.0,
+    class_weights: Tensor | None = None,
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    """(1 - alpha) CE + T^2 sum_s w_s (alpha TCKD_s + beta NCKD_s): the report, §4.1.5, after Zhou et al. (CVPR 2022).
+    """(1 - alpha) CE + warmup T^2 sum_s w_s (alpha TCKD_s + beta NCKD_s): the report, §4.1.5.
 
-    `target_term` "official" is the binary KL of (p_g, 1 - p_g), zero in value and gradient where student and teacher
-    agree. "report" is `-p_g log q_g`, which drops the other half and so pulls q_g to 1 whatever the teacher says.
-    Shapes as in `kd_loss`.
+    After Zhou et al. (CVPR 2022), whose code weighs CE by 1, with alpha 1, beta 8 and a warm-up of 20 epochs.
+
+    Parameters
+    ----------
+    logits, labels, log_targets, log_weights, temperature, class_weights, label_smoothing
+        As in `kd_loss`.
+    alpha : float, in [0, 1]
+        Weight of TCKD, on the target class g against the rest.
+    beta : float, at least 0
+        Weight of NCKD, among the other classes. With two classes there is one other, and NCKD is 0.
+    target_term : {"official", "report"}
+        "official" is the binary KL of (p_g, 1 - p_g), zero in value and gradient where student and teacher agree.
+        "report" is `-p_g log q_g`, which drops the other half and so pulls q_g to 1 whatever the teacher says.
+    warmup : float, in [0, 1]
+        Factor of the soft part: `min(epoch / warm-up epochs, 1)`.
+
+    Raises
+    ------
+    UsageError
+        If the student's and the teachers' shapes do not fit together, or on an unknown target term.
     """
-    hard = F.cross_entropy(logits.float(), labels, label_smoothing=label_smoothing)
-    log_q = F.log_softmax(logits.float() / temperature, -1).expand_as(log_targets)
-    p_target, p_others = _decouple(log_targets, labels)
-    q_target, q_others = _decouple(log_q, labels)
-    p_rest, q_rest = torch.logsumexp(p_others, -1), torch.logsumexp(q_others, -1)
+    _check_shapes(logits, log_targets, log_weights)
+    hard = ce_loss(logits, labels, class_weights=class_weights, label_smoothing=label_smoothing)
+    log_q = F.log_softmax(_at_least_float32(logits) / temperature, -1)
+    is_target = F.one_hot(labels, logits.shape[-1]).bool()
+    p_target, p_rest = _target_and_rest(log_targets, is_target)
+    q_target, q_rest = _target_and_rest(log_q, is_target)
 
-    tckd = -p_target.exp() * q_target
     if target_term == "official":
         tckd = p_target.exp() * (p_target - q_target) + p_rest.exp() * (p_rest - q_rest)
-    elif target_term != "report":
-        raise ValueError(f"unknown target term {target_term!r}")
-    p_others, q_others = p_others - p_rest[..., None], q_others - q_rest[..., None]
-    nckd = (p_others.exp() * (p_others - q_others)).sum(-1)
+    elif target_term == "report":
+        tckd = -p_target.exp() * q_target
+    else:
+        raise UsageError(f"unknown target term {target_term!r}", expected="official or report")
+    # The target class weighs 0 here and keeps a finite logarithm: with -inf it would give 0 * -inf, which is NaN.
+    p_others, q_others = log_targets - p_rest[..., None], log_q - q_rest[..., None]
+    nckd = (p_others.where(~is_target, -torch.inf).exp() * (p_others - q_others)).sum(-1)
 
     soft = (log_weights.exp()[:, None] * (alpha * tckd + beta * nckd)).sum(0).mean()
-    return (1 - alpha) * hard + temperature**2 * soft
+    return (1 - alpha) * hard + warmup * temperature**2 * soft
 
 
-def _decouple(log_p: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Split (S, B, K) into the target class's (S, B) and the others' (S, B, K - 1)."""
-    number, batch, classes = log_p.shape
-    is_target = F.one_hot(labels, classes).bool().expand_as(log_p)
-    return log_p[is_target].reshape(number, batch), log_p[~is_target].reshape(number, batch, classes - 1)
+def _target_and_rest(log_p: Tensor, is_target: Tensor) -> tuple[Tensor, Tensor]:
+    """Logarithms of the target class's probability and of the others' sum, (..., B), from (..., B, K)."""
+    return log_p.where(is_target, 0).sum(-1), torch.logsumexp(log_p.where(~is_target, -torch.inf), -1)
+
+
+def _at_least_float32(values: Tensor) -> Tensor:
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def _check_shapes(logits: Tensor, log_targets: Tensor, log_weights: Tensor) -> None:
+    if log_targets.shape != (len(log_weights), *logits.shape) or logits.ndim != 2:
+        raise UsageError(
+            "student and soft targets do not fit together",
+            where=f"logits {(*logits.shape,)}, targets {(*log_targets.shape,)}, weights {(*log_weights.shape,)}",
+            expected="logits (B, K), targets (S, B, K) and weights (S,)",
+            hint="soft targets must be of the same classes and the same rows as the batch",
+        )
+
+
+def _check_teachers(logits: Tensor, weights: Tensor, sources: Tensor, temperature: float, fusion: str) -> None:
+    if logits.ndim != 3 or not weights.shape == sources.shape == logits.shape[:1]:
+        raise UsageError(
+            "teachers' logits, weights and sources do not fit together",
+            where=f"logits {(*logits.shape,)}, weights {(*weights.shape,)}, sources {(*sources.shape,)}",
+            expected="logits (M, B, K), weights (M,) and sources (M,)",
+        )
+    if not ((weights >= 0).all() and abs(float(weights.double().sum()) - 1) <= 1e-5):
+        raise UsageError(
+            "the teachers' weights are not shares of 1",
+            where=f"weights {weights.tolist()}, which sum to {float(weights.double().sum()):g}",
+            expected="weights of at least 0 that sum to 1",
+        )
+    if not 0 < temperature < float("inf"):
+        raise UsageError("a temperature must be above 0 and finite", where=f"temperature {temperature}")
+    if fusion not in FUSIONS:
+        raise UsageError(f"unknown fusion {fusion!r}", expected=f"one of {', '.join(FUSIONS)}")
+    finite = logits.isfinite().flatten(1).all(1)
+    if not finite.all():
+        raise CheckError(
+            "soft labels that are not finite",
+            where=f"teacher {int(finite.int().argmin())} of {len(finite)}, counted from 0",
+            expected="finite logits",
+            hint="train that teacher again, with a lower learning rate",
+        )

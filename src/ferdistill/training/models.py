@@ -83,19 +83,9 @@ def initialise(network: nn.Module, init: str) -> None:
     if init in ("scratch", "imagenet"):  # timm has loaded ImageNet's on building
         return
     found = _load_tensors(Path(init), "a recipe's init is scratch, imagenet or a safetensors file")
-    wanted = network.state_dict()
-    head = {f"{name}." for name in classifier_names(network)}
-    body = {name for name in wanted if not name.startswith(tuple(head))}
-    differing = sorted(name for name in body | set(found) if name not in found or name not in body)
-    differing += sorted(name for name in body & set(found) if found[name].shape != wanted[name].shape)
-    if differing:
-        raise CheckError(
-            f"the weights are of another architecture: {len(differing)} tensors differ, first {differing[0]}",
-            where=init,
-            expected="the same model, options and stem as they were made with",
-            hint="make them anew with `ferdistill pretrain`",
-        )
-    network.load_state_dict({name: tensor.to(wanted[name].dtype) for name, tensor in found.items()}, strict=False)
+    head = tuple(f"{name}." for name in classifier_names(network))
+    body = {name for name in network.state_dict() if not name.startswith(head)}
+    _load_matching(network, found, body, Path(init))
 
 
 def classifier_names(network: nn.Module) -> list[str]:
@@ -132,7 +122,7 @@ def save_network(
 
 
 def load_network(directory: Path) -> tuple[nn.Module, dict[str, Any]]:
-    """Read a network written by `save_network`, in eval mode, with its config.
+    """Read a network written by `save_network` or `frozen.save`, in eval mode, with its config.
 
     It takes normalised float32 (N, C, H, W) and gives logits (N, K).
 
@@ -142,6 +132,10 @@ def load_network(directory: Path) -> tuple[nn.Module, dict[str, Any]]:
         If a file is missing, or the weights are not those that the config describes.
     """
     config = read_json(directory / "config.json")
+    if "frozen" in config:
+        from . import frozen
+
+        return frozen.load(directory, config), config
     weights = directory / "model.safetensors"
     tensors = _load_tensors(weights, "a stage's network")
     if sha256_file(weights) != config["sha256"]:
@@ -155,6 +149,32 @@ def load_network(directory: Path) -> tuple[nn.Module, dict[str, Any]]:
     network = build(config["model"], config["options"], config["stem"], len(config["classes"]), image, False)
     network.load_state_dict(tensors)
     return network.eval(), config
+
+
+def load_whole(network: nn.Module, weights: Path) -> None:
+    """Load every tensor of a network from a safetensors file.
+
+    Raises
+    ------
+    UsageError, CheckError
+        If the file is missing, or its tensors are not those of this network.
+    """
+    _load_matching(network, _load_tensors(weights, "a safetensors file"), set(network.state_dict()), weights)
+
+
+def _load_matching(network: nn.Module, found: dict[str, torch.Tensor], names: set[str], weights: Path) -> None:
+    """Load the tensors of these names, which must be there, of the right shapes, and no others."""
+    wanted = network.state_dict()
+    differing = sorted(name for name in names | set(found) if name not in found or name not in names)
+    differing += sorted(name for name in names & set(found) if found[name].shape != wanted[name].shape)
+    if differing:
+        raise CheckError(
+            f"the weights are of another architecture: {len(differing)} tensors differ, first {differing[0]}",
+            where=str(weights),
+            expected="the same model, options and stem as they were made with",
+            hint="correct the recipe; our own starting weights are made anew with `ferdistill pretrain`",
+        )
+    network.load_state_dict({name: tensor.to(wanted[name].dtype) for name, tensor in found.items()}, strict=False)
 
 
 def _load_tensors(path: Path, expected: str) -> dict[str, torch.Tensor]:

@@ -22,7 +22,8 @@ from ..files import atomic
 from ..params import ImageParams, Recipe
 from ..progress import bar, track
 from . import models
-from .loop import as_input, augment, device, make_deterministic
+from .augment import apply, draw
+from .loop import as_input, device, make_deterministic
 
 # Words that no corpus seeds its generators with, so that its identities are not drawn here.
 STREAM = (0xFACE, 0xAC7)
@@ -111,7 +112,8 @@ def pretrain(
                 rows, order = order[:batch], order[batch:]
                 pixels = torch.from_numpy(images[rows.numpy()]).permute(0, 3, 1, 2)
                 scheduler.step_update(step)
-                outputs = network(as_input(augment(pixels, "flip_shift", generator), where))
+                moved = apply(pixels, "flip_shift", draw(batch, image.size, generator))
+                outputs = network(as_input(moved, where))
                 loss = F.mse_loss(outputs, wanted[rows.to(where)])
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()

@@ -1,55 +1,80 @@
-"""FER2013: `fer2013.csv` with columns emotion, pixels, Usage (Goodfellow et al., 2013)."""
+"""FER2013 (Goodfellow et al., 2013): one table with a row a face, `fer2013.csv`.
 
-import csv
+Kaggle's `icml_face_data.csv` is the same table with blanks in its first line. Its `train.csv` is the training part
+without the column Usage, its `test.csv` holds pixels alone.
+"""
+
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
 from ...errors import CheckError
-from . import OfficialSplit, Record
+from . import Dropped, OfficialSplit, Options, Record, Row, join, label_of, labelled, table_header, table_rows
 
-CODES = {0: "angry", 1: "disgust", 2: "fear", 3: "happy", 4: "sad", 5: "surprise", 6: "neutral"}
+CODES = {"0": "angry", "1": "disgust", "2": "fear", "3": "happy", "4": "sad", "5": "surprise", "6": "neutral"}
 USAGE: dict[str, OfficialSplit] = {"Training": "train", "PublicTest": "val", "PrivateTest": "test"}
-SIDE = 48
 
 
-def read(root: Path, path: str, classes: list[str]) -> Iterator[Record]:
-    """Yield every row; PublicTest is the validation part of the original challenge, PrivateTest its test."""
-    with (root / path).open(newline="", encoding="utf-8-sig") as file:
-        table = csv.DictReader(file)
-        if table.fieldnames is None or not {"emotion", "pixels", "Usage"} <= set(table.fieldnames):
-            raise CheckError(
-                "not a FER2013 table",
-                where=str(root / path),
-                expected=f"columns emotion, pixels, Usage; found {table.fieldnames}",
+def read(root: Path, path: str, classes: list[str], options: Options) -> Iterator[Row]:
+    """Yield every row; PublicTest is the validation part of the original challenge, PrivateTest its test.
+
+    A row without a label is dropped as "unlabelled".
+
+    Raises
+    ------
+    CheckError
+        If the columns are not those of a known form, or if labels without Usage are in a table that is not named
+        `train...`: nothing then tells which part it is.
+    """
+    file = root / path
+    columns = table_columns(file)
+    if columns == ("emotion", "pixels") and not file.name.lower().startswith("train"):
+        raise CheckError(
+            "a labelled table does not say which part it is",
+            where=str(file),
+            expected="a column Usage, or the name train.csv",
+            hint="use fer2013.csv or icml_face_data.csv, which hold every part",
+        )
+    table, known = join(path), set(CODES.values())
+    for found in table_rows(file, columns):
+        if isinstance(found, CheckError):
+            yield found
+            continue
+        row, fields = found
+        name = f"{table}#{row}"
+        if columns == ("pixels",):
+            yield Dropped(name, "unlabelled")
+            continue
+        label = label_of(fields[0], CODES, f"{file}, data row {row}, column emotion")
+        usage = fields[2].strip() if "Usage" in columns else "Training"
+        if isinstance(label, CheckError):
+            yield label
+        elif usage not in USAGE:
+            yield CheckError(
+                f"unknown Usage {usage!r}",
+                where=f"{file}, data row {row}, column Usage",
+                expected=", ".join(USAGE),
+                hint="correct the row, or take it out",
             )
-        for row, fields in enumerate(table):
-            where = f"{root / path}, data row {row}"
-            label = CODES.get(int(fields["emotion"])) if (fields["emotion"] or "").strip().isdecimal() else None
-            if label not in classes:
-                raise CheckError(
-                    f"unknown label {fields['emotion']!r}",
-                    where=f"{where}, column emotion",
-                    expected=", ".join(f"{code} {name}" for code, name in CODES.items() if name in classes),
-                    hint="correct the row, or take it out",
-                )
-            if fields["Usage"] not in USAGE:
-                raise CheckError(
-                    f"unknown Usage {fields['Usage']!r}",
-                    where=f"{where}, column Usage",
-                    expected=", ".join(USAGE),
-                )
-            try:
-                values = np.array((fields["pixels"] or "").split(), dtype=np.int64)
-            except (ValueError, OverflowError) as error:
-                raise CheckError(f"pixels are not whole numbers: {error}", where=f"{where}, column pixels") from None
-            if values.size != SIDE * SIDE or values.min() < 0 or values.max() > 255:
-                raise CheckError(
-                    f"{values.size} pixel values" + (f" from {values.min()} to {values.max()}" if values.size else ""),
-                    where=f"{where}, column pixels",
-                    expected=f"{SIDE * SIDE} values from 0 to 255",
-                    hint="correct the row, or take it out",
-                )
-            grey = values.astype(np.uint8).reshape(SIDE, SIDE, 1)
-            yield Record(f"{path}#{row}", str(label), USAGE[fields["Usage"]], np.repeat(grey, 3, axis=2))
+        else:
+            yield labelled(Record(name, label, USAGE[usage], pixels=fields[1]), known, classes)
+
+
+def table_columns(file: Path) -> tuple[str, ...]:
+    """Which of the known forms a table of pixels has: its columns among emotion, pixels and Usage.
+
+    Raises
+    ------
+    CheckError
+        If it has none of them.
+    """
+    header = table_header(file)
+    if {"emotion", "pixels", "Usage"} <= set(header):
+        return ("emotion", "pixels", "Usage")
+    if sorted(header) == ["emotion", "pixels"] or header == ["pixels"]:
+        return tuple(sorted(header))
+    raise CheckError(
+        "not a FER2013 table",
+        where=str(file),
+        expected=f"columns emotion, pixels, Usage; found {', '.join(header) or 'none'}",
+        hint="correct `path` or `adapter` in corpus.yaml",
+    )

@@ -4,41 +4,58 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...errors import CheckError
-from . import OfficialSplit, Record, read_image
+from . import (
+    EXPRESSIONS,
+    NOT_AN_IMAGE,
+    SUFFIXES,
+    Dropped,
+    OfficialSplit,
+    Options,
+    Record,
+    Row,
+    class_name,
+    file_names,
+    has_image_suffix,
+    is_clutter,
+    join,
+    labelled,
+)
 
 SPLITS: dict[str, OfficialSplit] = {
-    "train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
+    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "publictest": "val",
+    "test": "test", "privatetest": "test",
 }  # fmt: skip
-SYNONYMS = {
-    "anger": "angry", "disgusted": "disgust", "fearful": "fear", "happiness": "happy", "sadness": "sad",
-    "surprised": "surprise",
-}  # fmt: skip
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"}
 
 
-def read(root: Path, path: str, classes: list[str]) -> Iterator[Record]:
-    """Yield every file, in the order of its path."""
-    base = root / path
-    for file in sorted(base.rglob("*"), key=lambda file: file.relative_to(base).as_posix()):
-        relative = file.relative_to(base)
-        if file.is_dir() or any(part.startswith(".") for part in relative.parts):
-            continue
-        *above, folder, _ = ("", *relative.parts)
-        label = SYNONYMS.get(folder.lower(), folder.lower())
-        split = SPLITS.get(above[-1].lower()) if len(above) > 1 else None
-        if label not in classes or (len(above) > 1 and split is None) or len(above) > 2:
-            raise CheckError(
+def read(root: Path, path: str, classes: list[str], options: Options) -> Iterator[Row]:
+    """Yield every file, in the order of its path.
+
+    What a desktop leaves behind is dropped as "not an image", and so is a file beside the class folders that is none
+    by its name: a licence, a table. In a class folder such a file is an error, since it may be a face that cannot
+    be read.
+    """
+    known = EXPRESSIONS | set(classes)
+    for name in file_names(root / path):
+        image = join(path, name)
+        *above, folder = name.split("/")[:-1] or [""]
+        label = class_name(folder)
+        split = SPLITS.get(above[0].lower()) if above else None
+        fits = label in known and (not above or (len(above) == 1 and split is not None))
+        if is_clutter(name) or (not fits and not has_image_suffix(name)):
+            yield Dropped(image, NOT_AN_IMAGE)
+        elif not fits:
+            yield CheckError(
                 "a file outside the class folders",
-                where=str(file),
-                expected=f"[train|val|test]/CLASS/FILE with CLASS one of {classes}",
+                where=str(root / image),
+                expected=f"[train|val|test]/CLASS/FILE with CLASS one of {', '.join(sorted(known))}",
                 hint="move the file into its class folder, or out of the corpus",
             )
-        if file.suffix.lower() not in SUFFIXES:
-            raise CheckError(
-                f"not an image by its name ({file.suffix or 'no suffix'})",
-                where=str(file),
+        elif not has_image_suffix(name):
+            yield CheckError(
+                "not an image by its name",
+                where=str(root / image),
                 expected=", ".join(sorted(SUFFIXES)),
-                hint="move the file out of the corpus",
+                hint="convert the file, or move it out of the corpus",
             )
-        name = f"{path}/{relative.as_posix()}"
-        yield Record(name, label, split, read_image(root, name))
+        else:
+            yield labelled(Record(image, label, split, image=image), known, classes)

@@ -1,0 +1,98 @@
+"""`ferdistill align`: the gate, the canary and the repair."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Column, Table
+
+from .. import params
+from ..files import write_json
+
+align_cli = typer.Typer(no_args_is_help=True, help="Do soft labels belong to their images, row by row?")
+
+IndexOption = Annotated[Path | None, typer.Option("--index", help="Index; that of params.yaml if not given.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+OutOption = Annotated[Path | None, typer.Option("--out", help="Write the JSON to this file too.")]
+
+
+@align_cli.command("canary")
+def canary(
+    directories: Annotated[
+        list[Path] | None, typer.Argument(metavar="[DIR]...", help="Soft-label directories; all teachers' if none.")
+    ] = None,
+    index_csv: IndexOption = None,
+    as_json: JsonOption = False,
+    out: OutOption = None,
+) -> None:
+    """Tell without any key whether soft labels are in step with the index, and where and how they lost it.
+
+    Looks only at how arg-max and labels agree, and teachers with one another. Exits with 1 if any is misaligned;
+    `inconclusive` means that the evidence is too thin for either. Examples:
+
+        ferdistill align canary
+
+        ferdistill align canary old/resnet18 old/vit --index data/index/ixNextAffFull.csv --json
+    """
+    from ..corpus import index
+    from ..softlabels import canary as library
+
+    directories, csv = _resolve(directories, index_csv)
+    report = library.check(directories, index.read(csv))
+    if out:
+        write_json(out, report)
+    if as_json:
+        print(json.dumps(report, indent=2, ensure_ascii=False))
+    else:
+        colours = {"aligned": "green", "inconclusive": "yellow", "misaligned": "red"}
+        table = Table(Column("directory", overflow="fold"), "split", "verdict", "agreement", "chance", "p", "slips at")
+        for found in report["results"]:
+            colour = colours[found["verdict"]]
+            slip = "" if found["slip_row"] is None else f"{found['slip_row']} {found['slip_interval']}"
+            numbers = [f"{found['agreement']:.1%}", f"{found['chance']:.1%}", f"{found['p_value']:.2g}", slip]
+            table.add_row(found["dir"], found["split"], f"[{colour}]{found['verdict']}[/{colour}]", *numbers)
+        console = Console()
+        console.print(table)
+        for found in report["results"]:
+            place = found["dir"] + (f", {found['split']}" if found["split"] else "")
+            console.print(f"{place}: {found['why']}", markup=False, highlight=False)
+    if any(found["verdict"] == "misaligned" for found in report["results"]):
+        raise typer.Exit(1)
+
+
+@align_cli.command("repair")
+def repair(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Soft labels with a path for each row.")],
+    out: Annotated[Path, typer.Option("--out", help="Directory to make; never DIR itself.")],
+    index_csv: IndexOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the new manifest.")] = False,
+) -> None:
+    """Write keyed soft labels anew in the order of the index, if they cover it. Exits with 1 if they do not.
+
+    DIR is left as it is. What was moved or left out is in the new manifest, under `provenance`. Example:
+
+        ferdistill align repair old/resnet18 --index data/index/ixNextAffFull.csv --out data/softlabels/resnet18_fixed
+    """
+    from ..corpus import index
+    from ..softlabels import repair as library
+
+    csv = index_csv or params.load().index_csv
+    manifest = library.repair(directory, index.read(csv), out)
+    if as_json:
+        print(json.dumps(manifest, indent=2, ensure_ascii=False))
+        return
+    done = manifest["provenance"]
+    print(
+        f"{out} written: {done['moved']} of {done['rows']} rows moved, {done['refiled']} filed under another split, "
+        f"{len(done['doubled'])} copies dropped, {len(done['left_out'])} rows left out that the index does not have"
+    )
+
+
+def _resolve(directories: list[Path] | None, index_csv: Path | None) -> tuple[list[Path], Path]:
+    """The directories and the index, from params.yaml where they are not given."""
+    if directories and index_csv:
+        return directories, index_csv
+    settings = params.load()
+    return directories or [settings.softlabels_dir(name) for name in settings.teachers], index_csv or settings.index_csv

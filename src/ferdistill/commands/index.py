@@ -1,0 +1,158 @@
+"""`ferdistill index`."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from .. import params
+from ..files import read_json
+
+index_cli = typer.Typer(no_args_is_help=True, help="The canonical index: which images, labels and splits there are.")
+
+IndexOption = Annotated[Path | None, typer.Option("--index", help="Index; that of params.yaml if not given.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+@index_cli.command("show")
+def show(index_csv: IndexOption = None, as_json: JsonOption = False) -> None:
+    """Say what is in an index, and what was left out on the way and why. Examples:
+
+    ferdistill index show
+
+    ferdistill index show --json | jq .left_out
+    """
+    from ..corpus import index
+
+    csv = index_csv or params.load().index_csv
+    read = index.read(csv)
+    report = read_json(csv.with_suffix(".report.json"))
+    if as_json:
+        print(json.dumps(read.description | report, indent=2, ensure_ascii=False))
+        return
+    console = Console()
+    console.print(f"[bold]{csv}[/bold]  digest {read.digest[:12]}  corpus {read.description['corpus']}")
+    counts = read.rows.groupby(["label", "split"]).size().unstack(fill_value=0)
+    table = Table("class", *index.SPLITS, "all", title="Images", title_justify="left")
+    for name in read.description["classes"]:
+        row = [int(counts.loc[name].get(split, 0)) for split in index.SPLITS]
+        table.add_row(name, *map(str, row), str(sum(row)))
+    lengths = [read.description["splits"][split]["length"] for split in index.SPLITS]
+    table.add_row("all", *map(str, lengths), str(len(read.rows)))
+    console.print(table)
+    steps = Table("after step", "images", *report["steps"][0]["by_source"], title="Sources", title_justify="left")
+    for step in report["steps"]:
+        found = [step["by_source"].get(source, 0) for source in report["steps"][0]["by_source"]]
+        steps.add_row(step["step"].replace("_", " "), str(step["images"]), *map(str, found))
+    console.print(steps)
+    left_out = ", ".join(f"{count} {step}" for step, count in report["left_out"].items()) or "none"
+    console.print(f"{report['rows_listed']} rows listed; left out: {left_out}", highlight=False)
+    for step in ("dropped", "quarantined"):
+        for source, reasons in report[step].items():
+            for reason, count in reasons.items():
+                console.print(f"  {step} from {source}: {count} {reason}", highlight=False, markup=False)
+    console.print(
+        f"Each class's share of a split is within {report['stratification']['largest_deviation']:.1%} of the split's "
+        f"share of all\nEvery row left out: {csv.with_suffix('.left_out.csv')}\n"
+        f"Contact sheets: {csv.with_name(csv.stem + '_sheets')}",
+        highlight=False,
+    )
+
+
+@index_cli.command("diff")
+def diff(
+    before: Annotated[str, typer.Argument(metavar="A", help="Index CSV, or git revision.")],
+    after: Annotated[str | None, typer.Argument(metavar="[B]", help="Likewise; the workspace's if not given.")] = None,
+    index_csv: IndexOption = None,
+    as_json: JsonOption = False,
+    limit: Annotated[int, typer.Option(min=0, help="Images to name of each kind of change.")] = 10,
+) -> None:
+    """Say which images came, went, changed label or split between two versions of an index. Examples:
+
+    ferdistill index diff HEAD
+
+    ferdistill index diff v1.0 main --json
+
+    ferdistill index diff old/ixNextAffFull.csv data/index/ixNextAffFull.csv
+    """
+    from ..corpus import diff as library
+
+    csv = index_csv or params.load().index_csv
+    changes = library.diff(library.read_rows_at(before, csv), library.read_rows_at(after or str(csv), csv))
+    if as_json:
+        print(json.dumps(changes | {"sentence": library.sentence(changes)}, indent=2, ensure_ascii=False))
+        return
+    print(library.sentence(changes))
+    for kind in ("came", "went", "renamed", "relabelled", "moved", "redrawn"):
+        for change in changes[kind][:limit]:
+            if isinstance(change, str):
+                print(f"  {kind} {change}")
+            elif "before" in change:
+                print(f"  {kind} {change.get('path', '')} {change['before']} → {change['after']}".replace("  ", " "))
+            else:
+                print(f"  {kind} {change['path']} ({change['label']}, {change['split']})")
+        if len(changes[kind]) > limit:
+            print(f"  … and {len(changes[kind]) - limit} more {kind}: use --limit or --json")
+
+
+@index_cli.command("verify")
+def verify(
+    index_csv: IndexOption = None,
+    corpus: Annotated[Path | None, typer.Option("--corpus", help="Corpus directory; that of params.yaml else.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Read every file of the corpus again and hold it against the index. Exits with 1 if anything differs. Examples:
+
+    ferdistill index verify
+
+    ferdistill index verify --index data/index/ixNextAffFull.csv --corpus data/raw/mine --json
+    """
+    from ..corpus import index
+    from ..corpus.verify import verify as check
+
+    settings = None if index_csv and corpus else params.load()
+    csv = index_csv or settings.index_csv  # type: ignore[union-attr]
+    read = index.read(csv)
+    report = check(read, csv, corpus or settings.corpus_dir, read.description["classes"])  # type: ignore[union-attr]
+    if as_json:
+        print(json.dumps(report, indent=2, ensure_ascii=False))
+    else:
+        for problem in report["problems"]:
+            print(
+                f"{problem['kind']}: {problem['path']} (index row {problem['row']}): "
+                f"expected {problem['expected']}, found {problem['found']}"
+            )
+        verdict = "all as indexed" if report["ok"] else f"{len(report['problems'])} problems"
+        print(f"{report['checked']} faces checked: {verdict}")
+    if not report["ok"]:
+        raise typer.Exit(1)
+
+
+@index_cli.command("seed")
+def seed(
+    index_csv: IndexOption = None,
+    tries: Annotated[int, typer.Option(min=1, help="Seeds to try, from 0.")] = 500,
+    as_json: JsonOption = False,
+) -> None:
+    """Find a seed for `index.seed` under which every class is shared out alike.
+
+    Groups go to splits by a digest of their name and the seed, so that images that come later move no old one. How
+    well that stratifies the classes depends on the seed: choose it once, before the first training. Example:
+
+        ferdistill index seed --tries 2000
+    """
+    from ..corpus import index
+    from ..corpus.build import choose_seed, stratification
+
+    settings = params.load()
+    rows = index.read(index_csv or settings.index_csv).rows
+    now = stratification(rows, settings.index)["largest_deviation"]
+    best, deviation = choose_seed(rows, settings.index, tries)
+    if as_json:
+        print(json.dumps({"seed": best, "deviation": deviation, "present_seed": settings.index.seed, "present": now}))
+        return
+    print(f"seed {best}: each class's share of a split within {deviation:.2%} of the split's share of all images")
+    print(f"seed {settings.index.seed}, of params.yaml: {now:.2%}")

@@ -1,0 +1,391 @@
+"""From the rows of every source to the canonical index: no duplicate, no leak, and a reason for every row left out."""
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from ..errors import CheckError
+from ..files import sha256
+from ..params import IndexParams
+from ..progress import track
+from . import duplicates
+from .index import COLUMNS, SPLITS, sample_id
+from .reader import describe, map_faces, read_rows, read_subjects
+from .sources import Dropped, Record, Row
+
+# Where copies or a subject straddle official parts, the evaluation part keeps its image.
+PRECEDENCE = {"test": 0, "val": 1, "train": 2, "": 2}
+
+
+@dataclass(frozen=True)
+class Built:
+    """What `build` made of a corpus.
+
+    Attributes
+    ----------
+    rows : DataFrame
+        The index: `index.COLUMNS` and, where a source has them, `box` and `vote_<class>`; ordered by path.
+    left_out : DataFrame
+        Every other row of every source: path, source, step, reason, kept (the path of the copy that stays).
+    report : dict
+        Counts after each step, and every duplicate, conflict and leak.
+    """
+
+    rows: pd.DataFrame
+    left_out: pd.DataFrame
+    report: dict[str, Any]
+
+
+def build(corpus_dir: Path, classes: list[str], settings: IndexParams, workers: int | None = None) -> Built:
+    """Read a corpus and remove what would make its splits dishonest.
+
+    1. Rows that a source's rules leave out (contempt, no face, …) are dropped; rows that cannot be read stop the
+       build, or are set aside, as `settings.unreadable` says.
+    2. Copies: exact (equal decoded pixels), near and mirrored (see `duplicates`). Of a group the copy of the official
+       test part stays, before val and train, before the source named first in corpus.yaml, before the first path.
+       Every copy that goes is directly a copy of the one that stays: copies of copies are not chained.
+    3. Where copies disagree on the label, `settings.conflicts` decides: all go (`drop`), the label of most stays, and
+       none at a tie (`majority`), or the label of the copy that stays (`precedence`).
+    4. A training image of a subject who is also in an official evaluation part is a leak and goes.
+    5. What remains of the training parts is shared out by `assign_splits`.
+
+    Raises
+    ------
+    UsageError, CheckError
+        If the corpus or its description is wrong, or, where `settings.unreadable` is `strict`, a row is.
+    """
+    left_out: list[dict[str, str]] = []
+    found, listed = _read(corpus_dir, classes, settings, workers, left_out)
+    steps = [_count("read", found)]
+
+    found = _mark_copies(found, settings)
+    kept, conflicts = _resolve_conflicts(found, settings.conflicts)
+    lost = found["copy_of"].isin({conflict["kept"] for conflict in conflicts if conflict["label"] is None})
+    reasons = {conflict["kept"]: f"copies labelled {', '.join(conflict['counts'])}" for conflict in conflicts}
+    for row in found[lost].itertuples():
+        left_out.append(_gone(row, "conflict", reasons[str(row.copy_of)]))
+    steps.append(_count("without_conflicts", found[~lost]))
+
+    copies = found[~lost & (found["path"] != found["copy_of"])]
+    for row in copies.itertuples():
+        left_out.append(_gone(row, "duplicate", str(row.kind), str(row.copy_of)))
+    steps.append(_count("without_duplicates", kept))
+
+    best = kept.groupby("group")["rank"].transform("min")
+    leaks, rows = kept[kept["rank"] > best], kept[kept["rank"] == best].copy()
+    for row in leaks.itertuples():
+        left_out.append(_gone(row, "leak", f"{row.group} is also in an official evaluation part"))
+    rows["split"] = assign_splits(rows, settings)
+    rows = rows.sort_values("path").reset_index(drop=True)
+    steps.append(_count("indexed", rows))
+
+    optional = [name for name in ("box", *(f"vote_{name}" for name in classes)) if name in rows]
+    gone = pd.DataFrame(left_out, columns=["path", "source", "step", "reason", "kept"])
+    gone = gone.sort_values(["path", "source", "reason"]).reset_index(drop=True)
+    assert len(gone) + len(rows) == listed, "a row is neither in the index nor listed as left out"
+    report = {
+        "rows_listed": listed,
+        "left_out": {step: int(count) for step, count in gone["step"].value_counts().sort_index().items()},
+        "dropped": _reasons(gone[gone["step"] == "dropped"]),
+        "quarantined": _reasons(gone[gone["step"] == "quarantined"]),
+        "steps": steps,
+        "stratification": stratification(rows, settings),
+        "duplicates": [
+            {"dropped": row.path, "kept": row.copy_of, "kind": row.kind}
+            for row in copies.sort_values("path").itertuples()
+        ],
+        "conflicts": conflicts,
+        "leaks": [{"dropped": row.path, "group": row.group} for row in leaks.sort_values("path").itertuples()],
+    }
+    return Built(rows[[*COLUMNS, *optional]], gone, report)
+
+
+def _read(
+    corpus_dir: Path, classes: list[str], settings: IndexParams, workers: int | None, left_out: list[dict[str, str]]
+) -> tuple[pd.DataFrame, int]:
+    """All labelled faces in order of precedence, with digest and thumbnail; and how many rows the sources list."""
+
+    def set_aside(source: str, path: str, error: CheckError) -> None:
+        if settings.unreadable == "strict":
+            raise error
+        reason = "; ".join(part for part in (error.what, error.where, error.expected) if part)
+        left_out.append(
+            {"path": path or error.where, "source": source, "step": "quarantined", "reason": reason, "kept": ""}
+        )
+
+    listed = list(read_rows(corpus_dir, classes))
+    records: list[tuple[str, Record]] = []
+    for source, row in listed:
+        if isinstance(row, Record):
+            records.append((source, row))
+        elif isinstance(row, Dropped):
+            left_out.append({"path": row.path, "source": source, "step": "dropped", "reason": row.reason, "kept": ""})
+        else:
+            set_aside(source, "", row)
+    _refuse_repeated_paths(records)
+    subjects = _subjects(corpus_dir, listed)
+
+    order = {source.name: place for place, source in enumerate(describe(corpus_dir).sources)}
+    faces = map_faces(_look, corpus_dir, [record for _, record in records], "reading faces", workers)
+    table, thumbnails = [], []
+    for (source, record), face in zip(records, faces, strict=True):
+        if isinstance(face, CheckError):
+            set_aside(source, record.path, face)
+            continue
+        identifier, thumbnail = face
+        thumbnails.append(thumbnail)
+        fields = {
+            "sample_id": identifier,
+            "path": record.path,
+            "label": record.label,
+            "official_split": record.split or "",
+            "source": source,
+            "subject": subjects.get(record.path, record.subject),
+            "order": order[source],
+        }
+        if record.box:
+            fields["box"] = " ".join(map(str, record.box))
+        if record.votes:
+            fields |= {f"vote_{name}": share for name, share in zip(classes, record.votes, strict=True)}
+        table.append(fields)
+    if not table:
+        raise CheckError("no face can be read", where=str(corpus_dir), hint="see the rows set aside")
+    found = pd.DataFrame(table)
+    found["rank"] = found["official_split"].map(PRECEDENCE)
+    found["thumbnail"] = pd.Series(thumbnails, dtype=object)
+    return found.sort_values(["rank", "order", "path"]).reset_index(drop=True), len(listed)
+
+
+def _look(pixels: np.ndarray) -> tuple[str, np.ndarray]:
+    return sample_id(pixels), duplicates.thumbnail(pixels)
+
+
+def _refuse_repeated_paths(records: list[tuple[str, Record]]) -> None:
+    first: dict[str, str] = {}
+    for source, record in records:
+        if record.path in first:
+            raise CheckError(
+                f"a face is listed twice: {record.path}",
+                where=f"sources `{first[record.path]}` and `{source}`",
+                expected="each face once",
+                hint="take one of the sources, or the repeated row, out",
+            )
+        first[record.path] = source
+
+
+def _subjects(corpus_dir: Path, listed: list[tuple[str, Row]]) -> dict[str, str]:
+    subjects = read_subjects(corpus_dir)
+    if any(isinstance(row, CheckError) for _, row in listed):
+        return subjects  # a row that is set aside may have a subject
+    unknown = sorted(set(subjects) - {row.path for _, row in listed if not isinstance(row, CheckError)})
+    if unknown:
+        raise CheckError(
+            f"paths in the table of subjects that are not in the corpus: {len(unknown)}, first {unknown[0]}",
+            where=str(corpus_dir),
+            expected="paths relative to it, as in rafdb/Image/aligned/train_00001_aligned.jpg or fer2013/fer2013.csv#0",
+            hint="correct the rows or take them out, or restore the images",
+        )
+    return subjects
+
+
+def _mark_copies(found: pd.DataFrame, settings: IndexParams) -> pd.DataFrame:
+    """Add `copy_of`, the path of the copy that stays; `kind` (exact, near, mirrored); and `group`.
+
+    A group is all that hangs together by subject or by copies: a subject whose picture is a copy of another's is
+    taken for the same person, and an image without a subject for that of its copy.
+    """
+    items = found.drop_duplicates("sample_id").reset_index(drop=True)  # in order of precedence
+    pairs = duplicates.find(np.stack(items["thumbnail"].tolist()), settings.near.distance, settings.near.correlation)
+    neighbours: dict[int, list[tuple[int, str]]] = defaultdict(list)
+    for i, j, mirrored in pairs[["i", "j", "mirrored"]].itertuples(index=False):
+        neighbours[int(i)].append((int(j), "mirrored" if mirrored else "near"))
+    owner, kind = np.arange(len(items)), np.full(len(items), "", dtype=object)
+    for item in sorted(neighbours):
+        if owner[item] == item:
+            for other, how in neighbours[item]:
+                if owner[other] == other:
+                    owner[other], kind[other] = item, how
+
+    found = found.drop(columns="thumbnail")
+    place = pd.Series(np.arange(len(items)), index=items["sample_id"])[found["sample_id"]].to_numpy()
+    found["copy_of"] = items["path"].to_numpy()[owner[place]]
+    found["kind"] = np.where(found["path"] == found["copy_of"], "", np.where(kind[place] == "", "exact", kind[place]))
+
+    named = found[found["subject"] != ""]
+    subject, names = pd.factorize(named["subject"], sort=True)
+    nodes = len(items) + len(names)
+    links = coo_array((np.ones(len(named)), (owner[place][named.index], len(items) + subject)), shape=(nodes, nodes))
+    component = connected_components(links, directed=False)[1]
+    # The first name in the alphabet names the group; where there is none, the image itself does.
+    name_of = dict(reversed(list(zip(component[len(items) :], names, strict=True))))
+    of_row = component[owner[place]]
+    found["group"] = [
+        name_of.get(number, identifier)
+        for number, identifier in zip(of_row, items["sample_id"].to_numpy()[owner[place]], strict=True)
+    ]
+    return found
+
+
+def _resolve_conflicts(found: pd.DataFrame, policy: str) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
+    """The rows that stay, relabelled where the policy says so, and every group whose copies disagree."""
+    disagree = found.groupby("copy_of")["label"].transform("nunique") > 1
+    kept = found[found["path"] == found["copy_of"]].copy()
+    conflicts = []
+    for path, group in found[disagree].groupby("copy_of"):
+        counts = Counter(group["label"].sort_values())
+        label = None
+        if policy == "precedence":
+            label = str(group.loc[group["path"] == path, "label"].item())
+        elif policy == "majority":
+            (first, most), (_, next_most) = counts.most_common(2)
+            label = first if most > next_most else None
+        conflicts.append(
+            {
+                "kept": path,
+                "label": label,
+                "counts": dict(counts),
+                "labels": dict(sorted(zip(group["path"], group["label"], strict=True))),
+            }
+        )
+    label_of = {conflict["kept"]: conflict["label"] for conflict in conflicts}
+    kept = kept[~kept["path"].isin({path for path, label in label_of.items() if label is None})].copy()
+    kept["label"] = kept["path"].map(label_of).fillna(kept["label"])
+    return kept, sorted(conflicts, key=lambda conflict: str(conflict["kept"]))
+
+
+def assign_splits(rows: pd.DataFrame, settings: IndexParams) -> np.ndarray:
+    """Share the training images out to train, val and calib, and those without an official split to test too.
+
+    A group goes as a whole, and its place follows from its name and `settings.seed` alone, by a digest: images that
+    come later move no old one. So classes are stratified in expectation; `choose_seed` finds a seed under which they
+    are in fact, and `stratification` says how far they are from it.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        With `group` and `official_split`: test, val, train or empty.
+
+    Returns
+    -------
+    array of str, (N,)
+        Out of `SPLITS`.
+    """
+    groups, of_row = np.unique(rows["group"].to_numpy(dtype=str), return_inverse=True)
+    shared_out = np.array(SPLITS)[_shared_out(_places(groups, settings.seed)[of_row], _is_free(rows), settings)]
+    official = rows["official_split"].to_numpy(dtype=str)
+    return np.where(_is_trainable(rows), shared_out, official)
+
+
+def choose_seed(rows: pd.DataFrame, settings: IndexParams, tries: int) -> tuple[int, float]:
+    """Of the seeds from 0 to `tries` - 1, the one that stratifies the classes best, and its largest deviation.
+
+    The choice looks at labels and groups alone, never at a result, and is made once: from then on the seed stands in
+    params.yaml and old images keep their split.
+    """
+    rows = rows[_is_trainable(rows)]
+    groups, of_row = np.unique(rows["group"].to_numpy(dtype=str), return_inverse=True)
+    free, labels = _is_free(rows), pd.factorize(rows["label"], sort=True)[0]
+    expected = _expected(labels, free, settings)
+    best = (np.inf, 0)
+    for seed in track(range(tries), "trying seeds", total=tries):
+        split = _shared_out(_places(groups, seed)[of_row], free, settings)
+        best = min(best, (float(np.abs(_shares(labels, split) - expected).max()), seed))
+    return best[1], best[0]
+
+
+def stratification(rows: pd.DataFrame, settings: IndexParams) -> dict[str, Any]:
+    """Which share of each class's images that were shared out went to which split, beside what was asked for.
+
+    Returns
+    -------
+    dict
+        `expected` and `found`, by class (and `all`) and split; `largest_deviation` between them.
+    """
+    rows = rows[_is_trainable(rows)]
+    labels, names = pd.factorize(rows["label"], sort=True)
+    expected = _expected(labels, _is_free(rows), settings)
+    found = _shares(labels, pd.Categorical(rows["split"], categories=SPLITS).codes)
+
+    def table(shares: np.ndarray) -> dict[str, dict[str, float]]:
+        return {
+            name: dict(zip(SPLITS, row.tolist(), strict=True))
+            for name, row in zip([*names, "all"], shares, strict=True)
+        }
+
+    return {
+        "seed": settings.seed,
+        "expected": table(expected),
+        "found": table(found),
+        "largest_deviation": float(np.abs(found - expected).max(initial=0)),
+    }
+
+
+def _places(groups: np.ndarray, seed: int) -> np.ndarray:
+    """A number in [0, 1) for each group, that follows from its name and the seed alone."""
+    return np.array([int(sha256(f"{seed}:{group}")[:13], 16) / 16**13 for group in groups])
+
+
+def _is_trainable(rows: pd.DataFrame) -> np.ndarray:
+    return rows["official_split"].isin(["train", ""]).to_numpy()
+
+
+def _is_free(rows: pd.DataFrame) -> np.ndarray:
+    """Rows of groups that no official split binds, and that may go to test therefore."""
+    return (rows["official_split"] == "").groupby(rows["group"]).transform("all").to_numpy()
+
+
+def _shared_out(place: np.ndarray, free: np.ndarray, settings: IndexParams) -> np.ndarray:
+    """Positions in `SPLITS`, (N,)."""
+    conditions = [place < settings.val, place < settings.val + settings.calib, free & (place >= 1 - settings.test)]
+    return np.select(conditions, [SPLITS.index(split) for split in ("val", "calib", "test")], SPLITS.index("train"))
+
+
+def _shares(labels: np.ndarray, split: np.ndarray) -> np.ndarray:
+    """Share of each class in each split, and of all classes together in the last row: (K + 1, 4)."""
+    counts = np.bincount(labels * len(SPLITS) + split, minlength=(labels.max(initial=-1) + 1) * len(SPLITS))
+    counts = counts.reshape(-1, len(SPLITS))
+    counts = np.vstack([counts, counts.sum(axis=0)])
+    return counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+
+
+def _expected(labels: np.ndarray, free: np.ndarray, settings: IndexParams) -> np.ndarray:
+    """The shares that params ask for, (K + 1, 4)."""
+    may_test = _shares(labels, np.where(free, SPLITS.index("test"), SPLITS.index("train")))[:, SPLITS.index("test")]
+    test = settings.test * may_test
+    val, calib = np.full_like(test, settings.val), np.full_like(test, settings.calib)
+    return np.stack([1 - val - calib - test, val, calib, test], axis=1)
+
+
+def _gone(row: Any, step: str, reason: str, kept: str = "") -> dict[str, str]:
+    return {"path": row.path, "source": row.source, "step": step, "reason": reason, "kept": kept}
+
+
+def _reasons(gone: pd.DataFrame) -> dict[str, dict[str, int]]:
+    return {
+        str(source): {str(k): int(v) for k, v in part["reason"].value_counts().sort_index().items()}
+        for source, part in gone.groupby("source")
+    }
+
+
+def _count(step: str, rows: pd.DataFrame) -> dict[str, Any]:
+    # An official split may be missing; `none` then.
+    split = "split" if "split" in rows else "official_split"
+
+    def by(*names: str) -> dict[str, int]:
+        keys = zip(*(rows[name].replace("", "none") for name in names), strict=True)
+        return dict(sorted(Counter("/".join(key) for key in keys).items()))
+
+    return {
+        "step": step,
+        "images": len(rows),
+        "by_source": by("source"),
+        "by_split": by(split),
+        "by_class": by("label"),
+        "by_source_class_split": by("source", "label", split),
+    }

@@ -1,0 +1,117 @@
+"""What changed between two versions of an index: the sentence a reviewer needs after a data change."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ..errors import UsageError
+from .index import SPLITS, read
+
+
+def read_rows_at(version: str, default_csv: Path) -> pd.DataFrame:
+    """The rows of an index at a path, or of `default_csv` at a git revision, out of the DVC cache.
+
+    Raises
+    ------
+    UsageError
+        If there is neither such a file nor such a revision, or the revision's index is not in the cache.
+    """
+    path = Path(version)
+    if path.suffix == ".csv" or path.exists():
+        return read(path).rows
+    import dvc.api
+    from dvc.exceptions import DvcException
+    from scmrepo.exceptions import SCMError
+
+    try:
+        with dvc.api.open(default_csv.as_posix(), rev=version) as file:
+            return pd.read_csv(file, dtype=str, keep_default_na=False)
+    except (DvcException, SCMError, OSError) as error:
+        raise UsageError(
+            f"no index `{version}`: {error}",
+            where=f"{default_csv} at revision {version}",
+            expected="the path of an index CSV, or a git revision whose index is in the DVC cache",
+            hint="`dvc fetch --all-commits` brings older versions where there is a remote",
+        ) from None
+
+
+def diff(before: pd.DataFrame, after: pd.DataFrame) -> dict[str, Any]:
+    """Compare the rows of two indices, face by face.
+
+    A face is known by its path; one that came under a new path with the pixels of one that went was renamed.
+
+    Returns
+    -------
+    dict
+        Lists, each ordered by path: `came` and `went` (path, label, split), `renamed` (before, after), `relabelled`
+        and `moved` (path, before, after: label or split), `redrawn` (paths whose pixels changed), of faces in both;
+        and `images` (before and after, in all, by split and by label).
+    """
+    joined = before.merge(after, on="path", how="outer", suffixes=("_before", "_after"), indicator=True)
+    joined = joined.sort_values("path")
+    both = joined[joined["_merge"] == "both"]
+    went, came = joined[joined["_merge"] == "left_only"], joined[joined["_merge"] == "right_only"]
+    renamed = went.merge(came, left_on="sample_id_before", right_on="sample_id_after", suffixes=("_old", "_new"))
+    went = went[~went["path"].isin(renamed["path_old"])]
+    came = came[~came["path"].isin(renamed["path_new"])]
+    # What was renamed may have changed label or split on the way.
+    same = pd.concat(
+        [
+            both[["path", "label_before", "label_after", "split_before", "split_after"]],
+            renamed.rename(
+                columns={
+                    "path_new": "path", "label_before_old": "label_before", "label_after_new": "label_after",
+                    "split_before_old": "split_before", "split_after_new": "split_after",
+                }
+            )[["path", "label_before", "label_after", "split_before", "split_after"]],
+        ]
+    ).sort_values("path")  # fmt: skip
+
+    def changes(column: str) -> list[dict[str, str]]:
+        changed = same[same[f"{column}_before"] != same[f"{column}_after"]]
+        columns = ["path", f"{column}_before", f"{column}_after"]
+        return [dict(zip(("path", "before", "after"), row, strict=True)) for row in changed[columns].to_numpy()]
+
+    def listed(rows: pd.DataFrame, side: str) -> list[dict[str, str]]:
+        columns = ["path", f"label_{side}", f"split_{side}"]
+        return [dict(zip(("path", "label", "split"), row, strict=True)) for row in rows[columns].to_numpy()]
+
+    return {
+        "images": {"before": _counts(before), "after": _counts(after)},
+        "came": listed(came, "after"),
+        "went": listed(went, "before"),
+        "renamed": [
+            {"before": row.path_old, "after": row.path_new} for row in renamed.sort_values("path_new").itertuples()
+        ],
+        "relabelled": changes("label"),
+        "moved": changes("split"),
+        "redrawn": both.loc[both["sample_id_before"] != both["sample_id_after"], "path"].tolist(),
+    }
+
+
+def _counts(rows: pd.DataFrame) -> dict[str, Any]:
+    return {
+        "all": len(rows),
+        "by_split": {split: int((rows["split"] == split).sum()) for split in SPLITS},
+        "by_label": {str(label): int(n) for label, n in rows["label"].value_counts().sort_index().items()},
+    }
+
+
+def sentence(changes: dict[str, Any]) -> str:
+    """The difference in one sentence."""
+    words = {
+        "came": "came", "went": "went", "renamed": "were renamed", "relabelled": "changed label",
+        "moved": "changed split", "redrawn": "changed pixels",
+    }  # fmt: skip
+    parts = [f"{len(changes[kind])} {verb}" for kind, verb in words.items() if changes[kind]]
+    before, after = changes["images"]["before"], changes["images"]["after"]
+    if not parts:
+        return f"No image changed: {after['all']} images in both."
+    splits = ", ".join(
+        f"{split} {before['by_split'][split]} → {after['by_split'][split]}"
+        for split in SPLITS
+        if before["by_split"][split] != after["by_split"][split]
+    )
+    total = f"{before['all']} → {after['all']} images" + (f" ({splits})" if splits else "")
+    return f"Of the images, {', '.join(parts)}: {total}."

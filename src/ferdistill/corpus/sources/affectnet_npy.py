@@ -1,0 +1,88 @@
+"""AffectNet as cropped images with a NumPy file a label: `train_set/images/1.jpg`, `train_set/annotations/1_exp.npy`.
+
+The validation part is `val_set` or `valid_set`. Codes are those of the release of 2017.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from ...errors import CheckError
+from . import NOT_AN_IMAGE, Dropped, Record, Row, file_names, has_image_suffix, is_clutter, join, label_of, labelled
+from . import Options as BaseOptions
+from .affectnet import CODES
+
+PARTS = ("train_set", "val_set", "valid_set")
+
+
+class Options(BaseOptions):
+    """Options of such a source.
+
+    Attributes
+    ----------
+    validation : {"test", "val"}
+        What the validation part is used as. There is no public test part, and papers report on the validation part.
+    """
+
+    validation: Literal["val", "test"] = "test"
+
+
+def read(root: Path, path: str, classes: list[str], options: Options) -> Iterator[Row]:
+    """Yield every image of every part that is there; one without its `_exp.npy` is dropped as "unlabelled"."""
+    for part in PARTS:
+        if part != "train_set" and not (root / path / part).exists():
+            continue
+        folder = join(path, part)
+        split = "train" if part == "train_set" else options.validation
+        listing = file_names(root / folder / "annotations")
+        annotations = {name for name in listing if name.endswith("_exp.npy") and not is_clutter(name)}
+        first: dict[str, str] = {}
+        for name in file_names(root / folder / "images"):
+            image = join(folder, f"images/{name}")
+            if is_clutter(name) or not has_image_suffix(name):
+                yield Dropped(image, NOT_AN_IMAGE)
+                continue
+            identifier = name.rpartition(".")[0]
+            annotation = f"{identifier}_exp.npy"
+            if identifier in first:
+                yield CheckError(
+                    f"two images for one annotation: {first[identifier]} and {name}",
+                    where=str(root / folder / "annotations" / annotation),
+                    expected="one image an annotation",
+                    hint="take one of them out",
+                )
+                continue
+            first[identifier] = name
+            if annotation not in annotations:
+                yield Dropped(image, "unlabelled")
+                continue
+            label = _read_label(root / folder / "annotations" / annotation)
+            if isinstance(label, CheckError):
+                yield label
+            else:
+                yield labelled(Record(image, label, split, image=image), set(CODES.values()), classes)
+        for annotation in sorted(annotations - {f"{identifier}_exp.npy" for identifier in first}):
+            yield CheckError(
+                "an annotation without its image",
+                where=str(root / folder / "annotations" / annotation),
+                expected=f"an image in {root / folder / 'images'}",
+                hint="restore the image, or take the annotation out",
+            )
+
+
+def _read_label(file: Path) -> str | CheckError:
+    try:
+        array = np.load(file, allow_pickle=False)
+        if not (isinstance(array, np.ndarray) and array.size == 1 and array.dtype.kind in "iuSU"):
+            raise ValueError("one string or whole number is expected")
+        code = array.astype(str).item()
+    except (ValueError, EOFError, OSError) as error:
+        return CheckError(
+            f"a label cannot be read: {error}",
+            where=str(file),
+            expected="a NumPy array of one string or whole number, without Python objects",
+            hint="restore the file, or take it and its image out",
+        )
+    return label_of(code, CODES, str(file))

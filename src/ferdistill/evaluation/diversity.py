@@ -1,0 +1,286 @@
+"""How much teachers differ, what fusing them keeps, and how near they come to a known truth.
+
+Shapes: M teachers, N images, K classes. Everything is in float64 and in nats.
+"""
+
+from collections.abc import Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.special import entr, log_softmax, logsumexp, rel_entr
+from sklearn.metrics import f1_score
+
+from ..errors import CheckError, UsageError
+from ..files import atomic
+from .calibration import check_scored
+
+BLUE, ORANGE, GREY = "#0072B2", "#E69F00", "#7F7F7F"  # of Okabe & Ito (2008), told apart in every colour vision
+
+
+def jensen_shannon(probabilities: np.ndarray) -> np.ndarray:
+    """Jensen-Shannon divergence of each pair of teachers, in the mean over images.
+
+    `JS(p, q) = KL(p || m) / 2 + KL(q || m) / 2` with `m = (p + q) / 2`; 0 for equals, at most ln 2 (Lin 1991).
+
+    Parameters
+    ----------
+    probabilities : (M, N, K) array
+        Rows sum to 1; zeros are allowed.
+
+    Returns
+    -------
+    (M, M) array
+        In nats; symmetric, with a diagonal of 0.
+    """
+    found = np.zeros((len(probabilities),) * 2)
+    for i, j in combinations(range(len(probabilities)), 2):
+        p, q = probabilities[i], probabilities[j]
+        # 2 p against p + q, not p against the mean: the mean of 0 and the least float would be 0, and the KL infinite.
+        found[i, j] = found[j, i] = (rel_entr(2 * p, p + q) + rel_entr(2 * q, p + q)).sum(axis=-1).mean() / 4
+    return found
+
+
+def disagreement(predicted: np.ndarray) -> np.ndarray:
+    """Share of images for which two teachers predict different classes.
+
+    Kuncheva & Whitaker (2003) count instead where exactly one of the two is right. For two classes that is the
+    same; for more, two different mistakes count here and not there.
+
+    Parameters
+    ----------
+    predicted : (M, N) array
+
+    Returns
+    -------
+    (M, M) array
+        In [0, 1]; symmetric, with a diagonal of 0.
+    """
+    return (predicted[:, None] != predicted[None]).mean(axis=-1)
+
+
+def variance_shrinkage(probabilities: np.ndarray) -> dict[str, float | None]:
+    """How much of the teachers' variance the fused target keeps (report §4.1.4, "Information Smoothing Observation").
+
+    The report: "Under an (approximate) independence assumption among teachers for class c, variance shrinks as
+    Var[mean_m p_m(c)] = 1/M^2 sum_m Var[p_m(c)]", that is to 1/M of the teachers' mean variance. Teachers that see
+    the same image are far from independent, and those that agree lose nothing.
+
+    Parameters
+    ----------
+    probabilities : (M, N, K) array
+
+    Returns
+    -------
+    dict
+        - `teachers`: variance over images (divided by N), in the mean over classes and teachers.
+        - `fused`: the same of the teachers' mean.
+        - `ratio`: fused / teachers, in [0, 1]; None where no teacher's output varies.
+        - `ratio_if_independent`: what the report assumes, 1/M.
+    """
+    teachers = float(probabilities.var(axis=1).mean())
+    fused = float(probabilities.mean(axis=0).var(axis=0).mean())
+    return {
+        "teachers": teachers,
+        "fused": fused,
+        "ratio": fused / teachers if np.ptp(probabilities, axis=1).any() else None,
+        "ratio_if_independent": 1 / len(probabilities),
+    }
+
+
+def oracle_accuracy(predicted: np.ndarray, labels: np.ndarray) -> float:
+    """Share of images that at least one teacher of (M, N) gets right: no choice among the teachers can do better."""
+    return float((predicted == labels).any(axis=0).mean())
+
+
+def kl_from_truth(truth: np.ndarray, log_probabilities: np.ndarray) -> float:
+    """KL(q || p) of the true distribution q (N, K) from log p (N, K), in nats, in the mean over images."""
+    return float((-entr(truth) - truth * log_probabilities).sum(axis=-1).mean())
+
+
+def total_variation(truth: np.ndarray, probabilities: np.ndarray) -> float:
+    """Half the sum over classes of |q - p|, both (N, K), in the mean over images; in [0, 1]."""
+    return float(np.abs(truth - probabilities).sum(axis=-1).mean() / 2)
+
+
+def true_distribution(corpus_dir: Path, paths: Sequence[str], classes: Sequence[str]) -> np.ndarray | None:
+    """The annotators' known distribution (N, K) over the images at `paths`; None for a corpus that has none.
+
+    Raises
+    ------
+    CheckError
+        If the corpus's file of it lacks a column or an image, or does not hold distributions.
+    """
+    file = corpus_dir / "truth" / "samples.csv"
+    if not file.is_file():
+        return None
+    columns = [f"q_{name}" for name in classes]
+    known = pd.read_csv(file, index_col="path")
+    absent = [name for name in columns if name not in known.columns] or [
+        name for name in paths if name not in known.index
+    ]
+    if absent:
+        raise CheckError(
+            f"the truth lacks {absent[0]}",
+            where=str(file),
+            expected=f"columns {', '.join(columns)}, and a row for each image",
+            hint="run `dvc repro corpus index`",
+        )
+    truth = known.loc[list(paths), columns].to_numpy(np.float64)
+    wrong = ~((truth >= 0).all(axis=1) & (np.abs(truth.sum(axis=1) - 1) < 1e-6))
+    if wrong.any():
+        raise CheckError(
+            "the truth does not hold distributions",
+            where=f"{file}, {paths[int(wrong.argmax())]}",
+            expected="values of at least 0 that sum to 1",
+        )
+    return truth
+
+
+def measure(
+    logits: np.ndarray,
+    labels: np.ndarray,
+    teachers: Sequence[str],
+    temperature: float,
+    truth: np.ndarray | None = None,
+) -> dict[str, Any]:
+    """Every figure of this module, for the softened probabilities softmax(logits / temperature).
+
+    "Fused" is the unweighted mean of those probabilities over the teachers, as in the report's §4.1.4.
+
+    Parameters
+    ----------
+    logits : (M, N, K) array
+        Finite.
+    labels : (N,) array
+        Integers in 0..K-1.
+    teachers : sequence of str
+        The M names.
+    temperature : float
+        Above 0.
+    truth : (N, K) array, optional
+        The true distribution q of each image's label.
+
+    Returns
+    -------
+    dict
+        Of plain numbers, lists and strings:
+
+        - `n`, `temperature`, `teachers`.
+        - `each`: {teacher: scores}, and `fused`: scores. Scores are `accuracy`, `macro_f1`, `entropy` (mean, at most
+          ln K) and, given the truth, `kl_from_truth` and `total_variation`. These compare with q softened alike,
+          `q^(1/T)` normalised: a target is for a student that is softened too. At T = 1 that is q itself.
+        - `oracle_accuracy`: see there.
+        - `jensen_shannon`, `disagreement`: M rows of M, in the order of `teachers`.
+        - `jensen_shannon_of_all`: entropy of the fused less the mean of the teachers' (Lin 1991). By this constant
+          the split loss of kd exceeds the fused; it has no gradient.
+        - `variance`: see `variance_shrinkage`.
+
+    Raises
+    ------
+    UsageError
+        If the temperature is not above 0.
+    CheckError
+        On shapes that do not fit together, no images, labels out of range, or logits that are not finite.
+    """
+    if not 0 < temperature < np.inf:
+        raise UsageError("a temperature must be above 0 and finite", where=f"temperature {temperature}")
+    if logits.ndim != 3 or len(logits) != len(teachers) or not len(teachers):
+        raise CheckError(
+            "teachers and their logits do not fit together",
+            where=f"logits {logits.shape}, {len(teachers)} teachers",
+            expected="logits (M, N, K) of M teachers",
+        )
+    for of_teacher in logits:
+        check_scored(of_teacher, labels)
+    if truth is not None and truth.shape != logits.shape[1:]:
+        raise CheckError(
+            "the truth and the logits do not fit together",
+            where=f"truth {truth.shape}, logits {logits.shape}",
+            expected=f"truth {logits.shape[1:]}",
+        )
+
+    log_p = log_softmax(logits.astype(np.float64) / temperature, axis=-1)
+    log_fused = logsumexp(log_p, axis=0) - np.log(len(log_p))
+    probabilities, predicted = np.exp(log_p), logits.argmax(axis=-1)
+    if truth is not None:
+        truth = truth ** (1 / temperature)
+        truth /= truth.sum(axis=1, keepdims=True)
+
+    def scores(log_p: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
+        p = np.exp(log_p)
+        found = {
+            "accuracy": float((predicted == labels).mean()),
+            "macro_f1": float(f1_score(labels, predicted, labels=range(p.shape[1]), average="macro", zero_division=0)),
+            "entropy": float(entr(p).sum(axis=-1).mean()),
+        }
+        if truth is not None:
+            found |= {"kl_from_truth": kl_from_truth(truth, log_p), "total_variation": total_variation(truth, p)}
+        return found
+
+    each = {name: scores(*of_teacher) for name, *of_teacher in zip(teachers, log_p, predicted, strict=True)}
+    fused = scores(log_fused, log_fused.argmax(axis=-1))
+    return {
+        "n": len(labels),
+        "temperature": float(temperature),
+        "teachers": list(teachers),
+        "each": each,
+        "fused": fused,
+        "oracle_accuracy": oracle_accuracy(predicted, labels),
+        "jensen_shannon": jensen_shannon(probabilities).tolist(),
+        "disagreement": disagreement(predicted).tolist(),
+        "jensen_shannon_of_all": fused["entropy"] - float(np.mean([of["entropy"] for of in each.values()])),
+        "variance": variance_shrinkage(probabilities),
+    }
+
+
+def picture(path: Path, report: dict[str, Any], title: str) -> None:
+    """Draw a report of `measure` as a PNG: who differs from whom, how soft each is, and how far from the truth.
+
+    Raises
+    ------
+    UsageError
+        If `path` does not end in `.png`.
+    """
+    import matplotlib.style
+    from matplotlib.figure import Figure
+
+    if path.suffix.lower() != ".png":
+        raise UsageError("the picture is a PNG", where=str(path), expected="a name that ends in .png")
+    names = [*report["teachers"], "fused"]
+    scores = [*report["each"].values(), report["fused"]]
+    known = "kl_from_truth" in report["fused"]
+    bars = [
+        ("entropy", "Mean entropy (nats)", BLUE),
+        ("kl_from_truth", "KL from the true distribution (nats)", ORANGE)
+        if known
+        else ("accuracy", "Accuracy", ORANGE),
+    ]
+
+    with matplotlib.style.context("default", after_reset=True):
+        figure = Figure(figsize=(10, 8), layout="constrained")
+        panels = figure.subplots(2, 2)
+        for panel, key, heading in (
+            (panels[0, 0], "jensen_shannon", "Jensen-Shannon divergence (nats, at most 0.693)"),
+            (panels[0, 1], "disagreement", "Share of images they class differently"),
+        ):
+            values = np.array(report[key])
+            panel.imshow(values, cmap="cividis", vmin=0)
+            for (row, column), value in np.ndenumerate(values):
+                ink = "white" if value < values.max() / 2 or value == 0 else "black"
+                panel.text(column, row, f"{value:.3f}", ha="center", va="center", color=ink)
+            panel.set_xticks(range(len(values)), report["teachers"], rotation=30, ha="right")
+            panel.set_yticks(range(len(values)), report["teachers"])
+            panel.set_title(heading)
+        for panel, (key, heading, colour) in zip(panels[1], bars, strict=True):
+            drawn = panel.barh(names, [of[key] for of in scores], color=[colour] * len(report["teachers"]) + [GREY])
+            panel.bar_label(drawn, fmt="%.3f", padding=3)
+            panel.margins(x=0.15)
+            panel.invert_yaxis()
+            panel.set_title(heading)
+            panel.spines[["top", "right"]].set_visible(False)
+        figure.suptitle(title)
+        with atomic(path) as temporary:
+            figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None})

@@ -1,0 +1,248 @@
+"""The controlled failure that the report deferred (§7.1): students trained on soft labels that lost step on purpose.
+
+Every damaged store lies under `data/study/misalignment` and its manifest says so; the gate refuses it. Results carry
+`misaligned: true` and are written apart from those of the pipeline.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+
+from ..corpus.images import load
+from ..corpus.index import Index, read
+from ..errors import UsageError
+from ..evaluation.metrics import score
+from ..files import atomic, read_json, sha256, write_json
+from ..params import Params
+from ..softlabels import alignment, canary, store, targets
+from ..stages.student import train
+from ..training.loop import predict, splits_of
+
+ROOT = Path("data/study/misalignment")
+METRICS, TABLE, PICTURE = (
+    Path("metrics/study/misalignment.json"),
+    Path("plots/study/misalignment.csv"),
+    Path("plots/study/misalignment.png"),
+)
+FAULTS = {
+    "other order": "the soft labels come class by class, as a loader of class folders reads them",
+    "truncated": "a tenth of the images, the first, is missing from the soft labels; both were cut to one length",
+    "dropped row": "one row, a tenth of the way down, is missing from the soft labels; both were cut to one length",
+}
+
+
+def orders(index: Index, doses: Sequence[float], seed: int) -> dict[tuple[str, float], np.ndarray]:
+    """For each kind of damage, whose soft labels each training image gets.
+
+    Parameters
+    ----------
+    doses : sequence of float, in [0, 1]
+        Shares of the training images whose soft labels are permuted among themselves.
+    seed : int
+        Of the choice of these images, a larger dose keeping those of a smaller one.
+
+    Returns
+    -------
+    dict
+        By (fault, dose), rows of the train split, int64; shorter than the split where a fault cuts it. The dose of a
+        fault other than `permuted` is the share of rows that it puts out of step.
+    """
+    rows = index.rows.iloc[index.positions("train")].reset_index(drop=True)
+    n = len(rows)
+    generator = np.random.default_rng(seed)
+    chosen = generator.permutation(n)
+    made: dict[tuple[str, float], np.ndarray] = {}
+    for dose in doses:
+        order, some = np.arange(n), chosen[: round(dose * n)]
+        order[some] = np.roll(some, 1)  # a cycle: no image keeps its own
+        made["permuted", float(dose)] = order
+    start = n // 10
+    faults = {
+        "other order": rows.sort_values(["label", "path"], kind="stable").index.to_numpy(),
+        "truncated": np.arange(start, n),
+        "dropped row": np.delete(np.arange(n), start),
+    }
+    for fault, order in faults.items():
+        made[fault, float((order != np.arange(len(order))).mean())] = order
+    return made
+
+
+def run(params: Params, doses: Sequence[float], seeds: Sequence[int]) -> dict[str, Any]:
+    """Train a student for each damage and seed, and ask the gate and the canary about each damaged store.
+
+    What is done already is kept: a run that was broken off goes on where it stopped.
+
+    Returns
+    -------
+    dict
+        What is written to `METRICS`: `runs`, and `conditions` with means over seeds.
+
+    Raises
+    ------
+    UsageError
+        If the family has no teachers, or a dose is out of range.
+    """
+    if not params.distils:
+        raise UsageError("the baseline has no soft labels to damage", where="params.yaml", hint="choose a family")
+    if not doses or not seeds or min(doses) < 0 or max(doses) > 1:
+        raise UsageError(f"doses {list(doses)}, seeds {list(seeds)}", expected="some, and doses from 0 to 1")
+    index = read(params.index_csv)
+    images = load(params.images_npy, index)
+    soft = targets.read(Path("data/targets"), index, params)
+    if params.views > 1:
+        raise UsageError("misalignment is studied with one view", where="params.yaml, views", hint="set views to 1")
+    runs = []
+    for (fault, dose), order in orders(index, doses, seed=0).items():
+        name = fault.replace(" ", "_") + (f"_{dose:g}" if fault == "permuted" else "")
+        seen = _inspect(params, index, soft, order, name)
+        # A fault that cuts the soft labels cut the list of images with them.
+        positions = index.positions("train")
+        frame = index.rows.copy()
+        frame.loc[positions[len(order) :], "split"] = "cut"
+        shorter = replace(index, rows=frame)
+        damaged = replace(soft, logits=np.ascontiguousarray(soft.logits[:, :, order]))
+        for seed in seeds:
+            of_run = params.model_copy(update={"seed": seed})
+            found = _train(of_run, shorter, images, damaged, order, name)
+            runs.append({"misaligned": True, "fault": fault, "dose": dose, "seed": seed, **seen, **found})
+    table = pd.DataFrame(runs)
+    conditions = []
+    for _, part in table.groupby(["fault", "dose"], sort=False):
+        first = part.iloc[0]
+        conditions.append(
+            {
+                "fault": first["fault"],
+                "dose": float(first["dose"]),
+                "seeds": len(part),
+                "macro_f1": float(part["macro_f1"].mean()),
+                "ece": float(part["ece"].mean()),
+                "gate": first["gate"],
+                "canary": first["canary"],
+                "slip_row": None if pd.isna(first["slip_row"]) else int(first["slip_row"]),
+            }
+        )
+    result = {
+        "run_family": params.run_family,
+        "run_mode": params.run_mode,
+        "scale": params.scale,
+        "index_digest": index.digest,
+        "train_rows": len(index.positions("train")),
+        "misaligned": True,
+        "conditions": conditions,
+        "runs": runs,
+    }
+    write_json(METRICS, result)
+    columns = ["fault", "dose", "seed", "macro_f1", "accuracy", "ece", "nll", "agreement", "canary"]
+    with atomic(TABLE) as temporary:
+        table[columns].to_csv(temporary, index=False, lineterminator="\n")
+    picture(result, PICTURE)
+    return result
+
+
+def _inspect(params: Params, index: Index, soft: targets.Targets, order: np.ndarray, name: str) -> dict[str, Any]:
+    """Write the first teacher's damaged store, with keys and without, and ask the gate and the canary."""
+    teacher = soft.plan["teachers"][0]["teacher"]
+    table, manifest = store.read(params.softlabels_dir(teacher))
+    positions = index.positions("train")
+    whole = np.arange(len(index.rows), dtype=np.int64)
+    rest = np.setdiff1d(whole, positions)
+    kept = np.sort(np.concatenate([rest, positions[: len(order)]]))
+    source = whole.copy()
+    source[positions[: len(order)]] = positions[order]
+    damaged = table.iloc[source[kept]].reset_index(drop=True)
+    keyed = ROOT / name / "keyed"
+    logits = store.logits_of(damaged, params.classes)
+    lost = replace(index, rows=damaged[["path", "split", "label"]])
+    store.write(
+        keyed,
+        lost,
+        logits,
+        params.classes,
+        teacher=teacher,
+        checkpoint_sha256=manifest["checkpoint_sha256"],
+        provenance={"damaged": name},
+    )
+    keyless = ROOT / name / "keyless"
+    with atomic(keyless / "train_logits.npy") as temporary:
+        np.save(temporary, logits[damaged["split"] == "train"])
+    report = alignment.check([keyed], index, params.classes)
+    (verdict,) = canary.check([keyless], index)["results"]
+    return {
+        "gate": sorted({problem["kind"] for problem in report["problems"]} - {"damaged"}),
+        "canary": verdict["verdict"],
+        "agreement": verdict["agreement"],
+        "slip_row": verdict["slip_row"],
+    }
+
+
+def _train(
+    params: Params, index: Index, images: np.ndarray, soft: targets.Targets, order: np.ndarray, name: str
+) -> dict[str, float]:
+    facts = {
+        "params": params.model_dump(mode="json", exclude={"scales", "families", "index", "benchmark", "export"}),
+        "scale": params.scale_.model_dump(mode="json"),
+        "targets": soft.plan["sha256"],
+        "order": sha256(order.tobytes()),
+    }
+    done = ROOT / name / f"{sha256(json.dumps(facts, sort_keys=True))[:16]}.json"
+    if done.is_file():
+        found: dict[str, float] = read_json(done)
+        return found
+    network, _ = train(params, index, images, soft, misaligned=True)
+    _, _, test = splits_of(index, images, params.classes)
+    scores = score(predict(network, test), test.labels, params.classes, bins=params.calibrate.bins)
+    found = {key: scores[key] for key in ("macro_f1", "accuracy", "ece", "nll")}
+    write_json(done, found)
+    return found
+
+
+def picture(result: dict[str, Any], path: Path) -> None:
+    """Draw macro F1 and ECE against the dose, the historic faults beside them, and what gate and canary say."""
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    runs = pd.DataFrame(result["runs"])
+    conditions = pd.DataFrame(result["conditions"])
+    permuted = conditions[conditions["fault"] == "permuted"]
+    faults = conditions[conditions["fault"] != "permuted"]
+    figure, axes = plt.subplots(2, 2, figsize=(10, 6.4), sharey="row", width_ratios=[2.2, 1], layout="constrained")
+    colours = {"aligned": "#009E73", "inconclusive": "#E69F00", "misaligned": "#D55E00"}
+    for row, (metric, title) in enumerate((("macro_f1", "macro F1 on test"), ("ece", "ECE on test"))):
+        left, right = axes[row]
+        left.plot(permuted["dose"], permuted[metric], color="0.6", zorder=1)
+        for part, axis in ((permuted, left), (faults, right)):
+            for place, condition in enumerate(part.to_dict("records")):
+                x = condition["dose"] if axis is left else place
+                same = (runs["fault"] == condition["fault"]) & (runs["dose"] == condition["dose"])
+                values, colour = runs.loc[same, metric], colours[condition["canary"]]
+                axis.scatter([x] * len(values), values, s=14, color=colour, alpha=0.5, zorder=2)
+                marker = "s" if condition["gate"] else "o"
+                axis.scatter([x], [values.mean()], s=60, color=colour, marker=marker, zorder=3)
+        clean = permuted.loc[permuted["dose"] == 0, metric]
+        for axis in (left, right):
+            if len(clean):
+                axis.axhline(clean.iloc[0], color="0.6", linewidth=1, linestyle="--")
+            axis.spines[["top", "right"]].set_visible(False)
+        left.set_ylabel(title)
+        left.set_xlabel("share of training images with another image's soft labels" if row else "")
+        right.set_xticks(range(len(faults)), faults["fault"], rotation=12)
+    names = {"aligned": "canary: aligned", "inconclusive": "canary: inconclusive", "misaligned": "canary: misaligned"}
+    handles = [
+        plt.Line2D([], [], marker="D", linestyle="", color=colours[key], label=text) for key, text in names.items()
+    ]
+    handles += [
+        plt.Line2D([], [], marker="o", linestyle="", color="0.3", label="gate: in step"),
+        plt.Line2D([], [], marker="s", linestyle="", color="0.3", label="gate: out of step"),
+        plt.Line2D([], [], linestyle="--", color="0.6", label="intact"),
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
+    figure.suptitle(f"Students of {result['run_family']} {result['run_mode']} on soft labels out of step")
+    with atomic(path) as temporary:
+        figure.savefig(temporary, dpi=120, metadata={"Software": None})
+    plt.close(figure)

@@ -1,0 +1,81 @@
+"""Augmentation of image tensors, drawn and applied apart, so that what was drawn can be recorded and drawn again."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+VIEW_AUGMENT = "flip_shift"  # what recorded views are
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What was drawn for each of B images, on the CPU.
+
+    Attributes
+    ----------
+    mirrored : Tensor of bool, (B,)
+    shift : Tensor of int64, (2, B)
+        Pixels down and right, from 0 to twice the reach of `apply`; half of that is no shift.
+    brightness : Tensor of float32, (B,)
+        Factor, 0.8 to 1.2.
+    """
+
+    mirrored: Tensor
+    shift: Tensor
+    brightness: Tensor
+
+    def __getitem__(self, rows: Tensor) -> "Draw":
+        return Draw(self.mirrored[rows], self.shift[:, rows], self.brightness[rows])
+
+
+def reach(side: int) -> int:
+    """Pixels by which an image of this side is moved at most."""
+    return side // 12
+
+
+def draw(count: int, side: int, generator: torch.Generator) -> Draw:
+    """Draw for `count` images of `side` pixels."""
+    return Draw(
+        torch.rand(count, generator=generator) < 0.5,
+        torch.randint(0, 2 * reach(side) + 1, (2, count), generator=generator),
+        0.8 + 0.4 * torch.rand(count, generator=generator),
+    )
+
+
+def recorded(views: int, count: int, side: int, seed: int) -> list[Draw]:
+    """The draws of recorded views: view v of image i is the same wherever it is asked for.
+
+    A teacher is asked about these very views and the student trains on them: FKD (Shen and Xing, ECCV 2022) and
+    TinyViT (Wu et al., ECCV 2022) store such seeds beside their soft labels.
+    """
+    return [draw(count, side, torch.Generator().manual_seed(seed * 1_000_003 + view)) for view in range(views)]
+
+
+def mix(views: list[Draw], which: Tensor, rows: Tensor) -> Draw:
+    """Of image `rows[b]` the view `which[b]`."""
+    return Draw(
+        torch.stack([view.mirrored for view in views])[which, rows],
+        torch.stack([view.shift for view in views], 1)[:, which, rows],
+        torch.stack([view.brightness for view in views])[which, rows],
+    )
+
+
+def apply(images: Tensor, how: str, drawn: Draw) -> Tensor:
+    """Augment a batch (B, C, H, W) with values from 0 to 255, each image by its own draw.
+
+    `flip` mirrors those drawn to be. `flip_shift` also moves each by up to a twelfth of its side, edges repeated, and
+    scales its brightness. `none` does nothing.
+    """
+    if how == "none":
+        return images
+    where, side = images.device, images.shape[2]
+    images = torch.where(drawn.mirrored.to(where)[:, None, None, None], images.flip(3), images)
+    if how == "flip":
+        return images
+    padded = F.pad(images.float(), (reach(side),) * 4, mode="replicate")
+    rows, columns = drawn.shift.to(where)[:, :, None] + torch.arange(side, device=where)
+    which = torch.arange(len(images), device=where)[:, None, None]
+    moved = padded[which, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    return (moved * drawn.brightness.to(where)[:, None, None, None]).clamp_(0, 255)

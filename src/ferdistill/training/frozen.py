@@ -1,0 +1,134 @@
+"""Teachers brought from elsewhere, made to look like ours: our normalised input in, logits in our order out."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import CheckError, UsageError
+from ..files import atomic, sha256_file, write_json
+from ..params import FrozenTeacher, ImageParams
+from . import models
+
+
+class Frozen(nn.Module):
+    """A network with its own preprocessing and order of classes inside.
+
+    Parameters
+    ----------
+    body : callable
+        Takes float32 (N, channels, size, size), normalised its own way; gives logits (N, K) in its own order.
+    teacher : FrozenTeacher
+    classes : list of str
+        Order of the logits given out.
+    image : ImageParams
+        What comes in: normalised float32 (N, C, S, S), as `loop.as_input` gives it.
+    """
+
+    in_mean: Tensor
+    in_std: Tensor
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, body: Any, teacher: FrozenTeacher, classes: list[str], image: ImageParams) -> None:
+        super().__init__()
+        self.body, self.size, self.channels = body, teacher.size, teacher.channels
+        self.order = [teacher.classes.index(name) for name in classes]
+        mean, std = models.NORMALISATION[image.channels]
+        for name, values in (("in_mean", mean), ("in_std", std), ("mean", teacher.mean), ("std", teacher.std)):
+            self.register_buffer(name, torch.tensor(values)[:, None, None])
+
+    def forward(self, images: Tensor) -> Tensor:
+        pixels = images * self.in_std + self.in_mean
+        if pixels.shape[1] == 1 and self.channels == 3:
+            pixels = pixels.expand(-1, 3, -1, -1)
+        elif pixels.shape[1] == 3 and self.channels == 1:
+            grey = torch.tensor([0.299, 0.587, 0.114], device=pixels.device)[:, None, None]
+            pixels = (pixels * grey).sum(1, keepdim=True)
+        if pixels.shape[2] != self.size:
+            pixels = F.interpolate(pixels, (self.size, self.size), mode="bilinear", antialias=True)
+        logits: Tensor = self.body((pixels - self.mean) / self.std)
+        if logits.ndim != 2 or logits.shape[1] != len(self.order):
+            raise CheckError(
+                f"a frozen teacher gives an output of shape {tuple(logits.shape)}",
+                expected=f"(N, {len(self.order)}), a logit for each class of params",
+                hint="give the file's own `classes`, or export it with one logit a class",
+            )
+        return logits[:, self.order]
+
+
+def save(brought: FrozenTeacher, directory: Path, classes: list[str], image: ImageParams, **more: Any) -> None:
+    """Copy the file into a teacher's directory, with a config.json; `more` is recorded in the latter.
+
+    Raises
+    ------
+    UsageError
+        If the file is missing.
+    """
+    source = Path(brought.frozen)
+    if not source.is_file():
+        raise UsageError("no file of a frozen teacher", where=str(source), hint="put it there, or correct `frozen`")
+    copy = directory / f"frozen{source.suffix}"
+    with atomic(copy) as temporary:
+        shutil.copyfile(source, temporary)
+    config = {
+        "frozen": brought.model_dump(mode="json"),
+        "classes": classes,
+        "image": {"size": image.size, "channels": image.channels},
+        **more,
+        "sha256": sha256_file(copy),
+    }
+    write_json(directory / "config.json", config)
+
+
+def load(directory: Path, config: dict[str, Any]) -> nn.Module:
+    """The network of a directory that `save` wrote, in eval mode.
+
+    Raises
+    ------
+    UsageError, CheckError
+        If the file is missing, is not the one that was saved, or is of another architecture.
+    """
+    teacher = FrozenTeacher.model_validate(config["frozen"])
+    file = directory / f"frozen{Path(teacher.frozen).suffix}"
+    if not file.is_file() or sha256_file(file) != config["sha256"]:
+        raise CheckError(
+            "a frozen teacher is not the one that was saved",
+            where=str(file),
+            expected=f"digest {config['sha256'][:12]}",
+            hint="restore it with `dvc checkout --force`",
+        )
+    image = ImageParams.model_validate(config["image"])
+    body = _Onnx(file) if teacher.model is None else _timm(file, teacher)
+    return Frozen(body, teacher, config["classes"], image).eval()
+
+
+def _timm(file: Path, teacher: FrozenTeacher) -> nn.Module:
+    image = ImageParams(size=teacher.size, channels=teacher.channels)
+    network = models.build(str(teacher.model), teacher.options, "stock", len(teacher.classes), image, False)
+    models.load_whole(network, file)
+    return network
+
+
+class _Onnx:
+    """An ONNX file as a function of tensors."""
+
+    def __init__(self, file: Path) -> None:
+        import onnxruntime
+
+        try:
+            providers = onnxruntime.get_available_providers()
+            self.session = onnxruntime.InferenceSession(file, providers=providers)
+        except Exception as error:  # onnxruntime's errors have no common base of their own
+            raise CheckError(
+                f"not an ONNX model that runs here: {error}", where=str(file), hint="export it anew"
+            ) from None
+        self.input = self.session.get_inputs()[0].name
+
+    def __call__(self, images: Tensor) -> Tensor:
+        logits = self.session.run(None, {self.input: images.cpu().numpy().astype(np.float32)})[0]
+        return torch.from_numpy(logits).to(images.device)
