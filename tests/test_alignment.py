@@ -145,6 +145,15 @@ def test_a_permutation_shows_both_paths_and_says_that_the_set_is_the_same(index,
     assert all("another set of paths (1 of the index absent, 1 not of this split)" in hint for hint in hints)
 
 
+def test_a_row_doubled_far_away_is_a_duplicate_and_no_permutation(index, tmp_path):
+    directory = make_store(tmp_path / "t", index)
+    table, _ = store.read(directory)
+    rows = np.flatnonzero(table["split"] == "train")
+    rewrite(directory, pd.concat([table, table.iloc[[rows[4]]]]))
+    named = {p["kind"]: p["row"] for p in alignment.check([directory], index, CLASSES)["problems"]}
+    assert named == {"length": 60, "duplicate": 60}
+
+
 def test_labels_that_stay_while_their_rows_are_swapped_are_wrong_too(index, tmp_path):
     directory = make_store(tmp_path / "t", index)
     table, _ = store.read(directory)
@@ -299,6 +308,11 @@ def test_a_large_store_is_swept_in_batches_to_the_same_answer(index, tmp_path, m
     whole = alignment.check([directory], index, CLASSES)
     monkeypatch.setattr(store, "BATCH", 7)
     assert alignment.check([directory], index, CLASSES) == whole
+    table, _ = store.read(directory)
+    empty = Path(shutil.copytree(directory, tmp_path / "e"))
+    rewrite(empty, table.assign(label=table["label"].where(table.index != 50, None)))
+    with pytest.raises(CheckError, match="column label, row 50"):
+        alignment.check([empty], index, CLASSES)
     monkeypatch.setattr(alignment, "_sweep", lambda *_: "")
     assert alignment.check([directory], index, CLASSES) == whole
 

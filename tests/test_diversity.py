@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from conftest import CLASSES, make_index
 from ferdistill import params
-from ferdistill.cli_teachers import teachers_cli
+from ferdistill.commands.teachers import teachers_cli
 from ferdistill.errors import CheckError, UsageError
 from ferdistill.evaluation import diversity
 from ferdistill.softlabels import store

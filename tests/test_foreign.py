@@ -145,6 +145,13 @@ def test_what_is_named_probs_but_is_not_and_what_is_named_logits_but_is_probabil
         assert {p["kind"] for p in check(write, table, index)["problems"]} == {"not a distribution"}
 
 
+def test_a_row_that_is_not_finite_is_called_so_and_not_a_bad_distribution(index, table):
+    broken = table.copy()
+    broken.loc[5, "logit_sad"] = np.nan
+    for write in (write_npz_probs, write_csv):
+        assert {p["kind"] for p in check(write, broken, index)["problems"]} == {"non-finite"}
+
+
 def test_without_paths_there_is_nothing_to_check_order_by(index, table):
     def write(directory, table):
         np.save(directory / "logits.npy", table[LOGITS].to_numpy())

@@ -1,4 +1,4 @@
-"""Teachers brought from elsewhere: their own order of classes, size, channels and normalisation; safetensors or ONNX."""
+"""Teachers brought from elsewhere: their own order of classes, size and normalisation; safetensors or ONNX."""
 
 import numpy as np
 import pytest
@@ -75,7 +75,7 @@ def test_wrong_frozen_teachers_are_refused(brought, tmp_path):
     with pytest.raises(UsageError, match="no file of a frozen teacher"):
         frozen.save(teacher("pretrained/absent.safetensors"), tmp_path / "t", CLASSES, OURS)
     frozen.save(teacher("pretrained/theirs.safetensors", model="test_vit"), tmp_path / "t", CLASSES, OURS)
-    with pytest.raises((CheckError, UsageError), match="another architecture|cannot build"):
+    with pytest.raises((CheckError, UsageError), match=r"another architecture|cannot build"):
         models.load_network(tmp_path / "t")
     (tmp_path / "pretrained/broken.onnx").write_bytes(b"not a model")
     frozen.save(teacher("pretrained/broken.onnx", model=None), tmp_path / "u", CLASSES, OURS)

@@ -124,7 +124,10 @@ def test_recorded_views_are_the_same_wherever_they_are_drawn_and_each_image_has_
     assert all(torch.equal(a.shift, b.shift) for a, b in zip(views, again, strict=True))
     rows, which = torch.tensor([4, 9, 13]), torch.tensor([2, 0, 1])
     mixed = mix(views, which, rows)
-    assert mixed.shift.tolist() == torch.stack([views[v].shift[:, r] for v, r in zip(which, rows)], 1).tolist()
+    assert (
+        mixed.shift.tolist()
+        == torch.stack([views[v].shift[:, r] for v, r in zip(which, rows, strict=True)], 1).tolist()
+    )
     assert not torch.equal(views[0].shift, views[1].shift)
 
 

@@ -47,7 +47,7 @@ def test_views_of_another_number_store_index_or_content_are_refused(index, tmp_p
         views.read(tmp_path / "t", other, 3, digest)
     seen[1, 7, 2] = np.nan
     views.write(tmp_path / "t", index, seen, VIEW_AUGMENT, digest)
-    with pytest.raises(CheckError, match="(?s)not finite.*view 1, row 7"):
+    with pytest.raises(CheckError, match=r"(?s)not finite.*view 1, row 7"):
         views.read(tmp_path / "t", index, 3, digest)
     file = tmp_path / "t" / views.TENSORS
     file.write_bytes(file.read_bytes()[:-5])

@@ -34,7 +34,7 @@ def test_agreement_is_counted_for_each_teacher_and_epoch():
 def test_a_teacher_out_of_step_stops_the_run_and_is_named():
     labels = np.random.default_rng(0).integers(0, 7, 5000)
     logits = np.stack([teacher(labels, 0.7), np.roll(teacher(labels, 0.7, 1), 1, axis=0)])
-    with pytest.raises(CheckError, match="(?s)no better than chance.*teacher b") as stop:
+    with pytest.raises(CheckError, match=r"(?s)no better than chance.*teacher b") as stop:
         watch(Witness(torch.from_numpy(logits), ["a", "b"], CPU), labels)
     assert "of 2000 rows" in str(stop.value)  # at the start, not after the epoch
     study = Witness(torch.from_numpy(logits), ["a", "b"], CPU, stops=False)

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Column, Table
 
 from .. import params
@@ -16,6 +17,73 @@ align_cli = typer.Typer(no_args_is_help=True, help="Do soft labels belong to the
 IndexOption = Annotated[Path | None, typer.Option("--index", help="Index; that of params.yaml if not given.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 OutOption = Annotated[Path | None, typer.Option("--out", help="Write the JSON to this file too.")]
+
+
+@align_cli.command("check")
+def check(
+    directories: Annotated[
+        list[Path] | None, typer.Argument(metavar="[DIR]...", help="Soft-label directories; all teachers' if none.")
+    ] = None,
+    index_csv: IndexOption = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 on any problem.")] = False,
+    present: Annotated[bool, typer.Option("--present", help="Check those that are there; none is no problem.")] = False,
+    as_json: JsonOption = False,
+    out: OutOption = None,
+) -> None:
+    """Check soft labels against the index: length, order, labels, classes, digests, values, checkpoints.
+
+    Reads our own stores, and .npz, .npy, .pt, CSV and Parquet of other programs. Nothing is truncated, repaired or
+    unpickled. Examples:
+
+        ferdistill align check --strict
+
+        ferdistill align check data/softlabels/resnet18_ixNextAffFull --json
+
+        ferdistill align check old/softlabels/resnet18 --index data/index/ixNextAffFull.csv --out alignment.json
+    """
+    from ..corpus import index
+    from ..softlabels import alignment, store
+
+    directories, csv = _resolve(directories, index_csv)
+    if present:
+        directories = [directory for directory in directories if directory.is_dir()]
+        if not directories:
+            print("no soft labels here, so none out of step")
+            return
+    rows = index.read(csv, store.KEYS)
+    checkpoints = alignment.read_checkpoints(Path("models/teachers"))
+    report = alignment.check(directories, rows, rows.description["classes"], checkpoints)
+    if out:
+        write_json(out, report)
+    if as_json:
+        print(json.dumps(report, indent=2, ensure_ascii=False))
+    else:
+        _print_alignment(report)
+    if strict and not report["ok"]:
+        raise typer.Exit(1)
+
+
+def _print_alignment(report: dict) -> None:
+    console = Console()
+    table = Table(Column("directory", overflow="fold"), Column("holds", overflow="fold"), *report["splits"])
+    for directory, soft in zip(report["dirs"], report["soft_labels"], strict=True):
+        found = [p for p in report["problems"] if p["dir"] == directory]
+        general = [p["kind"] for p in found if not p["split"]]
+        cells = []
+        for split in report["splits"]:
+            kinds = [*general, *(p["kind"] for p in found if p["split"] == split)]
+            cells.append(f"[red]{', '.join(kinds)}[/red]" if kinds else "[green]in step[/green]")
+        table.add_row(escape(directory), escape(f"{soft['kind']}, {soft['kind_from']}"), *cells)
+    console.print(table)
+    for problem in report["problems"]:
+        place = problem["dir"] + (f", {problem['split']}" if problem["split"] else "")
+        place += f", row {problem['row']}" if problem["row"] is not None else ""
+        console.print(f"[bold]{problem['kind']}[/bold] in {escape(place)}", highlight=False)
+        console.print(
+            f"  expected {problem['expected']}\n  found    {problem['found']}\n  do       {problem['hint']}",
+            markup=False,
+        )
+    console.print("[green]in step[/green]" if report["ok"] else f"[red]{len(report['problems'])} problems[/red]")
 
 
 @align_cli.command("canary")

@@ -9,10 +9,15 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from . import params
-from .errors import UsageError
+from .. import params
+from ..errors import UsageError
 
 teachers_cli = typer.Typer(no_args_is_help=True, help="The teachers, side by side.")
+
+
+@teachers_cli.callback()
+def teachers() -> None:
+    """Keep `diversity` a command of its own."""
 
 
 @teachers_cli.command("diversity")
@@ -38,9 +43,9 @@ def diversity(
     """
     import numpy as np
 
-    from .corpus import index
-    from .evaluation import diversity as library
-    from .softlabels import alignment, store
+    from ..corpus import index
+    from ..evaluation import diversity as library
+    from ..softlabels import alignment, store
 
     if split not in index.SPLITS:
         raise UsageError(f"no split `{split}`", where="--split", expected=f"one of {', '.join(index.SPLITS)}")
