@@ -14,6 +14,7 @@ from ferdistill.corpus import diff, index
 from ferdistill.corpus.build import build
 from ferdistill.corpus.reader import read_rows
 from ferdistill.corpus.sheets import write_sheets
+from ferdistill.corpus.sources import read_image
 from ferdistill.corpus.verify import verify
 from ferdistill.errors import CheckError, UsageError
 from test_index import SETTINGS, make
@@ -255,3 +256,51 @@ def test_sheets_are_drawn_and_hold_the_groups(corpus, tmp_path):
     once = (tmp_path / "sheets/duplicates.png").read_bytes()
     write_sheets(tmp_path / "sheets", read, report, corpus, THREE)
     assert (tmp_path / "sheets/duplicates.png").read_bytes() == once
+
+
+def save_16_bit(path):
+    Image.fromarray(np.arange(64, dtype=np.uint16).reshape(8, 8) * 1040).save(path)
+    return np.rint(np.arange(64).reshape(8, 8) * 1040 / 257)
+
+
+def save_palette(path):
+    picture = Image.fromarray(face(3)).convert("P")
+    picture.save(path)
+    return np.asarray(picture.convert("L"))
+
+
+def save_turned(path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter, clockwise
+    Image.fromarray(face(4)).save(path, exif=exif)
+    return np.rot90(face(4), -1)
+
+
+def save_with_alpha(path):
+    Image.fromarray(np.dstack([face(5)] * 3 + [np.full((48, 48), 7, np.uint8)])).save(path)
+    return face(5)
+
+
+@pytest.mark.parametrize("save", [save_16_bit, save_palette, save_turned, save_with_alpha])
+def test_unusual_images_are_decoded_as_people_see_them(tmp_path, save):
+    expected = save(tmp_path / "x.png")
+    pixels = read_image(tmp_path, "x.png")
+    assert pixels.dtype == np.uint8 and pixels.shape == (*expected.shape, 3)
+    np.testing.assert_array_equal(pixels[..., 0], expected)
+
+
+def test_a_decompression_bomb_and_32_bit_numbers_are_refused_before_they_are_decoded(tmp_path):
+    Image.new("1", (10_000, 6_000)).save(tmp_path / "bomb.png")
+    assert (tmp_path / "bomb.png").stat().st_size < 20_000
+    with pytest.raises(CheckError, match=r"(?s)10000 x 6000 pixels.*bomb\.png"):
+        read_image(tmp_path, "bomb.png")
+    Image.fromarray(np.ones((4, 4), np.float32)).save(tmp_path / "float.tif")
+    with pytest.raises(CheckError, match="32-bit"):
+        read_image(tmp_path, "float.tif")
+
+
+def test_a_source_named_twice_lists_its_faces_twice_and_is_refused(corpus):
+    text = (corpus / "corpus.yaml").read_text()
+    (corpus / "corpus.yaml").write_text(text + "  - {name: again, adapter: folders, path: folders}\n")
+    with pytest.raises(CheckError, match=r"(?s)listed twice.*`folders` and `again`"):
+        make(corpus)
