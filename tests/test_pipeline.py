@@ -302,7 +302,8 @@ def test_the_index_explains_itself_and_notices_an_edit_of_the_corpus(project):
     assert shown["rows_listed"] == 600 == shown["length"] + sum(shown["left_out"].values())
     assert "No image changed" in run(project, "ferdistill", "index", "diff", "HEAD").stdout
     assert "as indexed" in run(project, "ferdistill", "index", "verify").stdout
-    picture = next((project / "data/raw/embedded/folders/train/happy").iterdir())
+    paths = pd.read_csv(project / "data/index/ixNextAffFull.csv")["path"]
+    picture = project / "data/raw/embedded" / paths[paths.str.startswith("folders/train/happy/")].iloc[0]
     picture.unlink()
     done = run(project, "ferdistill", "index", "verify", "--json", check=False)
     assert done.returncode == 1 and picture.name in done.stdout
