@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 from conftest import CLASSES, make_index
 from ferdistill import params
 from ferdistill.commands.teachers import teachers_cli
+from ferdistill.corpus.truth import distribution
 from ferdistill.errors import CheckError, UsageError
 from ferdistill.evaluation import diversity
 from ferdistill.softlabels import store
@@ -213,7 +214,7 @@ def test_the_command_shows_what_measure_found(project):
     table = store.read(chosen.softlabels_dir(chosen.teachers[0]))[0]
     at = (table["split"] == "test").to_numpy()
     logits = [store.logits_of(store.read(chosen.softlabels_dir(name))[0], CLASSES)[at] for name in chosen.teachers]
-    truth = diversity.true_distribution(chosen.corpus_dir, table["path"][at].tolist(), CLASSES)
+    truth = distribution(chosen.corpus_dir, table["path"][at].tolist(), CLASSES)
     labels = np.array([CLASSES.index(label) for label in table["label"][at]])
     expected = diversity.measure(np.stack(logits), labels, chosen.teachers, 3.0, truth)
 
@@ -279,4 +280,4 @@ def test_a_damaged_truth_is_refused(project, change, named):
     table = pd.read_csv(file)
     change(table).to_csv(file, index=False)
     with pytest.raises(CheckError, match=named):
-        diversity.true_distribution(corpus, table["path"].tolist(), CLASSES)
+        distribution(corpus, table["path"].tolist(), CLASSES)

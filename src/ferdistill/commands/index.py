@@ -113,10 +113,11 @@ def verify(
     from ..corpus import index
     from ..corpus.verify import verify as check
 
-    settings = None if index_csv and corpus else params.load()
-    csv = index_csv or settings.index_csv  # type: ignore[union-attr]
-    read = index.read(csv)
-    report = check(read, csv, corpus or settings.corpus_dir, read.description["classes"])  # type: ignore[union-attr]
+    if not (index_csv and corpus):
+        settings = params.load()
+        index_csv, corpus = index_csv or settings.index_csv, corpus or settings.corpus_dir
+    read = index.read(index_csv)
+    report = check(read, index_csv, corpus, read.description["classes"])
     if as_json:
         print(json.dumps(report, indent=2, ensure_ascii=False))
     else:

@@ -43,7 +43,7 @@ def diversity(
     """
     import numpy as np
 
-    from ..corpus import index
+    from ..corpus import index, truth
     from ..evaluation import diversity as library
     from ..softlabels import alignment, store
 
@@ -59,7 +59,7 @@ def diversity(
         rows.codes(settings.classes)[at],
         settings.teachers,
         settings.temperature if temperature is None else temperature,
-        library.true_distribution(settings.corpus_dir, rows.rows["path"].iloc[at].tolist(), settings.classes),
+        truth.distribution(settings.corpus_dir, rows.rows["path"].iloc[at].tolist(), settings.classes),
     )
     title = f"Teachers on {split}: {report['n']} images, T = {report['temperature']:g}"
     if out:

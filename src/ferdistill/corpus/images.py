@@ -10,7 +10,7 @@ from ..errors import CheckError, UsageError
 from ..files import atomic
 from ..params import ImageParams
 from .index import Index, sample_id
-from .reader import map_faces, read_rows
+from .reader import map_faces, records_by_path
 from .sources import Record
 
 
@@ -49,7 +49,7 @@ def records_of(index: Index, corpus_dir: Path, classes: list[str]) -> list[Recor
     CheckError
         If the corpus no longer lists a row.
     """
-    listed = {row.path: row for _, row in read_rows(corpus_dir, classes) if isinstance(row, Record)}
+    listed = records_by_path(corpus_dir, classes)
     lost = [path for path in index.rows["path"] if path not in listed]
     if lost:
         raise CheckError(

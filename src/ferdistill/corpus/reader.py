@@ -133,6 +133,11 @@ def read_rows(corpus_dir: Path, classes: list[str]) -> Iterator[tuple[str, Row]]
             )
 
 
+def records_by_path(corpus_dir: Path, classes: list[str]) -> dict[str, Record]:
+    """Every labelled face that the sources list, by its path; raises as `read_rows` does."""
+    return {row.path: row for _, row in read_rows(corpus_dir, classes) if isinstance(row, Record)}
+
+
 def map_faces(
     function: Callable[[np.ndarray], T],
     corpus_dir: Path,

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ..files import atomic
 from .index import Index
-from .reader import read_rows
+from .reader import records_by_path
 from .sources import Record, decode
 
 TILE, CAPTION, MARGIN = 72, 14, 6
@@ -26,7 +26,7 @@ def write_sheets(directory: Path, index: Index, report: dict[str, Any], corpus_d
     and exact ones; the first of each line is the copy that stays, unless all went. `classes.png` shows, for each
     class, `PER_CLASS` training images chosen by digest.
     """
-    listed = {row.path: row for _, row in read_rows(corpus_dir, classes) if isinstance(row, Record)}
+    listed = records_by_path(corpus_dir, classes)
 
     lines: list[tuple[str, list[tuple[str, str]]]] = []
     for conflict in report["conflicts"]:

@@ -1,11 +1,14 @@
 """What is known of a rendered corpus. Only figures are drawn from it: no stage trains or chooses by it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.special import rel_entr
+from scipy.special import entr
 from sklearn.metrics import f1_score
+
+from ..errors import CheckError
 
 
 def ceiling(corpus_dir: Path, rows: pd.DataFrame, classes: list[str]) -> dict[str, float] | None:
@@ -21,7 +24,7 @@ def ceiling(corpus_dir: Path, rows: pd.DataFrame, classes: list[str]) -> dict[st
     dict or None
         None for a corpus without a truth file, as every real one is.
     """
-    known = _distribution(corpus_dir, rows, classes)
+    known = distribution(corpus_dir, rows["path"].tolist(), classes)
     if known is None:
         return None
     best = pd.Series([classes[code] for code in known.argmax(axis=1)], index=rows.index)
@@ -31,29 +34,45 @@ def ceiling(corpus_dir: Path, rows: pd.DataFrame, classes: list[str]) -> dict[st
     }
 
 
-def distance(
-    corpus_dir: Path, rows: pd.DataFrame, probabilities: np.ndarray, classes: list[str]
-) -> dict[str, float] | None:
-    """How far probabilities (N, K) of `rows` are from the annotators' known distribution q, in the mean over rows.
+def kl_from_truth(truth: np.ndarray, log_probabilities: np.ndarray) -> float:
+    """KL(q || p) of the true distribution q (N, K) from log p (N, K), in nats, in the mean over images."""
+    return float((-entr(truth) - truth * log_probabilities).sum(axis=-1).mean())
 
-    Returns
-    -------
-    dict or None
-        `kl`, KL(q || p) in nats, and `total_variation`, half the sum of |q - p|, 0 to 1; None without a truth file.
+
+def total_variation(truth: np.ndarray, probabilities: np.ndarray) -> float:
+    """Half the sum over classes of |q - p|, both (N, K), in the mean over images; in [0, 1]."""
+    return float(np.abs(truth - probabilities).sum(axis=-1).mean() / 2)
+
+
+def distribution(corpus_dir: Path, paths: Sequence[str], classes: Sequence[str]) -> np.ndarray | None:
+    """The annotators' known distribution (N, K) over the images at `paths`; None for a corpus that has none.
+
+    Raises
+    ------
+    CheckError
+        If the corpus's file of it lacks a column or an image, or does not hold distributions.
     """
-    known = _distribution(corpus_dir, rows, classes)
-    if known is None:
-        return None
-    return {
-        "kl": float(rel_entr(known, probabilities).sum(axis=1).mean()),
-        "total_variation": float(np.abs(known - probabilities).sum(axis=1).mean() / 2),
-    }
-
-
-def _distribution(corpus_dir: Path, rows: pd.DataFrame, classes: list[str]) -> np.ndarray | None:
     file = corpus_dir / "truth" / "samples.csv"
     if not file.is_file():
         return None
     columns = [f"q_{name}" for name in classes]
-    known = pd.read_csv(file, index_col="path", usecols=["path", *columns])
-    return known.loc[rows["path"], columns].to_numpy()
+    known = pd.read_csv(file, index_col="path")
+    absent = [name for name in columns if name not in known.columns] or [
+        name for name in paths if name not in known.index
+    ]
+    if absent:
+        raise CheckError(
+            f"the truth lacks {absent[0]}",
+            where=str(file),
+            expected=f"columns {', '.join(columns)}, and a row for each image",
+            hint="run `dvc repro corpus index`",
+        )
+    truth = known.loc[list(paths), columns].to_numpy(np.float64)
+    wrong = ~((truth >= 0).all(axis=1) & (np.abs(truth.sum(axis=1) - 1) < 1e-6))
+    if wrong.any():
+        raise CheckError(
+            "the truth does not hold distributions",
+            where=f"{file}, {paths[int(wrong.argmax())]}",
+            expected="values of at least 0 that sum to 1",
+        )
+    return truth

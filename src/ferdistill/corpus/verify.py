@@ -7,8 +7,7 @@ from typing import Any
 from ..errors import CheckError
 from ..files import read_json
 from .index import Index, sample_id
-from .reader import map_faces, read_rows
-from .sources import Record
+from .reader import map_faces, records_by_path
 
 
 def verify(index: Index, index_csv: Path, corpus_dir: Path, classes: list[str]) -> dict[str, Any]:
@@ -26,7 +25,7 @@ def verify(index: Index, index_csv: Path, corpus_dir: Path, classes: list[str]) 
         path = index.rows["path"][row]
         problems.append({"kind": kind, "row": row, "path": path, "expected": expected, "found": found})
 
-    listed = {row.path: row for _, row in read_rows(corpus_dir, classes) if isinstance(row, Record)}
+    listed = records_by_path(corpus_dir, classes)
     # Where copies disagreed, the policy may have given the copy that stayed another label than its own.
     conflicts = read_json(index_csv.with_suffix(".report.json"))["conflicts"]
     settled = {conflict["kept"] for conflict in conflicts if conflict["label"] is not None}

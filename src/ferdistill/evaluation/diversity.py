@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from scipy.special import entr, log_softmax, logsumexp, rel_entr
 from sklearn.metrics import f1_score
 
+from ..corpus.truth import kl_from_truth, total_variation
 from ..errors import CheckError, UsageError
 from ..files import atomic
 from .calibration import check_scored
@@ -93,50 +93,6 @@ def variance_shrinkage(probabilities: np.ndarray) -> dict[str, float | None]:
 def oracle_accuracy(predicted: np.ndarray, labels: np.ndarray) -> float:
     """Share of images that at least one teacher of (M, N) gets right: no choice among the teachers can do better."""
     return float((predicted == labels).any(axis=0).mean())
-
-
-def kl_from_truth(truth: np.ndarray, log_probabilities: np.ndarray) -> float:
-    """KL(q || p) of the true distribution q (N, K) from log p (N, K), in nats, in the mean over images."""
-    return float((-entr(truth) - truth * log_probabilities).sum(axis=-1).mean())
-
-
-def total_variation(truth: np.ndarray, probabilities: np.ndarray) -> float:
-    """Half the sum over classes of |q - p|, both (N, K), in the mean over images; in [0, 1]."""
-    return float(np.abs(truth - probabilities).sum(axis=-1).mean() / 2)
-
-
-def true_distribution(corpus_dir: Path, paths: Sequence[str], classes: Sequence[str]) -> np.ndarray | None:
-    """The annotators' known distribution (N, K) over the images at `paths`; None for a corpus that has none.
-
-    Raises
-    ------
-    CheckError
-        If the corpus's file of it lacks a column or an image, or does not hold distributions.
-    """
-    file = corpus_dir / "truth" / "samples.csv"
-    if not file.is_file():
-        return None
-    columns = [f"q_{name}" for name in classes]
-    known = pd.read_csv(file, index_col="path")
-    absent = [name for name in columns if name not in known.columns] or [
-        name for name in paths if name not in known.index
-    ]
-    if absent:
-        raise CheckError(
-            f"the truth lacks {absent[0]}",
-            where=str(file),
-            expected=f"columns {', '.join(columns)}, and a row for each image",
-            hint="run `dvc repro corpus index`",
-        )
-    truth = known.loc[list(paths), columns].to_numpy(np.float64)
-    wrong = ~((truth >= 0).all(axis=1) & (np.abs(truth.sum(axis=1) - 1) < 1e-6))
-    if wrong.any():
-        raise CheckError(
-            "the truth does not hold distributions",
-            where=f"{file}, {paths[int(wrong.argmax())]}",
-            expected="values of at least 0 that sum to 1",
-        )
-    return truth
 
 
 def measure(

@@ -21,7 +21,7 @@ def run(params: Params) -> None:
     with atomic(csv.with_suffix(".left_out.csv")) as temporary:
         built.left_out.to_csv(temporary, index=False, lineterminator="\n", encoding="utf-8")
     sheets = csv.with_name(f"{csv.stem}_sheets")
-    write_sheets(sheets, index.read(csv), report, params.corpus_dir, params.classes)
+    write_sheets(sheets, index.Index(rows, description), report, params.corpus_dir, params.classes)
 
     kinds = pd.Series([copy["kind"] for copy in report["duplicates"]], dtype=str).value_counts()
     by_class = rows["label"].value_counts()

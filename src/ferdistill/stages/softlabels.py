@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import numpy as np
-from scipy.special import softmax
+from scipy.special import log_softmax
 
 from ..corpus import images, index, truth
 from ..errors import CheckError
@@ -45,10 +45,11 @@ def run(params: Params, name: str) -> None:
         seen = np.stack([predict(network, train, view) for view in drawn])
         metrics["views_sha256"] = views.write(out, rows, seen, VIEW_AUGMENT, manifest["table_sha256"])["sha256"]
     test = rows.positions("test")
-    distance = truth.distance(
-        params.corpus_dir, rows.rows.iloc[test], softmax(logits[test].astype(np.float64), axis=1), params.classes
-    )
-    write_json(
-        Path("metrics/softlabels") / f"{name}.json",
-        metrics | ({"distance_to_truth_on_test": distance} if distance else {}),
-    )
+    known = truth.distribution(params.corpus_dir, rows.rows["path"].iloc[test].tolist(), params.classes)
+    if known is not None:
+        log_probabilities = log_softmax(logits[test].astype(np.float64), axis=1)
+        metrics["distance_to_truth_on_test"] = {
+            "kl": truth.kl_from_truth(known, log_probabilities),
+            "total_variation": truth.total_variation(known, np.exp(log_probabilities)),
+        }
+    write_json(Path("metrics/softlabels") / f"{name}.json", metrics)

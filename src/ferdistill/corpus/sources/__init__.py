@@ -211,6 +211,43 @@ def has_image_suffix(name: str) -> bool:
     return PurePosixPath(name).suffix.lower() in SUFFIXES
 
 
+def labelled_images(
+    root: Path, folder: str, labels: str, suffix: str, what: str
+) -> Iterator[tuple[str, Path] | Dropped | CheckError]:
+    """Of `folder`, every image in `images` with its file in `labels`, named after it but for `suffix`.
+
+    An image without one is dropped as "unlabelled"; two images for one, and one without its image, are errors, in
+    which `what` names it, as "a label file". An image is given by its path relative to `root`.
+    """
+    _, _, name_of = what.partition(" ")
+    below = root / folder / labels
+    present = {name for name in file_names(below) if name.endswith(suffix) and not is_clutter(name)}
+    first: dict[str, str] = {}
+    for name in file_names(root / folder / "images"):
+        image = join(folder, f"images/{name}")
+        if is_clutter(name) or not has_image_suffix(name):
+            yield Dropped(image, NOT_AN_IMAGE)
+            continue
+        file = name.rpartition(".")[0] + suffix
+        if file in first:
+            yield CheckError(
+                f"two images for one {name_of}: {first[file]} and {name}",
+                where=str(below / file),
+                expected=f"one image {what}",
+                hint="take one of them out",
+            )
+            continue
+        first[file] = name
+        yield (image, below / file) if file in present else Dropped(image, "unlabelled")
+    for file in sorted(present - first.keys()):
+        yield CheckError(
+            f"{what} without its image",
+            where=str(below / file),
+            expected=f"an image in {root / folder / 'images'}",
+            hint=f"restore the image, or take the {name_of} out",
+        )
+
+
 def text_lines(file: Path) -> Iterator[tuple[int, str]]:
     """The lines of a text file that are not blank, stripped, each with its number, from 1."""
     for number, line in enumerate(file.read_text(encoding="utf-8-sig").split("\n"), start=1):

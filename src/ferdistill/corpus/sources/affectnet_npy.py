@@ -10,8 +10,8 @@ from typing import Literal
 import numpy as np
 
 from ...errors import CheckError
-from . import NOT_AN_IMAGE, Dropped, Record, Row, file_names, has_image_suffix, is_clutter, join, label_of, labelled
 from . import Options as BaseOptions
+from . import Record, Row, join, label_of, labelled, labelled_images
 from .affectnet import CODES
 
 PARTS = ("train_set", "val_set", "valid_set")
@@ -36,40 +36,16 @@ def read(root: Path, path: str, classes: list[str], options: Options) -> Iterato
             continue
         folder = join(path, part)
         split = "train" if part == "train_set" else options.validation
-        listing = file_names(root / folder / "annotations")
-        annotations = {name for name in listing if name.endswith("_exp.npy") and not is_clutter(name)}
-        first: dict[str, str] = {}
-        for name in file_names(root / folder / "images"):
-            image = join(folder, f"images/{name}")
-            if is_clutter(name) or not has_image_suffix(name):
-                yield Dropped(image, NOT_AN_IMAGE)
+        for found in labelled_images(root, folder, "annotations", "_exp.npy", "an annotation"):
+            if not isinstance(found, tuple):
+                yield found
                 continue
-            identifier = name.rpartition(".")[0]
-            annotation = f"{identifier}_exp.npy"
-            if identifier in first:
-                yield CheckError(
-                    f"two images for one annotation: {first[identifier]} and {name}",
-                    where=str(root / folder / "annotations" / annotation),
-                    expected="one image an annotation",
-                    hint="take one of them out",
-                )
-                continue
-            first[identifier] = name
-            if annotation not in annotations:
-                yield Dropped(image, "unlabelled")
-                continue
-            label = _read_label(root / folder / "annotations" / annotation)
+            image, annotation = found
+            label = _read_label(annotation)
             if isinstance(label, CheckError):
                 yield label
             else:
                 yield labelled(Record(image, label, split, image=image), set(CODES.values()), classes)
-        for annotation in sorted(annotations - {f"{identifier}_exp.npy" for identifier in first}):
-            yield CheckError(
-                "an annotation without its image",
-                where=str(root / folder / "annotations" / annotation),
-                expected=f"an image in {root / folder / 'images'}",
-                hint="restore the image, or take the annotation out",
-            )
 
 
 def _read_label(file: Path) -> str | CheckError:

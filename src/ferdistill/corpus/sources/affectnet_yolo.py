@@ -12,19 +12,16 @@ import yaml
 
 from ...errors import CheckError
 from . import (
-    NOT_AN_IMAGE,
     Dropped,
     OfficialSplit,
     Record,
     Row,
     class_name,
-    file_names,
-    has_image_suffix,
     image_size,
-    is_clutter,
     join,
     label_of,
     labelled,
+    labelled_images,
     listed_twice,
     text_lines,
 )
@@ -73,28 +70,11 @@ def read(root: Path, path: str, classes: list[str], options: Options) -> Iterato
 
 
 def _read_part(root: Path, folder: str, split: OfficialSplit, classes: list[str], crop: bool) -> Iterator[Row]:
-    listing = file_names(root / folder / "labels")
-    label_files = {name for name in listing if name.endswith(".txt") and not is_clutter(name)}
-    first: dict[str, str] = {}
-    for name in file_names(root / folder / "images"):
-        image = join(folder, f"images/{name}")
-        if is_clutter(name) or not has_image_suffix(name):
-            yield Dropped(image, NOT_AN_IMAGE)
+    for found in labelled_images(root, folder, "labels", ".txt", "a label file"):
+        if not isinstance(found, tuple):
+            yield found
             continue
-        label_file = f"{name.rpartition('.')[0]}.txt"
-        if label_file in first:
-            yield CheckError(
-                f"two images for one label file: {first[label_file]} and {name}",
-                where=str(root / folder / "labels" / label_file),
-                expected="one image a label file",
-                hint="take one of them out",
-            )
-            continue
-        first[label_file] = name
-        if label_file not in label_files:
-            yield Dropped(image, "unlabelled")
-            continue
-        file = root / folder / "labels" / label_file
+        image, file = found
         lines = list(text_lines(file))
         if not lines or (len(lines) > 1 and not crop):
             yield Dropped(image, "several faces" if lines else "no face")
@@ -115,13 +95,6 @@ def _read_part(root: Path, folder: str, split: OfficialSplit, classes: list[str]
                 record = Record(identifier, label, split, image=image, box=box if crop else None)
                 yield labelled(record, set(CODES.values()), classes)
             seen.setdefault(line, f"line {number}")
-    for label_file in sorted(label_files - first.keys()):
-        yield CheckError(
-            "a label file without its image",
-            where=str(root / folder / "labels" / label_file),
-            expected=f"an image in {root / folder / 'images'}",
-            hint="restore the image, or take the label file out",
-        )
 
 
 def _box(root: Path, image: str, line: str, where: str) -> tuple[int, int, int, int] | CheckError:
