@@ -70,7 +70,8 @@ def projects(tmp_path_factory):
     with ThreadPoolExecutor() as pool:
         for done in pool.map(lambda root: run(root, "dvc", "repro"), roots):
             assert sorted(ran(done)) == sorted(EVERY)
-    commit(roots[0])
+    for root in roots:
+        commit(root)
     return roots
 
 
@@ -190,9 +191,11 @@ def test_a_run_killed_in_training_goes_on_and_ends_with_the_same_bytes(projects)
                  "plots/student/plots/metrics/val/macro_f1.tsv"):  # fmt: skip
         assert (killed / name).read_bytes() == (undisturbed / name).read_bytes(), name
     assert not list(killed.glob(".dvc/tmp/checkpoints/*"))
-    run(undisturbed, "git", "checkout", "-q", "params.yaml")
+    run(undisturbed, "git", "reset", "-q", "--hard")
+    run(undisturbed, "dvc", "checkout", "-q", "--force")
 
 
+@pytest.mark.slow
 def test_a_sweep_of_lambda_and_beta_gives_students_that_differ_and_are_recorded(project):
     run(project, "dvc", "exp", "run", "--queue", "-n", "dkd", "-S", "mode=dkd", "-S", "beta=2,8", "student")
     run(project, "dvc", "exp", "run", "--queue", "-n", "split", "-S", "family=6D", "-S", "lambda=0.5,0.7", "student")
