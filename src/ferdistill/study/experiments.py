@@ -1,0 +1,200 @@
+"""DVC experiments as git holds them, and whether one fits the present code, params and data."""
+
+import subprocess
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from ..errors import UsageError
+
+# Stages that belong to one run; what lies before them is shared by all.
+OWN = ("targets", "student", "calibrate", "evaluate")
+# Params that a lock names only in the paths and names of others.
+SETTINGS = ("scale", "corpus", "index_tag")
+# libyaml's loader is about ten times as fast, but not in every build of PyYAML.
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class Experiment(NamedTuple):
+    """One experiment: where it is, and the text of its files by path; None for a file that it does not have."""
+
+    name: str
+    ref: str
+    commit: str
+    baseline: str
+    time: datetime
+    files: dict[str, str | None]
+
+    def params(self) -> dict[str, Any]:
+        """`params.yaml`, empty if there is none."""
+        return load_yaml(self.files["params.yaml"] or "") or {}
+
+    def lock(self) -> dict[str, Any]:
+        """The stages of `dvc.lock`."""
+        return (load_yaml(self.files["dvc.lock"] or "") or {}).get("stages", {})
+
+
+class Present(NamedTuple):
+    """What a run of today depends on.
+
+    `stages` has, for each stage up to `evaluate`: its command, the hashes of the files that no stage makes, and the
+    names of the params that it tracks.
+    """
+
+    params: dict[str, Any]
+    lock: dict[str, Any]
+    stages: dict[str, dict[str, Any]]
+
+
+def load_yaml(text: str) -> Any:
+    """Parse YAML, fast where libyaml is there."""
+    return yaml.load(text, Loader=LOADER)
+
+
+def git(*arguments: str, stdin: bytes | None = None) -> bytes:
+    """Standard output of a git command.
+
+    Raises
+    ------
+    UsageError
+        If git fails, with what it said.
+    """
+    done = subprocess.run(["git", *arguments], input=stdin, capture_output=True, check=False)
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").strip()
+        raise UsageError(f"git {arguments[0]} failed: {said}", hint="run from the repository's root")
+    return done.stdout
+
+
+def baselines(revs: list[str]) -> list[str]:
+    """Commits that experiments may have started from: those named, or HEAD and its ancestors, nearest first."""
+    if revs:
+        return [git("rev-parse", "--verify", f"{rev}^{{commit}}").decode().strip() for rev in revs]
+    return git("rev-list", "HEAD").decode().split()
+
+
+def read(starts: list[str], paths: list[str]) -> list[Experiment]:
+    """Read files of every experiment that started from one of some commits.
+
+    Parameters
+    ----------
+    starts : list of str
+        Full hashes of baseline commits.
+    paths : list of str
+        Files to read, beside `params.yaml` and `dvc.lock`.
+
+    Returns
+    -------
+    list of Experiment
+        In the order of `starts`, then by name.
+    """
+    rank = {commit: place for place, commit in enumerate(starts)}
+    form = "--format=%(refname) %(objectname) %(committerdate:iso-strict)"
+    found = []
+    for line in git("for-each-ref", form, "refs/exps").decode().splitlines():
+        ref, commit, when = line.split(" ")
+        # refs/exps/01/234…/name; DVC keeps its queue and temporary refs under other names there.
+        parts = ref.split("/")
+        if len(parts) == 5 and (baseline := parts[2] + parts[3]) in rank:
+            found.append((rank[baseline], parts[4], ref, commit, baseline, datetime.fromisoformat(when)))
+    found.sort()
+    wanted = ["params.yaml", "dvc.lock", *paths]
+    texts = _blobs([f"{entry[3]}:{path}" for entry in found for path in wanted])
+    experiments = []
+    for number, (_, name, ref, commit, baseline, when_) in enumerate(found):
+        files = dict(zip(wanted, texts[number * len(wanted) : (number + 1) * len(wanted)], strict=True))
+        experiments.append(Experiment(name, ref, commit, baseline, when_, files))
+    return experiments
+
+
+def _blobs(names: list[str]) -> list[str | None]:
+    """Text of each blob, None for one that is not there, all by one git process."""
+    data = git("cat-file", "--batch", stdin="".join(f"{name}\n" for name in names).encode())
+    texts: list[str | None] = []
+    at = 0
+    for _ in names:
+        end = data.index(b"\n", at)
+        header, at = data[at:end], end + 1
+        if header.endswith(b" missing"):
+            texts.append(None)
+            continue
+        size = int(header.rsplit(b" ", 1)[1])
+        texts.append(data[at : at + size].decode())
+        at += size + 1
+    return texts
+
+
+def present() -> Present:
+    """Hash the code and data that runs of this workspace depend on."""
+    from dvc.repo import Repo
+
+    with Repo() as repo:
+        stages = repo.stage.collect("evaluate", with_deps=True)
+        # A .dvc file has outs, but no command: its data is a source.
+        stages = [stage for stage in stages if stage.cmd]
+        made = [out.def_path for stage in stages for out in stage.outs]
+        facts = {}
+        for stage in stages:
+            stage.save_deps(allow_missing=True)
+            sources = {}
+            tracked: list[str] = []
+            for dep in stage.deps:
+                if hasattr(dep, "params"):
+                    tracked += dep.params
+                elif not any(_touch(dep.def_path, out) for out in made):
+                    sources[dep.def_path] = dep.hash_info.value
+            facts[stage.addressing] = {"cmd": stage.cmd, "sources": sources, "params": tracked}
+    lock = load_yaml(Path("dvc.lock").read_text(encoding="utf-8"))["stages"] if Path("dvc.lock").is_file() else {}
+    return Present(load_yaml(Path("params.yaml").read_text(encoding="utf-8")), lock, facts)
+
+
+def _touch(one: str, other: str) -> bool:
+    """Whether two paths are the same, or one is inside the other."""
+    return one == other or one.startswith(f"{other}/") or other.startswith(f"{one}/")
+
+
+def misfit(experiment: Experiment, now: Present, overrides: dict[str, Any]) -> str:
+    """Say why an experiment is not what the present workspace would give with some params set; "" if it is.
+
+    DVC recorded in the experiment's `dvc.lock` what each stage was run with. All of it must be what the workspace has,
+    but for the params set, and what stages make from them.
+    """
+    wanted = now.params | overrides
+    recorded = experiment.params()
+    for key in [*overrides, *SETTINGS]:
+        if recorded.get(key) != wanted[key]:
+            return f"its {key} is {recorded.get(key)}, not {wanted[key]}"
+    lock = experiment.lock()
+    for stage, facts in now.stages.items():
+        entry = lock.get(stage)
+        if entry is None:
+            return f"it has no stage {stage}"
+        if entry["cmd"] != facts["cmd"]:
+            return f"its {stage} ran `{entry['cmd']}`"
+        md5s = {dep["path"]: dep.get("md5") for dep in entry.get("deps", [])}
+        for path, md5 in facts["sources"].items():
+            if md5s.get(path) != md5:
+                return f"its {stage} was run with another {path}"
+        tracked = [_of_run(key, now.params, wanted) for key in facts["params"]]
+        expected = {key: lookup(wanted, key) for key in tracked}
+        if entry.get("params", {}).get("params.yaml", {}) != expected:
+            return f"its {stage} was run with other params"
+        shared = stage not in OWN and expected == {key: lookup(now.params, key) for key in facts["params"]}
+        if shared and entry.get("outs") != now.lock.get(stage, {}).get("outs"):
+            return f"its {stage} gave other files"
+    return ""
+
+
+def _of_run(key: str, workspace: dict[str, Any], run: dict[str, Any]) -> str:
+    """The name of a param as a run tracks it: dvc.yaml says `families.${family}`."""
+    return f"families.{run['family']}" if key == f"families.{workspace['family']}" else key
+
+
+def lookup(tree: dict[str, Any], key: str) -> Any:
+    """The value at a dotted name, None if there is none."""
+    value: Any = tree
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
