@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
+from celery.result import AsyncResult
 from dvc.lock import LockError, make_lock
 from dvc.repo import Repo
 from dvc.repo.experiments.queue.base import QueueEntry
@@ -326,8 +327,13 @@ def _drop(queue: LocalCeleryQueue, entries: list[QueueEntry]) -> None:
         if root:
             _kill([process for process in _processes("cwd") if Path(process.info["cwd"]).is_relative_to(root)])
             shutil.rmtree(root, ignore_errors=True)
-    # Twice: the first takes those that are still in DVC's stash, the second their messages.
-    remove_tasks(queue, entries)
+    # DVC's own removal wants a result, which a task that died does not have, so those messages go first.
+    revs = {entry.stash_rev for entry in entries}
+    for message in list(queue.celery.iter_processed()):
+        arguments, keywords, _ = message.decode()
+        entry_ = keywords.get("entry_dict") or arguments[0]
+        if entry_["stash_rev"] in revs and not AsyncResult(message.headers["id"], app=queue.celery).ready():
+            queue.celery.purge(message.delivery_tag)
     remove_tasks(queue, entries)
 
 
