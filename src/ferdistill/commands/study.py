@@ -97,10 +97,12 @@ def run(
 
     params.load()
     runs = grids.load(grid, experiments.load_yaml(Path("params.yaml").read_text(encoding="utf-8")))
-    now = experiments.present()
     failures: list[Any] = []
+    with Console(stderr=True).status("Comparing code, params and data with dvc.lock"):
+        now = experiments.present()
+        if not dry_run:
+            library.require_ready(now)
     if not dry_run:
-        library.require_ready(now)
         with _progress(len(runs)) as tell:
             failures = library.run(runs, now, jobs, tell)
     standing = library.standing(runs, now)

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import psutil
 from celery.result import AsyncResult
 from dvc.lock import LockError, make_lock
-from dvc.repo import Repo
+from dvc.repo import Repo, lock_repo
 from dvc.repo.experiments.queue.base import QueueEntry
 from dvc.repo.experiments.queue.celery import LocalCeleryQueue
 from dvc.repo.experiments.queue.remove import remove_tasks
@@ -120,7 +120,7 @@ def run(runs: list[Run], now: Present, jobs: int, tell: Callable[[Progress], Non
     """
     with _alone(), Repo() as repo:
         queue = repo.experiments.celery_queue
-        _mend(repo, queue, {run.name for run in runs})
+        _mend(queue, {run.name for run in runs})
         previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             return _finish(repo, queue, runs, now, jobs, tell)
@@ -220,15 +220,25 @@ def _alone() -> Iterator[None]:
 
 
 def _queue(repo: Repo, queue: LocalCeleryQueue, run: Run) -> QueueEntry:
-    """Queue one run. DVC detaches HEAD and edits params.yaml meanwhile; `_mend` undoes it after a kill."""
-    stale = f"refs/exps/{(head := git('rev-parse', 'HEAD').decode().strip())[:2]}/{head[2:]}/{run.name}"
-    git("update-ref", "-d", stale)  # or DVC would refuse the name; it is there only if it does not fit
-    branch = subprocess.run(["git", "symbolic-ref", "-q", "HEAD"], capture_output=True, text=True, check=False)
-    write_json(QUEUEING, {"head": head, "branch": branch.stdout.strip(), "stash": _stash()})
-    params = [f"{key}={_override(value)}" for key, value in run.overrides.items()]
-    repo.experiments.run(targets=["evaluate"], params=params, queue=True, name=run.name)
+    """Queue one run. DVC detaches HEAD and edits params.yaml meanwhile; `_mend_workspace` undoes it after a kill."""
+    head = git("rev-parse", "HEAD").decode().strip()
+    ref = f"refs/exps/{head[:2]}/{head[2:]}/{run.name}"
+    if old := git("for-each-ref", "--format=%(objectname)", ref).decode().strip():
+        # It does not fit, and DVC would refuse the name. It keeps its results under another.
+        git("update-ref", f"{ref}-{old[:7]}", old)
+        git("update-ref", "-d", ref)
+    write_json(QUEUEING, {"head": head, "branch": _branch(), "stash": _stash()})
+    params = {"params.yaml": [f"{key}={_override(value)}" for key, value in run.overrides.items()]}
+    with lock_repo(repo):
+        entry = repo.experiments.queue_one(queue, targets=["evaluate"], params=params, name=run.name)
     QUEUEING.unlink()
-    return _names(queue.iter_queued()).get(run.name) or _names(queue.iter_active())[run.name]
+    return entry
+
+
+def _branch() -> str:
+    """The branch that HEAD is on, "" if it is detached."""
+    done = subprocess.run(["git", "symbolic-ref", "-q", "HEAD"], capture_output=True, text=True, check=False)
+    return done.stdout.strip()
 
 
 def _override(value: Any) -> str:
@@ -272,7 +282,7 @@ def _entries(queue: LocalCeleryQueue, names: set[str]) -> dict[str, QueueEntry]:
     return {name: entry for name, entry in found.items() if name in names}
 
 
-def _mend(repo: Repo, queue: LocalCeleryQueue, names: set[str]) -> None:
+def _mend(queue: LocalCeleryQueue, names: set[str]) -> None:
     """Undo what a kill left: see the module."""
     _mend_workspace()
     head = git("rev-parse", "HEAD").decode().strip()
@@ -280,32 +290,46 @@ def _mend(repo: Repo, queue: LocalCeleryQueue, names: set[str]) -> None:
     stale = [entry for entry in queue.iter_queued() if entry.name in names and entry.baseline_rev != head]
     stale += [result.entry for result in queue.iter_failed() if result.entry.name in names]
     if not _workers(queue):
-        stale += [entry for entry in queue.iter_active() if entry.name in names]
-    if stale:
-        _drop(queue, stale)
-    known = {entry.stash_rev for entry in [*queue.iter_queued(), *queue.iter_active()]}
+        stale += queue.iter_active()
+    _drop(queue, stale)
+    waiting = [*queue.iter_queued(), *queue.iter_active()]
+    others = [entry.name for entry in waiting if entry.name not in names]
+    if others:
+        raise UsageError(
+            f"the queue holds other experiments: {_some(others)}",
+            expected="a queue with runs of this grid alone, since workers take whatever is there",
+            hint="let them finish with dvc queue start, or take them out with dvc queue remove",
+        )
+    known = {entry.stash_rev for entry in waiting}
     stashed = queue.stash.stash_revs
     queue.stash.remove_revs([e for rev, e in stashed.items() if e.name in names and rev not in known])
 
 
 def _mend_workspace() -> None:
-    """Put HEAD, params.yaml and the user's edits back as they were when DVC was killed while it queued a run."""
+    """Put HEAD, params.yaml and the user's edits back as they were when DVC was killed while it queued a run.
+
+    DVC stashes edits, detaches HEAD, edits params.yaml, commits all that, and undoes it in the reverse order.
+    """
     if not QUEUEING.is_file():
         return
     before = read_json(QUEUEING)
-    head = git("rev-parse", "HEAD").decode().strip()
+    Path(git("rev-parse", "--git-path", "index.lock").decode().strip()).unlink(missing_ok=True)
+    edited = set(git("diff", "--name-only", "HEAD").decode().split()) - {".dvc/tmp/repro.dat"}
     stashed = _stash() != before["stash"]
-    own = {"params.yaml", ".dvc/tmp/repro.dat"}
-    # DVC had the user's edits applied when it was killed; they are in the stash too if that has grown.
-    edits = set(git("diff", "--name-only", "HEAD").decode().split("\n")) - own - {""}
-    kept = set(git("stash", "show", "--name-only", "stash@{0}").decode().split("\n")) if stashed else set()
-    if head != before["head"] or not edits <= kept:
+    safe = git("rev-parse", "HEAD").decode().strip() == before["head"]
+    if stashed:
+        safe &= edited <= {"params.yaml", *git("stash", "show", "--name-only").decode().split()}
+    elif _branch() == before["branch"] and "params.yaml" not in edited:
+        QUEUEING.unlink()  # killed before DVC began, or after it was done
+        return
+    else:
+        safe &= bool(before["branch"]) and not _branch() and edited <= {"params.yaml"}
+    if not safe:
         raise CheckError(
-            "an earlier study run was killed while DVC had the workspace in hand, and it has changed since",
-            where=f"was at {before['branch'] or before['head']}, {before['head'][:10]}",
-            hint=f"see git status and git stash list; put right what is wrong, then delete {QUEUEING}",
+            "an earlier study run was killed while DVC had the workspace in hand, and it was changed since",
+            where=f"it was at {before['branch'] or 'a detached HEAD'}, {before['head'][:10]}",
+            hint=f"see git status and git stash list, put HEAD and params.yaml right, then delete {QUEUEING}",
         )
-    Path(".git/index.lock").unlink(missing_ok=True)
     if before["branch"]:
         git("symbolic-ref", "HEAD", before["branch"])
     git("reset", "--hard", "--quiet")
@@ -316,6 +340,8 @@ def _mend_workspace() -> None:
 
 def _drop(queue: LocalCeleryQueue, entries: list[QueueEntry]) -> None:
     """Take entries out of the queue, with the processes and the folders that their workers left."""
+    if not entries:
+        return
     for entry in entries:
         info = Path(queue.get_infofile_path(entry.stash_rev))
         root = ""
@@ -347,8 +373,9 @@ def _kill(processes: list[psutil.Process]) -> None:
 
 
 def _stop(queue: LocalCeleryQueue) -> None:
-    """Kill the workers; a run goes on from its last epoch when it is started again."""
+    """Kill the workers; a run that they had taken goes on from its last epoch when it is started again."""
     _kill(_workers(queue))
+    _drop(queue, list(queue.iter_active()))
 
 
 def _failure(queue: LocalCeleryQueue, entry: QueueEntry, why: str) -> Failure:
