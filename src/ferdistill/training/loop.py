@@ -173,6 +173,8 @@ def fit(
     CheckError
         If the loss becomes NaN or infinite, or a batch is larger than the split or smaller than the processes.
     """
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
     accelerator = accelerator_for(settings)
     share, shares = accelerator.process_index, accelerator.num_processes
     if not shares <= recipe.batch <= len(train.rows):
