@@ -115,7 +115,7 @@ def settings_for(augment: str = "flip_shift") -> Params:
     """The parameters of the embedded scale, with one epoch for the student, in float32."""
     raw = params.load().model_dump(by_alias=True)
     raw["scale"] = "embedded"
-    raw["training"]["amp"] = "no"
+    raw["training"] |= {"amp": "no", "threads": None}
     recipe = raw["scales"]["embedded"]["student"]
     recipe["phases"] = [recipe["phases"][0] | {"epochs": 1, "augment": augment}]
     return Params.model_validate(raw)

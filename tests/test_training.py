@@ -43,7 +43,7 @@ def bars(count, seed=0):
 
 
 def training(**changes):
-    values = {"amp": "auto", "class_weights": "none", "clip_norm": 5.0, "ema": None}
+    values = {"threads": 1, "amp": "auto", "class_weights": "none", "clip_norm": 5.0, "ema": None}
     return TrainingParams.model_validate(values | changes)
 
 
@@ -238,16 +238,17 @@ SHARED = """
 import json, sys
 from test_training import *
 from accelerate import PartialState
-changes = {"model": "test_vit", "options": {"img_size": 32, "patch_size": 8},
-           "phases": [{"epochs": 4, "lr": 2e-3, "augment": "flip_shift"}]}
+changes = {"phases": [{"epochs": 4, "lr": 2e-3, "augment": "flip_shift"}]}
+if sys.argv[1] == "vit":
+    changes |= {"model": "test_vit", "options": {"img_size": 32, "patch_size": 8}}
 result = train(**changes)[1]
 if PartialState().is_main_process:
     print(json.dumps(result.history), PartialState().num_processes)
 """
 
 
-def test_two_processes_with_the_same_global_batch_follow_the_same_curve(tmp_path):
-    """A network without batch normalisation: on a CPU that cannot be shared between processes."""
+@pytest.mark.parametrize("network", ["vit", "batch normalisation"])
+def test_two_processes_with_the_same_global_batch_follow_the_same_curve(tmp_path, network):
     script = tmp_path / "shared.py"
     script.write_text(SHARED)
     env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
@@ -256,7 +257,7 @@ def test_two_processes_with_the_same_global_batch_follow_the_same_curve(tmp_path
         # On CPUs accelerate takes the processes that torchrun starts; `accelerate launch` does so on GPUs alone.
         launch = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
         done = subprocess.run(
-            [sys.executable, *launch, str(script)], env=env, capture_output=True, text=True, check=True
+            [sys.executable, *launch, str(script), network], env=env, capture_output=True, text=True, check=True
         )
         history, _, count = done.stdout.strip().splitlines()[-1].rpartition(" ")
         assert int(count) == processes

@@ -115,8 +115,13 @@ class Recipe(Section):
 
 
 class TrainingParams(Section):
-    """What all recipes share. `ema` is the decay of a moving average of the weights, null for none."""
+    """What all recipes share.
 
+    `threads` is the number of CPU threads of each training process, null for one a core. `ema` is the decay of a moving
+    average of the weights, null for none.
+    """
+
+    threads: Positive | None
     amp: Literal["auto", "no", "bf16", "fp16"]
     class_weights: Literal["none", "balanced"]
     clip_norm: PositiveFloat | None

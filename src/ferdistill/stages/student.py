@@ -95,6 +95,7 @@ def run(params: Params) -> None:
         {
             "run_family": params.run_family,
             "run_mode": params.run_mode,
+            "index_digest": rows.digest,
             "parameters": sum(tensor.numel() for tensor in network.parameters()),
             "best_epoch": result.best_epoch,
             "validation": {key: value for key, value in evaluate(network, val).items() if key != "f1"},

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 VIEW_AUGMENT = "flip_shift"  # what recorded views are
@@ -74,8 +73,9 @@ def apply(images: Tensor, how: str, drawn: Draw) -> Tensor:
     images = torch.where(drawn.mirrored.to(where)[:, None, None, None], images.flip(3), images)
     if how == "flip":
         return images
-    padded = F.pad(images.float(), (reach(side),) * 4, mode="replicate")
-    rows, columns = drawn.shift.to(where)[:, :, None] + torch.arange(side, device=where)
+    # An index past an edge stays on it: the edge is repeated.
+    offsets = torch.arange(side, device=where) - reach(side)
+    rows, columns = (drawn.shift.to(where)[:, :, None] + offsets).clamp_(0, side - 1)
     which = torch.arange(len(images), device=where)[:, None, None]
-    moved = padded[which, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
-    return (moved * drawn.brightness.to(where)[:, None, None, None]).clamp_(0, 255)
+    moved = images[which, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    return (moved.float() * drawn.brightness.to(where)[:, None, None, None]).clamp_(0, 255)

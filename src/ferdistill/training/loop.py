@@ -27,6 +27,7 @@ from ..params import Recipe, TrainingParams
 from ..progress import bar
 from . import checkpoint as checkpoints
 from .augment import VIEW_AUGMENT, Draw, apply, draw, mix
+from .batch_norm import share_batch_norm
 from .losses import balanced_class_weights, ce_loss
 from .models import NORMALISATION
 
@@ -172,6 +173,8 @@ def fit(
     CheckError
         If the loss becomes NaN or infinite, or a batch is larger than the split or smaller than the processes.
     """
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
     accelerator = accelerator_for(settings)
     share, shares = accelerator.process_index, accelerator.num_processes
     if not shares <= recipe.batch <= len(train.rows):
@@ -185,8 +188,7 @@ def fit(
     network.to(where)
     if shares > 1:
         torch.manual_seed(seed + 1_000_003 * share)  # dropout must not fall alike on every share
-        if where.type == "cuda":
-            network = convert_sync_batchnorm(network)
+        network = convert_sync_batchnorm(network) if where.type == "cuda" else share_batch_norm(network)
     generator = torch.Generator().manual_seed(seed)
     labels = torch.from_numpy(train.labels)
     side = train.images.shape[1]
@@ -383,6 +385,8 @@ def make_deterministic(seed: int) -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS may vary, and torch refuses it
     torch.manual_seed(seed)
     torch.use_deterministic_algorithms(True)
+    # Deterministic mode also fills every new tensor, for code that reads what it never wrote. None here does.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def _tensor(split: Split, positions: np.ndarray) -> Tensor:
