@@ -118,10 +118,19 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     for seed, (split, n) in enumerate([("val", 200), ("calib", 400), ("test", 600)]):
         logits, labels = calibrated(n, seed)
         part = pd.DataFrame((2 * logits).astype(np.float32), columns=[f"logit_{name}" for name in CLASSES])
-        parts.append(part.assign(path="p", split=split, group="", subject=None, label=np.array(CLASSES)[labels]))
+        parts.append(
+            part.assign(
+                path=[f"{split}/{i}" for i in range(n)],
+                split=split,
+                group="",
+                subject=None,
+                label=np.array(CLASSES)[labels],
+            )
+        )
     Path("models/student").mkdir(parents=True)
     pd.concat(parts).to_parquet("models/student/predictions.parquet")
-    return SimpleNamespace(classes=CLASSES, calibrate=SimpleNamespace(grid=GRID, bins=15))
+    settings = SimpleNamespace(grid=GRID, bins=15, folds=5, draws=100, level=0.95, seed=0)
+    return SimpleNamespace(classes=CLASSES, calibrate=settings, corpus_dir=tmp_path / "data/raw/real")
 
 
 def run_stages(params: Any) -> dict[str, bytes]:
