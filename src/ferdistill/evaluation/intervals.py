@@ -157,46 +157,54 @@ def _cosines(masses: np.ndarray) -> np.ndarray:
     return dct(halved, type=1)
 
 
-def bootstrap(
-    table: csr_array,
+def resample(
+    log_probs: np.ndarray,
+    predicted: np.ndarray,
+    labels: np.ndarray,
     people: np.ndarray,
-    statistic: Callable[[np.ndarray], dict[str, np.ndarray]],
+    *,
+    bins: int,
     draws: int,
     seed: int,
-    track: Callable[[Iterable[int]], Iterable[int]] = iter,
-) -> dict[str, np.ndarray]:
-    """Draw as many people as there are, with replacement, `draws` times; a statistic of each draw.
+    track: Callable[[range], Iterable[int]] = iter,
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """Every score of the samples, and of `draws` resamples of their people.
 
-    All samples of a person come and go together, since they are not independent. Two tables of the same people are
-    drawn alike by the same seed, so the difference of their statistics is a paired one.
+    As many people as there are are drawn with replacement, and with each all their samples, which are not
+    independent. The same people are drawn alike by the same seed, so that scores of two models can be subtracted draw
+    by draw.
 
     Parameters
     ----------
-    table : (N, P) sparse array
-        A row a sample.
+    log_probs, predicted, labels, bins
+        As for `tabulate`.
     people : (N,) array
         Who each sample is of.
-    statistic : callable
-        Takes sums of rows (B, P), gives arrays (B,).
     draws, seed : int
     track : callable
         Wraps the chunks of draws, for a progress bar.
 
     Returns
     -------
-    dict
-        {name: (draws,) array}
+    values : {score: float}
+    drawn : {score: (draws,) array}
     """
+    classes = log_probs.shape[1]
+    table = tabulate(log_probs, predicted, labels, bins)
+    values = scores_of(table.sum(axis=0)[None], classes, bins)
     _, of = np.unique(people, return_inverse=True)
     count = int(of.max()) + 1
-    of_person = (csr_array((np.ones(len(of)), (of, np.arange(len(of))))) @ table).T.tocsr()
+    by_person = (csr_array((np.ones(len(of)), (of, np.arange(len(of))))) @ table).T.tocsr()
     rng = np.random.default_rng(seed)
-    step = int(np.clip(4_000_000 // max(of_person.shape), 1, draws))
+    step = int(np.clip(4_000_000 // max(by_person.shape), 1, draws))
     found = []
     for start in track(range(0, draws, step)):
         times = rng.multinomial(count, np.full(count, 1 / count), size=min(step, draws - start))
-        found.append(statistic((of_person @ times.T).T))
-    return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
+        found.append(scores_of((by_person @ times.T).T, classes, bins))
+    return (
+        {name: float(value[0]) for name, value in values.items()},
+        {name: np.concatenate([part[name] for part in found]) for name in values},
+    )
 
 
 def interval(name: str, value: float, drawn: np.ndarray, level: float) -> dict[str, float]:

@@ -15,7 +15,7 @@ from .calibration import (
     log_probabilities,
     maximum_calibration_error,
     negative_log_likelihood,
-    null_calibration_error,
+    null_calibration_errors,
     reliability,
 )
 from .intervals import scores_of, tabulate
@@ -122,7 +122,9 @@ def score(
         - `nll`: mean negative log-likelihood, in nats (report §4.1.6, item 3).
         - `brier`: mean over samples of the squared error summed over classes; in [0, 2] (item 2).
         - `ece`, `mce`: expected and maximum calibration error; in [0, 1] (item 1; Guo et al. 2017, eq. 3, 5).
-        - `ece_null`: the `ece` that perfect calibration would show here, see `null_calibration_error`.
+        - `ece_null`: the mean `ece` that perfect calibration would show here, see `null_calibration_errors`.
+        - `ece_p`: the share of those that are at least `ece`, itself counted among them: the p-value of perfect
+          calibration; in [1 / (NULL_DRAWS + 1), 1].
         - `ece_equal_mass`: the ECE in bins cut at quantiles of the confidences (Nguyen & O'Connor 2015); in [0, 1].
         - `ece_classwise`: the ECE of each class's probability against the rest, in equal-width bins, in the mean over
           classes; in [0, 1] (Kull et al. 2019, eq. 2).
@@ -153,6 +155,7 @@ def score(
         labels, predicted, labels=range(len(classes)), zero_division=0
     )
     table = reliability(probabilities, labels, bins)
+    ece, null = expected_calibration_error(table), null_calibration_errors(probabilities.max(axis=1), bins)
     sums = tabulate(log_probs, predicted, labels, bins).sum(axis=0)[None]
     more = {name: float(value[0]) for name, value in scores_of(sums, len(classes), bins).items()}
     return {
@@ -161,9 +164,10 @@ def score(
         "accuracy": float((predicted == labels).mean()),
         "nll": negative_log_likelihood(log_probs, labels),
         "brier": float(((probabilities - np.eye(len(classes))[labels]) ** 2).sum(axis=1).mean()),
-        "ece": expected_calibration_error(table),
+        "ece": ece,
         "mce": maximum_calibration_error(table),
-        "ece_null": null_calibration_error(probabilities.max(axis=1), bins),
+        "ece_null": float(null.mean()),
+        "ece_p": float((1 + (null >= ece).sum()) / (1 + len(null))),
         **{name: more[name] for name in (*CALIBRATION_ERRORS, *BRIER_PARTS)},
         "per_class": {
             name: {

@@ -10,7 +10,7 @@ from ..files import read_json, write_json, write_text
 from ..params import Params
 
 PREDICTIONS = "models/student/predictions.parquet"
-RELIABILITY = ("nll", "brier", "ece", "mce", *CALIBRATION_ERRORS, *BRIER_PARTS)
+RELIABILITY = ("nll", "brier", "ece", "ece_p", "mce", *CALIBRATION_ERRORS, *BRIER_PARTS)
 
 
 def run(params: Params) -> None:
@@ -75,28 +75,32 @@ def run(params: Params) -> None:
 
 def _intervals(params: Params, test: Predictions, log_probs: dict[str, np.ndarray]) -> dict[str, object]:
     """Bootstrap intervals of every score on test, raw and scaled, and of scaled less raw."""
-    settings, classes = params.calibrate, len(params.classes)
+    settings = params.calibrate
     predicted = test.logits.argmax(axis=1)
-
-    def scores(sums: np.ndarray) -> dict[str, np.ndarray]:
-        return intervals.scores_of(sums, classes, settings.bins)
 
     values, drawn = {}, {}
     for name, p in log_probs.items():
-        table = intervals.tabulate(p, predicted, test.labels, settings.bins)
-        values[name] = scores(table.sum(axis=0)[None])
-        drawn[name] = intervals.bootstrap(table, test.people, scores, settings.draws, settings.seed)
+        values[name], drawn[name] = intervals.resample(
+            p,
+            predicted,
+            test.labels,
+            test.people,
+            bins=settings.bins,
+            draws=settings.draws,
+            seed=settings.seed,
+        )
     return {
         "people": len(np.unique(test.people)),
         **{
             name: {
-                score: intervals.interval(score, float(values[name][score][0]), draws, settings.level)
+                score: intervals.interval(score, values[name][score], draws, settings.level)
                 for score, draws in of_scores.items()
             }
             for name, of_scores in drawn.items()
         },
         "scaled_less_raw": {
             score: intervals.percentile(drawn["scaled"][score] - drawn["raw"][score], settings.level)
-            for score in RELIABILITY
+            for score in drawn["raw"]
+            if score in RELIABILITY
         },
     }
