@@ -33,7 +33,7 @@ def read(corpus_dir: Path, paths: Sequence[str], classes: Sequence[str]) -> dict
         return {}
     votes = pd.read_csv(corpus_dir / "truth" / "samples.csv", index_col="path").filter(regex="^votes_")
     numbers = np.unique(votes.loc[list(paths)].sum(axis=1)).astype(int).tolist()
-    if len(numbers) != 1 or comb(numbers[0] + len(classes) - 1, len(classes) - 1) > OUTCOMES:
+    if len(numbers) != 1 or numbers[0] < 1 or comb(numbers[0] + len(classes) - 1, len(classes) - 1) > OUTCOMES:
         return {"annotator": annotator}
     return {"annotator": annotator, "label": label_law(annotator, numbers[0])}
 

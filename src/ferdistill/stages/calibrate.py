@@ -2,7 +2,7 @@
 
 from rich.console import Console
 
-from ..evaluation.calibration import cross_validate, fit_temperature, fit_vector
+from ..evaluation.calibration import cross_validate, fit_temperature, fit_vector, temperature_interval
 from ..evaluation.metrics import read_predictions, score
 from ..files import write_json
 from ..params import Params
@@ -11,9 +11,13 @@ from ..params import Params
 def run(params: Params) -> None:
     """Write `metrics/calibration.json` from the calib split of `models/student/predictions.parquet`."""
     calib = read_predictions("models/student/predictions.parquet", "calib", params.classes)
-    grid, bins = params.calibrate.grid, params.calibrate.bins
+    settings = params.calibrate
+    grid, bins = settings.grid, settings.bins
     fit = fit_temperature(calib.logits, calib.labels, grid, bins)
-    choice = cross_validate(calib.logits, calib.labels, calib.people, params.calibrate.folds, params.calibrate.seed)
+    low, high = temperature_interval(
+        calib.logits, calib.labels, calib.people, draws=settings.draws, level=settings.level, seed=settings.seed
+    )
+    choice = cross_validate(calib.logits, calib.labels, calib.people, settings.folds, settings.seed)
     weights, bias = fit_vector(calib.logits, calib.labels)
     before = score(calib.logits, calib.labels, params.classes, bins=bins)
     after = score(calib.logits, calib.labels, params.classes, fit.t_star, bins)
@@ -35,6 +39,8 @@ def run(params: Params) -> None:
         "metrics/calibration.json",
         {
             "t_star": fit.t_star,
+            "t_star_low": low,
+            "t_star_high": high,
             "t_star_grid": fit.t_star_grid,
             "grid_at_edge": fit.grid_at_edge,
             "t_star_grid_widened": fit.t_star_grid_widened,
