@@ -6,8 +6,7 @@ from typing import Any
 
 from ..errors import UsageError
 from ..files import atomic
-
-BLUE, GREY = "#0072B2", "#7F7F7F"
+from .diversity import BLUE, GREY
 
 
 def picture(path: Path, rows: Sequence[dict[str, Any]], bins: int, title: str) -> None:
