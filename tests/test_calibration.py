@@ -20,11 +20,16 @@ from sklearn.metrics import log_loss
 from ferdistill.errors import CheckError
 from ferdistill.evaluation import offline_html
 from ferdistill.evaluation.calibration import (
+    METHODS,
+    consistency_band,
+    cross_validate,
     expected_calibration_error,
     fit_temperature,
+    fit_vector,
     maximum_calibration_error,
     null_calibration_error,
     reliability,
+    temperature_interval,
 )
 from ferdistill.evaluation.metrics import score
 from ferdistill.stages import calibrate, evaluate
@@ -97,6 +102,87 @@ def test_the_grid_follows_nll_then_ece_and_macro_f1_cannot_decide() -> None:
     assert fit_temperature(logits, labels, GRID).t_star_grid == lexicographic
 
 
+def test_the_grid_is_widened_until_its_choice_lies_inside() -> None:
+    logits, labels = calibrated(3000)
+    for scale, grid in ((3.0, GRID), (0.3, GRID), (2.0, [1.0]), (0.5, [1.0])):
+        fit = fit_temperature(logits * scale, labels, grid)
+        assert fit.grid_at_edge
+        assert fit.widened_from < fit.t_star_grid_widened < fit.widened_to
+        step = 1.2 / 1.1 if scale > 1 and len(grid) > 1 else 0.9 / 0.8 if len(grid) > 1 else 1.1
+        assert abs(np.log(fit.t_star_grid_widened / fit.t_star)) < np.log(step)
+    inside = fit_temperature(logits, labels, GRID)
+    assert (inside.t_star_grid_widened, inside.widened_from, inside.widened_to) == (inside.t_star_grid, 0.8, 1.2)
+
+
+def test_the_interval_of_t_star_is_that_of_fits_to_resampled_people() -> None:
+    logits, labels = calibrated(600, seed=8)
+    people = np.array([f"p{i % 30:02}" for i in range(600)])
+    found = temperature_interval(2 * logits, labels, people, draws=60, level=0.9, seed=3)
+    times = np.random.default_rng(3).multinomial(30, np.full(30, 1 / 30), size=60)
+    fits = []
+    for of_draw in times:
+        rows = np.concatenate([np.tile(np.arange(of, 600, 30), k) for of, k in enumerate(of_draw)])
+        fits.append(fit_temperature(2 * logits[rows], labels[rows], GRID).t_star)
+    assert found == pytest.approx(np.quantile(fits, [0.05, 0.95]), rel=1e-4)
+    assert found[0] < 2 < found[1]
+
+
+def test_vector_scaling_finds_the_weights_and_the_bias_that_were_undone() -> None:
+    logits, labels = calibrated(40_000, seed=1)
+    weights = np.array([0.5, 1, 2, 1, 0.8, 1.5, 1])
+    bias = np.array([1.0, -1, 0, 0.5, -0.5, 0, 0])
+    found, shift = fit_vector((logits - bias) / weights, labels)
+    assert found == pytest.approx(weights, rel=0.05)
+    assert shift - shift.mean() == pytest.approx(bias - bias.mean(), abs=0.06)
+    assert shift.sum() == pytest.approx(0, abs=1e-3)
+
+
+def test_every_method_gives_distributions_and_isotonic_is_monotone_and_never_zero() -> None:
+    logits, labels = calibrated(300, seed=1)
+    new = np.concatenate([calibrated(200, seed=2)[0], [[99.0] + [0] * 6]])
+    for name, method in METHODS.items():
+        log_probs = method(logits, labels, new)
+        assert np.isfinite(log_probs).all(), name
+        assert np.exp(log_probs).sum(axis=1) == pytest.approx(np.ones(201)), name
+    two = np.column_stack([np.linspace(-4, 4, 50), np.zeros(50)])
+    fitted = METHODS["isotonic"](logits[:, :2], np.minimum(labels, 1), two)
+    assert (np.diff(fitted[:, 0]) >= -1e-12).all()
+
+
+def test_temperature_stands_unless_another_method_wins_by_a_standard_error() -> None:
+    logits, labels = calibrated(800, seed=6)
+    people = np.array([f"p{i // 8}" for i in range(800)])
+    kept = cross_validate(logits, labels, people, 5, 0)
+    assert (kept["method"], kept["people"], kept["folds_used"]) == ("temperature", 100, 5)
+    skewed = logits + np.array([3.0, 0, 0, 0, -3, 0, 0])  # which no temperature can undo
+    changed = cross_validate(skewed, labels, people, 5, 0)
+    assert changed["method"] == "vector"
+    assert changed["vector"]["gain"] == pytest.approx(changed["temperature"]["nll"] - changed["vector"]["nll"])
+    assert changed["vector"]["gain"] > changed["vector"]["gain_standard_error"] > 0
+    with pytest.raises(CheckError, match="one person"):
+        cross_validate(logits, labels, np.full(800, "p"), 5, 0)
+
+
+def test_no_person_is_in_two_folds() -> None:
+    """If people repeat a wrong label, a method that saw them would win; none does where they are held out whole."""
+    rng = np.random.default_rng(0)
+    logits = np.repeat(rng.normal(0, 2, (60, 7)), 10, axis=0) + rng.normal(0, 1e-3, (600, 7))
+    labels = np.repeat(rng.integers(0, 7, 60), 10)
+    person = np.repeat(np.arange(60), 10).astype(str)
+    alone = np.arange(600).astype(str)
+    leaked, held = (cross_validate(logits, labels, who, 5, 0)["isotonic"]["nll"] for who in (alone, person))
+    assert leaked < np.log(7) - 0.1 < held
+
+
+def test_the_band_is_that_of_a_binomial() -> None:
+    confidence = np.r_[np.full(40, 0.72), np.full(1000, 0.95)]
+    band = consistency_band(confidence, 10, draws=4000, level=0.9)
+    assert band.iloc[:7].isna().all(axis=None) and band.iloc[8].isna().all()
+    for row, n, p in ((7, 40, 0.72), (9, 1000, 0.95)):
+        exact = np.array(binom(n, p).interval(0.9)) / n
+        assert band.iloc[row].to_numpy() == pytest.approx(exact, abs=1.5 / n)
+
+
 @pytest.mark.parametrize("kind", ["constant", "zero", "against"])
 def test_uninformative_logits_are_refused(kind: str) -> None:
     logits, labels = calibrated(500)
@@ -118,10 +204,19 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     for seed, (split, n) in enumerate([("val", 200), ("calib", 400), ("test", 600)]):
         logits, labels = calibrated(n, seed)
         part = pd.DataFrame((2 * logits).astype(np.float32), columns=[f"logit_{name}" for name in CLASSES])
-        parts.append(part.assign(path="p", split=split, group="", subject=None, label=np.array(CLASSES)[labels]))
+        parts.append(
+            part.assign(
+                path=[f"{split}/{i}" for i in range(n)],
+                split=split,
+                group="",
+                subject=None,
+                label=np.array(CLASSES)[labels],
+            )
+        )
     Path("models/student").mkdir(parents=True)
     pd.concat(parts).to_parquet("models/student/predictions.parquet")
-    return SimpleNamespace(classes=CLASSES, calibrate=SimpleNamespace(grid=GRID, bins=15))
+    settings = SimpleNamespace(grid=GRID, bins=15, folds=5, draws=100, level=0.95, seed=0)
+    return SimpleNamespace(classes=CLASSES, calibrate=settings, corpus_dir=tmp_path / "data/raw/real")
 
 
 def run_stages(params: Any) -> dict[str, bytes]:

@@ -11,6 +11,7 @@ from .commands.align import align_cli
 from .commands.audit import audit
 from .commands.corpus import corpus_cli
 from .commands.index import index_cli
+from .commands.score import score
 from .commands.study import study_cli
 from .commands.teachers import teachers_cli
 from .errors import FerdistillError, UsageError
@@ -28,6 +29,7 @@ cli.add_typer(index_cli, name="index")
 cli.add_typer(study_cli, name="study")
 cli.add_typer(teachers_cli, name="teachers")
 cli.command("audit")(audit)
+cli.command("score")(score)
 
 
 @cli.callback(invoke_without_command=True)

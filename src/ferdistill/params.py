@@ -202,8 +202,14 @@ class Scale(Section):
 
 
 class CalibrateParams(Section):
+    """`folds` choose the method; `draws` of the bootstrap, from `seed`, give intervals of `level`."""
+
     grid: Annotated[list[PositiveFloat], Field(min_length=1)]
     bins: Annotated[int, Field(ge=2)]
+    folds: Annotated[int, Field(ge=2)]
+    draws: Annotated[int, Field(ge=100)]
+    level: Fraction
+    seed: Annotated[int, Field(ge=0)]
 
 
 class ExportParams(Section):

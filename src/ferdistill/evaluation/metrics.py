@@ -15,9 +15,13 @@ from .calibration import (
     log_probabilities,
     maximum_calibration_error,
     negative_log_likelihood,
-    null_calibration_error,
+    null_calibration_errors,
     reliability,
 )
+from .intervals import scores_of, tabulate
+
+CALIBRATION_ERRORS = ("ece_equal_mass", "ece_classwise", "ece_smooth")
+BRIER_PARTS = ("brier_reliability", "brier_resolution", "brier_uncertainty", "brier_within_bins")
 
 
 class Predictions(NamedTuple):
@@ -31,11 +35,15 @@ class Predictions(NamedTuple):
         Integers in 0..K-1.
     paths : (N,) array
         Strings, as in the index.
+    people : (N,) array
+        Strings: the subject of each, or else the group of its copies, or else its path. Samples of one are not
+        independent.
     """
 
     logits: np.ndarray
     labels: np.ndarray
     paths: np.ndarray
+    people: np.ndarray
 
 
 def read_predictions(path: Path | str, split: str, classes: Sequence[str]) -> Predictions:
@@ -71,7 +79,20 @@ def read_predictions(path: Path | str, split: str, classes: Sequence[str]) -> Pr
             hint="run `dvc repro student`",
         )
     logits = frame[[f"logit_{name}" for name in classes]].to_numpy(np.float32)
-    return Predictions(logits, labels, frame["path"].to_numpy(str))
+    return Predictions(logits, labels, frame["path"].to_numpy(str), people_of(frame))
+
+
+def people_of(frame: pd.DataFrame) -> np.ndarray:
+    """Whom each row is of (N,), from the columns `subject`, `group` and `path`: the first of them that is not empty.
+
+    A row with none of them is its own. The kinds are kept apart: a group is no subject of the same name.
+    """
+    people = pd.Series([f"row {row}" for row in range(len(frame))], index=frame.index, dtype=object)
+    for column in ("path", "group", "subject"):
+        if column in frame.columns:
+            text = frame[column].fillna("").astype(str)
+            people = people.where(text == "", f"{column} " + text)
+    return people.to_numpy(str)
 
 
 def score(
@@ -101,7 +122,16 @@ def score(
         - `nll`: mean negative log-likelihood, in nats (report §4.1.6, item 3).
         - `brier`: mean over samples of the squared error summed over classes; in [0, 2] (item 2).
         - `ece`, `mce`: expected and maximum calibration error; in [0, 1] (item 1; Guo et al. 2017, eq. 3, 5).
-        - `ece_null`: the `ece` that perfect calibration would show here, see `null_calibration_error`.
+        - `ece_null`: the mean `ece` that perfect calibration would show here, see `null_calibration_errors`.
+        - `ece_p`: the share of those that are at least `ece`, itself counted among them: the p-value of perfect
+          calibration; in [1 / (NULL_DRAWS + 1), 1].
+        - `ece_equal_mass`: the ECE in bins cut at quantiles of the confidences (Nguyen & O'Connor 2015); in [0, 1].
+        - `ece_classwise`: the ECE of each class's probability against the rest, in equal-width bins, in the mean over
+          classes; in [0, 1] (Kull et al. 2019, eq. 2).
+        - `ece_smooth`: see `intervals.smooth_ece`; in [0, 1].
+        - `brier_reliability`, `brier_resolution`, `brier_uncertainty`: Murphy's decomposition (1973) of each class
+          against the rest, in equal-width bins of its probability, summed over classes; and `brier_within_bins`, what
+          binning leaves over (Stephenson et al. 2008). `brier` is reliability - resolution + uncertainty + the last.
         - `per_class`: {class: {precision, recall, f1, support}}, 0 where a denominator is 0 (report §4.1.2).
 
     Raises
@@ -125,15 +155,20 @@ def score(
         labels, predicted, labels=range(len(classes)), zero_division=0
     )
     table = reliability(probabilities, labels, bins)
+    ece, null = expected_calibration_error(table), null_calibration_errors(probabilities.max(axis=1), bins)
+    sums = tabulate(log_probs, predicted, labels, bins).sum(axis=0)[None]
+    more = {name: float(value[0]) for name, value in scores_of(sums, len(classes), bins).items()}
     return {
         "n": len(labels),
         "macro_f1": float(f1.mean()),
         "accuracy": float((predicted == labels).mean()),
         "nll": negative_log_likelihood(log_probs, labels),
         "brier": float(((probabilities - np.eye(len(classes))[labels]) ** 2).sum(axis=1).mean()),
-        "ece": expected_calibration_error(table),
+        "ece": ece,
         "mce": maximum_calibration_error(table),
-        "ece_null": null_calibration_error(probabilities.max(axis=1), bins),
+        "ece_null": float(null.mean()),
+        "ece_p": float((1 + (null >= ece).sum()) / (1 + len(null))),
+        **{name: more[name] for name in (*CALIBRATION_ERRORS, *BRIER_PARTS)},
         "per_class": {
             name: {
                 "precision": float(precision[k]),

@@ -1,0 +1,105 @@
+"""`ferdistill score`."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+HEADS = {
+    "macro_f1": "macro F1",
+    "accuracy": "accuracy",
+    "nll": "NLL (nats)",
+    "brier": "Brier",
+    "brier_reliability": "  reliability",
+    "brier_resolution": "  resolution",
+    "brier_uncertainty": "  uncertainty",
+    "brier_within_bins": "  within bins",
+    "ece": "ECE, equal width",
+    "ece_null": "  if perfectly calibrated",
+    "ece_p": "  p of perfect calibration",
+    "ece_equal_mass": "ECE, equal mass",
+    "ece_classwise": "ECE, classwise",
+    "ece_smooth": "ECE, smooth",
+    "mce": "MCE",
+}
+ENDS = (("low", "high"), ("basic_low", "basic_high"))
+
+
+def score(
+    file: Annotated[Path, typer.Argument(metavar="PREDICTIONS", help="A .csv, .parquet or .npz file.")],
+    split: Annotated[str | None, typer.Option("--split", help="Rows to score, or `all`.")] = None,
+    temperature: Annotated[float, typer.Option("--temperature", min=0.01, max=100, help="Divides the logits.")] = 1.0,
+    bins: Annotated[int, typer.Option("--bins", min=2, help="Bins of every binned score.")] = 15,
+    intervals: Annotated[bool, typer.Option(help="Bootstrap intervals, by person where the file says who.")] = True,
+    draws: Annotated[int, typer.Option("--draws", min=100, help="Resamples for the intervals.")] = 1000,
+    level: Annotated[float, typer.Option("--level", min=0.5, max=0.999, help="Of intervals and bands.")] = 0.95,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the resamples.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    out: Annotated[Path | None, typer.Option("--out", help="Draw the reliability diagram as a PNG.")] = None,
+) -> None:
+    """Score anybody's predictions: macro F1, calibration in several forms, P, R and F1 of each class.
+
+    A table has a column `label` (a class's name, or its place from 0) and for each class `logit_<class>` or
+    `prob_<class>`. An npz holds the same as arrays, or `label` and `logits` or `probs` (N, K). With a column `subject`
+    or `group`, the intervals come from resampled people, not rows. Examples:
+
+        ferdistill score predictions.csv
+
+        ferdistill score models/student/predictions.parquet --split test --temperature 0.91 --out reliability.png
+
+        ferdistill score predictions.npz --no-intervals --json
+    """
+    from ..evaluation import diagram, predictions
+    from ..progress import track
+
+    def bar(chunks: range) -> Iterable[int]:
+        return track(chunks, "Resampling", len(chunks))
+
+    report = predictions.report(
+        predictions.read(file, split),
+        temperature=temperature,
+        bins=bins,
+        draws=draws if intervals else 0,
+        level=level,
+        seed=seed,
+        track=bar,
+    )
+    name = f"{file.name}, {split}" if split else file.name
+    title = f"{name}: {report['n']} samples, T = {temperature:g}"
+    if out:
+        diagram.picture(out, report["reliability"], bins, title)
+    if as_json:
+        typer.echo(
+            json.dumps({"file": str(file), "split": split, **report}, indent=2, ensure_ascii=False, allow_nan=False)
+        )
+    else:
+        _print(report, title, level)
+
+
+def _print(report: dict[str, Any], title: str, level: float) -> None:
+    console = Console()
+    table = Table("score", "value", title=title, title_justify="left")
+    found = report.get("intervals", {})
+    if found:
+        table.add_column(f"{level:.0%} interval")
+        table.add_column("basic interval")
+    for name, head in HEADS.items():
+        value = "infinite" if report[name] is None else f"{report[name]:.4f}"
+        interval = found.get(name) or {}
+        shown = [f"{interval[low]:.4f} to {interval[high]:.4f}" if low in interval else "" for low, high in ENDS]
+        table.add_row(head, value, *(shown if found else []))
+    console.print(table)
+    classes = Table("class", "precision", "recall", "F1", "samples")
+    for name, of in report["per_class"].items():
+        classes.add_row(name, *(f"{of[key]:.4f}" for key in ("precision", "recall", "f1")), str(of["support"]))
+    console.print(classes)
+    if report["impossible"]:
+        console.print(
+            f"{report['impossible']} samples give their own label a probability of 0, hence the infinite NLL."
+        )
+    if found:
+        console.print(f"Intervals: {report['people']} people (or rows, where no one is named), resampled.")

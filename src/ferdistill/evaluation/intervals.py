@@ -1,0 +1,236 @@
+"""Every score as a function of sums over samples, so that resampling whole people costs one matrix product."""
+
+from collections.abc import Callable, Iterable
+from itertools import pairwise
+
+import numpy as np
+from scipy.fft import dct
+from scipy.optimize import elementwise
+from scipy.sparse import coo_array, csr_array
+
+# Intervals of the grid on [0, 1] that `smooth_ece` works on, and the least bandwidth that it can show.
+NODES = 1024
+LEAST_BANDWIDTH = 1e-3
+# Scores that no sample can bring below 0, and that chance alone puts above it.
+ERRORS = ("ece", "mce", "ece_equal_mass", "ece_classwise", "ece_smooth", "brier_reliability")
+
+
+def tabulate(log_probs: np.ndarray, predicted: np.ndarray, labels: np.ndarray, bins: int) -> csr_array:
+    """A row a sample, so that `scores_of` any weighted sum of the rows are the scores of the weighted samples.
+
+    Parameters
+    ----------
+    log_probs : (N, K) array
+        Finite or -inf; the exponentials of a row sum to 1.
+    predicted, labels : (N,) arrays
+        Integers in 0..K-1.
+    bins : int
+        Of every binned score. Those of equal mass are cut at quantiles of the confidences of all N.
+    """
+    n, classes = log_probs.shape
+    probabilities = np.exp(log_probs)
+    confidence = probabilities.max(axis=1)
+    gap = (predicted == labels) - confidence
+    inner = np.linspace(0, 1, bins + 1)[1:-1]
+    width_bin = np.digitize(confidence, inner)
+    mass_bin = np.searchsorted(np.quantile(confidence, inner), confidence, side="right")
+    class_bin = np.digitize(probabilities, inner) + bins * np.arange(classes)
+    truth = np.eye(classes)[labels]
+    node = np.minimum((confidence * NODES).astype(int), NODES - 1)
+    past = confidence * NODES - node
+    one, zero = np.ones(n), np.zeros(n, int)
+    blocks = {
+        "n": (zero, one),
+        "nll": (zero, -log_probs[np.arange(n), labels]),
+        "brier": (zero, ((probabilities - truth) ** 2).sum(axis=1)),
+        "actual": (labels, one),
+        "predicted": (predicted, one),
+        "hits": (labels, predicted == labels),
+        "bin_count": (width_bin, one),
+        "bin_gap": (width_bin, gap),
+        "mass_gap": (mass_bin, gap),
+        "class_count": (class_bin, np.ones((n, classes))),
+        "class_probability": (class_bin, probabilities),
+        "class_actual": (class_bin, truth),
+        "smooth": (np.column_stack([node, node + 1]), np.column_stack([gap * (1 - past), gap * past])),
+    }
+    places = _places(classes, bins)
+    columns = np.column_stack([at + places[name].start for name, (at, _) in blocks.items()])
+    values = np.column_stack([value for _, value in blocks.values()])
+    rows = np.repeat(np.arange(n), columns.shape[1])
+    shape = (n, places["smooth"].stop)
+    return coo_array((values.ravel(), (rows, columns.ravel())), shape=shape).tocsr()
+
+
+def _places(classes: int, bins: int) -> dict[str, slice]:
+    """Which columns of a table hold what."""
+    widths = dict.fromkeys(("n", "nll", "brier"), 1)
+    widths |= dict.fromkeys(("actual", "predicted", "hits"), classes)
+    widths |= dict.fromkeys(("bin_count", "bin_gap", "mass_gap"), bins)
+    widths |= dict.fromkeys(("class_count", "class_probability", "class_actual"), classes * bins)
+    widths |= {"smooth": NODES + 1}
+    edges = np.cumsum([0, *widths.values()]).tolist()
+    return {name: slice(*edge) for name, edge in zip(widths, pairwise(edges), strict=True)}
+
+
+def scores_of(sums: np.ndarray, classes: int, bins: int) -> dict[str, np.ndarray]:
+    """Scores from sums (B, P) of the rows of a table; each is (B,). `metrics.score` says what they are."""
+    part = {name: sums[:, place] for name, place in _places(classes, bins).items()}
+    n = part["n"]
+    filled = np.where(part["bin_count"] > 0, part["bin_count"], np.inf)
+    seen = part["actual"] + part["predicted"]
+    f1 = 2 * part["hits"] / np.where(seen > 0, seen, np.inf)
+
+    # Each class against the rest.
+    count, probability, actual = (
+        part[name].reshape(len(sums), classes, bins) for name in ("class_count", "class_probability", "class_actual")
+    )
+    held = np.where(count > 0, count, np.inf)
+    share = part["actual"] / n
+    reliability = ((probability - actual) ** 2 / held).sum(axis=(1, 2)) / n[:, 0]
+    resolution = (count * (actual / held - share[:, :, None]) ** 2).sum(axis=(1, 2)) / n[:, 0]
+    uncertainty = (share * (1 - share)).sum(axis=1)
+    brier = (part["brier"] / n)[:, 0]
+    return {
+        "macro_f1": f1.mean(axis=1),
+        "accuracy": (part["hits"].sum(axis=1, keepdims=True) / n)[:, 0],
+        "nll": (part["nll"] / n)[:, 0],
+        "brier": brier,
+        "ece": (np.abs(part["bin_gap"]) / n).sum(axis=1),
+        "mce": np.abs(part["bin_gap"] / filled).max(axis=1),
+        "ece_equal_mass": (np.abs(part["mass_gap"]) / n).sum(axis=1),
+        "ece_classwise": np.abs(probability - actual).sum(axis=(1, 2)) / n[:, 0] / classes,
+        "ece_smooth": smooth_ece(part["smooth"] / n),
+        "brier_reliability": reliability,
+        "brier_resolution": resolution,
+        "brier_uncertainty": uncertainty,
+        "brier_within_bins": brier - (reliability - resolution + uncertainty),
+    }
+
+
+def smooth_ece(residuals: np.ndarray) -> np.ndarray:
+    """Smooth ECE of Błasiok & Nakkiran (ICLR 2024): no bins, and a bandwidth that the data choose.
+
+    With residuals r_i = correct_i - confidence_i, `smECE_s` is the integral over t in [0, 1] of
+    `|mean_i r_i K_s(t, confidence_i)|`, K_s the Gaussian of bandwidth s reflected at 0 and 1. It falls as s grows;
+    the smooth ECE is the s at which `smECE_s = s`.
+
+    That kernel is the heat kernel of [0, 1], which multiplies the k-th cosine coefficient by exp(-(pi k s)^2 / 2).
+
+    Parameters
+    ----------
+    residuals : (B, NODES + 1) array
+        A row a data set: its residuals / n, each shared linearly between the two nodes beside its confidence.
+
+    Returns
+    -------
+    (B,) array
+        In [0, 1]. One below `LEAST_BANDWIDTH` is `smECE_s` at that s.
+    """
+    spectrum = _cosines(residuals)
+    decay = -((np.pi * np.arange(NODES + 1)) ** 2) / 2
+
+    def error(bandwidth: np.ndarray, row: np.ndarray) -> np.ndarray:
+        # dct-I counts all but the first and the last term twice, as the inverse does.
+        smoothed = np.abs(dct(spectrum[row] * np.exp(decay * bandwidth[:, None] ** 2), type=1))
+        return (smoothed.sum(axis=1) - (smoothed[:, 0] + smoothed[:, -1]) / 2) / NODES
+
+    rows = np.arange(len(residuals))
+    least = error(np.full(len(rows), LEAST_BANDWIDTH), rows)
+    found = least.copy()
+    open_ = np.flatnonzero(least > LEAST_BANDWIDTH)
+    if len(open_):
+        result = elementwise.find_root(
+            lambda s, row: error(s, row) - s,
+            (np.full(len(open_), LEAST_BANDWIDTH), np.ones(len(open_))),
+            args=(open_,),
+            tolerances={"xatol": 1e-7, "xrtol": 1e-7, "fatol": 1e-9},
+        )
+        found[open_] = result.x
+    return found
+
+
+def _cosines(masses: np.ndarray) -> np.ndarray:
+    """Sum over nodes of mass * cos(pi k node / NODES), k = 0..NODES, along the last axis."""
+    halved = masses / 2
+    halved[:, [0, -1]] *= 2
+    return dct(halved, type=1)
+
+
+def resample(
+    log_probs: np.ndarray,
+    predicted: np.ndarray,
+    labels: np.ndarray,
+    people: np.ndarray,
+    *,
+    bins: int,
+    draws: int,
+    seed: int,
+    track: Callable[[range], Iterable[int]] = iter,
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """Every score of the samples, and of `draws` resamples of their people.
+
+    As many people as there are are drawn with replacement, and with each all their samples, which are not
+    independent. The same people are drawn alike by the same seed, so that scores of two models can be subtracted draw
+    by draw.
+
+    Parameters
+    ----------
+    log_probs, predicted, labels, bins
+        As for `tabulate`.
+    people : (N,) array
+        Who each sample is of.
+    draws, seed : int
+    track : callable
+        Wraps the chunks of draws, for a progress bar.
+
+    Returns
+    -------
+    values : {score: float}
+    drawn : {score: (draws,) array}
+    """
+    classes = log_probs.shape[1]
+    table = tabulate(log_probs, predicted, labels, bins)
+    values = scores_of(table.sum(axis=0)[None], classes, bins)
+    _, of = np.unique(people, return_inverse=True)
+    count = int(of.max()) + 1
+    by_person = (csr_array((np.ones(len(of)), (of, np.arange(len(of))))) @ table).T.tocsr()
+    rng = np.random.default_rng(seed)
+    step = int(np.clip(4_000_000 // max(by_person.shape), 1, draws))
+    found = []
+    for start in track(range(0, draws, step)):
+        times = rng.multinomial(count, np.full(count, 1 / count), size=min(step, draws - start))
+        found.append(scores_of((by_person @ times.T).T, classes, bins))
+    return (
+        {name: float(value[0]) for name, value in values.items()},
+        {name: np.concatenate([part[name] for part in found]) for name in values},
+    )
+
+
+def interval(name: str, value: float, drawn: np.ndarray, level: float) -> dict[str, float]:
+    """Intervals that hold `level` of the draws of the score `name`, whose value on the sample itself is `value`.
+
+    A binned calibration error is a sum of absolute values, which noise can only raise, and a resample has more noise
+    than the sample. Its percentile interval therefore lies too high and may even miss `value`. The basic interval
+    takes that bias away; so it is given too.
+
+    Returns
+    -------
+    dict
+        - `low`, `high`: the percentile interval (Efron & Tibshirani 1993, §13.3).
+        - `basic_low`, `basic_high`: for the scores in `ERRORS`, 2 * value less that interval, cut at 0 (Davison &
+          Hinkley 1997, §5.2).
+    """
+    found = percentile(drawn, level)
+    if name not in ERRORS:
+        return found
+    return found | {
+        "basic_low": max(0.0, 2 * value - found["high"]),
+        "basic_high": max(0.0, 2 * value - found["low"]),
+    }
+
+
+def percentile(drawn: np.ndarray, level: float) -> dict[str, float]:
+    """The interval {low, high} between quantiles that holds the middle `level` of the draws."""
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2]).tolist()
+    return {"low": low, "high": high}

@@ -1,0 +1,285 @@
+"""Anybody's predictions: a label, and a logit or a probability for each class."""
+
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from ..errors import CheckError, UsageError
+from . import intervals
+from .calibration import consistency_band, log_probabilities, reliability
+from .metrics import people_of, score
+
+KINDS = ("logit_", "prob_")
+ARRAYS = {"logits": "logit_", "probs": "prob_"}
+# How far from 1 a row of probabilities may sum: float16 and a few printed digits stay within it.
+TOLERANCE = 1e-3
+# What stands for the logarithm of a probability of 0: its exponential is 0 to every digit.
+LOG_ZERO = -1e4
+
+
+class Scored(NamedTuple):
+    """What `read` found.
+
+    Attributes
+    ----------
+    logits : (N, K) float64 array
+        Logits as they stand in the file, or logarithms of the probabilities, `LOG_ZERO` for 0.
+    labels : (N,) array
+        Integers in 0..K-1.
+    classes : list of str
+        In the order of the file's columns.
+    people : (N,) array
+        As `metrics.people_of` gives them.
+    impossible : int
+        How many samples give their own label a probability of 0, so that the NLL is infinite.
+    """
+
+    logits: np.ndarray
+    labels: np.ndarray
+    classes: list[str]
+    people: np.ndarray
+    impossible: int
+
+
+def read(file: Path, split: str | None = None) -> Scored:
+    """Read a `.csv`, `.parquet` or `.npz` file and check every row.
+
+    A table has a column `label` and for each class `logit_<class>` or `prob_<class>`; `split`, `subject`, `group` and
+    `path` are used if they are there, others are left alone. An npz holds such columns as arrays (N,), or `logits` or
+    `probs` (N, K) and if you like `classes` (K,), which are otherwise named 0 to K-1. A label is a class's name or, if
+    not all are, its place among the columns, from 0. Rows are counted from 0, the header apart. A row of
+    probabilities is divided by its sum, which may differ from 1 by `TOLERANCE`.
+
+    Parameters
+    ----------
+    file : Path
+    split : str, optional
+        Rows to keep, or `all`. Needed where the file holds more than one split.
+
+    Raises
+    ------
+    UsageError
+        If the file is not there, has another suffix, or the split is not in it or not chosen.
+    CheckError
+        If it cannot be read, lacks a column, or a row does not hold a label and finite logits, or probabilities.
+    """
+    frame = _load(file)
+    kind, classes = _classes(frame, file)
+    if "label" not in frame.columns:
+        raise CheckError("no column `label`", where=f"{file}: {', '.join(map(str, frame.columns))}")
+    # Before any row is left out, so that messages count the file's rows.
+    frame = _of_split(frame, file, split)
+    values = np.column_stack([_numbers(frame[f"{kind}{name}"], file) for name in classes])
+    labels = _labels(frame["label"], classes, file)
+    impossible = 0
+    if kind == "prob_":
+        values = _log_probabilities(values, frame.index, classes, file)
+        impossible = int((values[np.arange(len(labels)), labels] == LOG_ZERO).sum())
+    return Scored(values, labels, classes, people_of(frame), impossible)
+
+
+def report(
+    scored: Scored,
+    *,
+    temperature: float,
+    bins: int,
+    draws: int,
+    level: float,
+    seed: int,
+    track: Callable[[range], Iterable[int]] = iter,
+) -> dict[str, Any]:
+    """Every score of softmax(logits / temperature).
+
+    Returns
+    -------
+    dict
+        Of plain numbers: what `metrics.score` gives, `people`, `classes`, `temperature`, `bins`, `impossible`, and
+
+        - `reliability`: a row a bin that is not empty, as `calibration.reliability` and `consistency_band` give it.
+        - `intervals`: {score: `intervals.interval`}, if `draws` is above 0.
+
+        `nll` and its interval are None if any sample is impossible.
+    """
+    logits, labels, classes, people, impossible = scored
+    scores = score(logits, labels, classes, temperature, bins)
+    log_probs = log_probabilities(logits, temperature)
+    probabilities = np.exp(log_probs)
+    band = consistency_band(probabilities.max(axis=1), bins, level=level, seed=seed)
+    table = reliability(probabilities, labels, bins).join(band)
+    found: dict[str, Any] = {
+        **scores,
+        "people": len(np.unique(people)),
+        "classes": classes,
+        "temperature": temperature,
+        "bins": bins,
+        "impossible": impossible,
+        "reliability": table[table["count"] > 0].to_dict("records"),
+    }
+    if draws:
+        values, drawn = intervals.resample(
+            log_probs, logits.argmax(axis=1), labels, people, bins=bins, draws=draws, seed=seed, track=track
+        )
+        found["intervals"] = {name: intervals.interval(name, values[name], drawn[name], level) for name in drawn}
+    if impossible:
+        found["nll"] = None
+        found.get("intervals", {})["nll"] = None
+    return found
+
+
+def _load(file: Path) -> pd.DataFrame:
+    """Every column of the file; empty cells of a CSV are missing, and `label` and the keys are text."""
+    if not file.is_file():
+        raise UsageError("no such file", where=str(file), expected="a .csv, .parquet or .npz file of predictions")
+    try:
+        match file.suffix.lower():
+            case ".csv":
+                text = dict.fromkeys(("label", "split", "subject", "group", "path"), str)
+                # Of a name that stands twice, read_csv alters the second.
+                names = pd.read_csv(file, header=None, nrows=1, dtype=str, keep_default_na=False).iloc[0].tolist()
+                frame = pd.read_csv(
+                    file, dtype=text, keep_default_na=False, na_values=[""], float_precision="round_trip"
+                )
+            case ".parquet":
+                frame = pd.read_parquet(file)
+                names = frame.columns.tolist()
+            case ".npz":
+                with np.load(file, allow_pickle=False) as archive:
+                    frame = _frame(dict(archive), file)
+                names = frame.columns.tolist()
+            case _:
+                raise UsageError("a file of another kind", where=str(file), expected="a .csv, .parquet or .npz file")
+    except (ValueError, OSError, EOFError, KeyError, pa.ArrowException, zipfile.BadZipFile, zlib.error) as error:
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise CheckError(
+            f"cannot be read: {reason}",
+            where=str(file),
+            expected=f"a whole {file.suffix[1:]} file, without pickled objects",
+            hint="write it anew",
+        ) from None
+    twice = sorted({str(name) for name in names if names.count(name) > 1})
+    if twice:
+        raise CheckError(f"a column stands twice: {', '.join(twice)}", where=str(file), expected="each name once")
+    if len(frame) == 0:
+        raise CheckError("no rows", where=str(file), expected="at least two")
+    return frame.reset_index(drop=True)
+
+
+def _frame(arrays: dict[str, np.ndarray], file: Path) -> pd.DataFrame:
+    """The table that an npz stands for."""
+    columns: dict[str, np.ndarray] = {}
+    for name, array in arrays.items():
+        if name in ARRAYS and array.ndim == 2:
+            names = arrays.get("classes", np.arange(array.shape[1])).tolist()
+            if len(names) != array.shape[1]:
+                raise CheckError(f"{len(names)} classes for {array.shape[1]} columns", where=f"{file}, {name}")
+            columns |= {f"{ARRAYS[name]}{of}": array[:, k] for k, of in enumerate(names)}
+        elif name != "classes":
+            if array.ndim != 1:
+                raise CheckError(f"an array of shape {array.shape}", where=f"{file}, {name}", expected="shape (N,)")
+            columns[name] = array
+    lengths = {name: len(array) for name, array in columns.items()}
+    if len(set(lengths.values())) > 1:
+        found = ", ".join(f"{name} {length}" for name, length in lengths.items())
+        raise CheckError("arrays of different lengths", where=f"{file}: {found}", expected="a value for each row")
+    return pd.DataFrame(columns)
+
+
+def _classes(frame: pd.DataFrame, file: Path) -> tuple[str, list[str]]:
+    """The kind of values, and the classes in the order of their columns."""
+    expected = "for each class a column logit_<class>, or for each a column prob_<class>"
+    of_kind = {
+        kind: [str(name).removeprefix(kind) for name in frame.columns if str(name).startswith(kind)] for kind in KINDS
+    }
+    present = [kind for kind in KINDS if of_kind[kind]]
+    if len(present) != 1:
+        what = "both logits and probabilities" if present else "neither logits nor probabilities"
+        where = f"{file}: {', '.join(map(str, frame.columns))}"
+        raise CheckError(what, where=where, expected=expected, hint="which is meant is not guessed")
+    classes = of_kind[present[0]]
+    if len(classes) < 2:
+        raise CheckError(f"one class alone: {classes[0]}", where=str(file), expected=f"at least two; {expected}")
+    return present[0], classes
+
+
+def _of_split(frame: pd.DataFrame, file: Path, split: str | None) -> pd.DataFrame:
+    if "split" not in frame.columns:
+        if split not in (None, "all"):
+            raise UsageError("no column `split`", where=f"{file}, --split {split}", hint="leave --split out")
+        return frame
+    found = sorted(set(frame["split"].dropna().astype(str)))
+    if split == "all" or (split is None and len(found) <= 1):
+        return frame
+    if split not in found:
+        raise UsageError(
+            "a file of more than one split" if split is None else f"no split `{split}`",
+            where=f"{file}, column split",
+            expected=f"--split with one of {', '.join(found)}, or all",
+        )
+    return frame[frame["split"].astype(str) == split]
+
+
+def _numbers(column: pd.Series, file: Path) -> np.ndarray:
+    """A class's column as float64, every value finite."""
+    values = pd.to_numeric(column, errors="coerce").to_numpy(np.float64)
+    wrong = ~np.isfinite(values)
+    if wrong.any():
+        first = int(wrong.argmax())
+        found = "nothing" if pd.isna(column.iloc[first]) else column.iloc[first]
+        raise CheckError(
+            f"{wrong.sum()} of {len(values)} values are no finite numbers; the first is {found}",
+            where=f"{file}, data row {column.index[first]}, column {column.name}",
+            expected="a finite number",
+        )
+    return values
+
+
+def _log_probabilities(values: np.ndarray, rows: pd.Index, classes: list[str], file: Path) -> np.ndarray:
+    row, k = map(int, np.unravel_index(values.argmin(), values.shape))
+    if values[row, k] < 0:
+        raise CheckError(
+            f"a negative probability: {values[row, k]:g}",
+            where=f"{file}, data row {rows[row]}, column prob_{classes[k]}",
+            expected="probabilities of at least 0",
+            hint="name the columns logit_<class> if these are logits",
+        )
+    sums = values.sum(axis=1, keepdims=True)
+    worst = int(np.abs(sums - 1).argmax())
+    if abs(sums[worst, 0] - 1) > TOLERANCE:
+        off = int((np.abs(sums - 1) > TOLERANCE).sum())
+        raise CheckError(
+            f"{off} of {len(sums)} rows of probabilities do not sum to 1; the worst sums to {sums[worst, 0]:g}",
+            where=f"{file}, data row {rows[worst]}, columns prob_{classes[0]} to prob_{classes[-1]}",
+            expected=f"1, within {TOLERANCE:g}",
+            hint="name the columns logit_<class> if these are logits",
+        )
+    return np.where(values > 0, np.log(np.where(values > 0, values / sums, 1)), LOG_ZERO)
+
+
+def _labels(column: pd.Series, classes: list[str], file: Path) -> np.ndarray:
+    """Places in `classes`, (N,)."""
+    text = column.where(column.isna(), column.astype(str))
+    labels = pd.Index(classes).get_indexer(pd.Index(text))
+    places = {str(k): k for k in range(len(classes))}
+    if (labels < 0).all():
+        labels = np.array([places.get(label, -1) for label in text])
+    if (labels < 0).any():
+        first = int((labels < 0).argmax())
+        found = "an empty label" if pd.isna(column.iloc[first]) else f"a label that is no class: {column.iloc[first]}"
+        raise CheckError(
+            found,
+            where=f"{file}, data row {column.index[first]}, column label",
+            expected=f"one of {', '.join(classes)}, or in every row a number from 0 to {len(classes) - 1}",
+        )
+    if len(np.unique(labels)) < 2:
+        raise CheckError(
+            f"every label is {classes[labels[0]]}",
+            where=f"{file}, column label, {len(labels)} rows",
+            expected="samples of at least two classes",
+        )
+    return labels
