@@ -25,10 +25,10 @@ def serve(
     from ..runtime import server as library
     from ..runtime.classifier import Classifier
 
-    classifier = Classifier(bundle, threads=1, device="cpu")  # raises here what the page could only show
+    Classifier(bundle, threads=1, device="cpu")  # a damaged bundle stops here; later the page says it
     server = library.listen(bundle, port)
     if as_json:
-        print(json.dumps({"url": server.url, "bundle": str(bundle), "sha256": classifier.info["sha256"]}), flush=True)
+        print(json.dumps({"url": server.url, "bundle": str(bundle)}), flush=True)
     else:
         print(f"{server.url} shows {bundle}; Ctrl-C stops", flush=True)
     if open_page:

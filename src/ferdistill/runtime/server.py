@@ -10,7 +10,6 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from ..errors import UsageError
 
@@ -65,7 +64,7 @@ HEADERS = {
 }
 
 
-def listed_files(bundle_dir: Path, web: Path = WEB) -> dict[str, Path]:
+def listed_files(bundle_dir: Path) -> dict[str, Path]:
     """Every URL path that is served, with its file.
 
     Raises
@@ -73,18 +72,18 @@ def listed_files(bundle_dir: Path, web: Path = WEB) -> dict[str, Path]:
     UsageError
         If the page's libraries have not been built, or a file of the page is gone.
     """
-    files = {f"/{name}": web / name for name in PAGE}
-    files |= {f"/samples/{name}.png": web / "samples" / f"{name}.png" for name in SAMPLES}
-    vendor = {f"/vendor/{name}": web / "vendor" / name for name in VENDOR}
-    missing = [file for file in (files | vendor).values() if not file.is_file()]
+    files = {f"/{name}": WEB / name for name in PAGE}
+    files |= {f"/samples/{name}.png": WEB / "samples" / f"{name}.png" for name in SAMPLES}
+    files |= {f"/vendor/{name}": WEB / "vendor" / name for name in VENDOR}
+    missing = [file for file in files.values() if not file.is_file()]
     if missing:
         raise UsageError(
-            f"the page lacks {len(missing)} of its {len(files | vendor)} files",
+            f"the page lacks {len(missing)} of its {len(files)} files",
             where=str(missing[0]),
             expected="the page, with onnxruntime-web and the face detector beside it",
             hint="run `make web` in a checkout of ferdistill (it needs npm), then serve again",
         )
-    return files | vendor | {"/": web / "index.html"} | {f"/bundle/{name}": bundle_dir / name for name in BUNDLE}
+    return files | {"/": WEB / "index.html"} | {f"/bundle/{name}": bundle_dir / name for name in BUNDLE}
 
 
 class Server(ThreadingHTTPServer):
@@ -127,7 +126,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_error(HTTPStatus.FORBIDDEN, explain=f"This server answers to {HOST} and localhost alone.")
             return
         # Looked up as it was sent: no decoding, no joining, so no path can leave the list.
-        file = self.server.files.get(urlsplit(self.path).path)
+        file = self.server.files.get(self.path.partition("?")[0])
         if file is None:
             self.send_error(HTTPStatus.NOT_FOUND)
             return
@@ -157,11 +156,11 @@ class Handler(BaseHTTPRequestHandler):
         """Let a browser that goes away mid-answer go in peace."""
         try:
             super().handle()
-        except ConnectionError:
+        except (ConnectionError, TimeoutError):
             self.close_connection = True
 
 
-def listen(bundle_dir: Path, port: int, web: Path = WEB) -> Server:
+def listen(bundle_dir: Path, port: int) -> Server:
     """A server bound to `port`, which `serve_forever` sets going.
 
     Parameters
@@ -170,8 +169,6 @@ def listen(bundle_dir: Path, port: int, web: Path = WEB) -> Server:
         Directory with `bundle.json` and `model.onnx`.
     port : int
         TCP port on 127.0.0.1; 0 takes a free one.
-    web : Path
-        Directory of the page.
 
     Returns
     -------
@@ -183,7 +180,7 @@ def listen(bundle_dir: Path, port: int, web: Path = WEB) -> Server:
     UsageError
         If files of the page are missing, or the port cannot be had.
     """
-    files = listed_files(bundle_dir, web)
+    files = listed_files(bundle_dir)
     try:
         return Server(files, port)
     except OSError as error:

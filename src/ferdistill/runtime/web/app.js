@@ -76,7 +76,7 @@ function showFacts() {
     Input: `${info.image.size} × ${info.image.size}, ${info.image.channels === 1 ? "grey" : "RGB"}`,
     "Macro F1": info.test && `${info.test.macro_f1.toFixed(3)} on ${info.test.n} test images`,
     Threshold: threshold() === undefined ? "none in the bundle: it never abstains" : threshold().toFixed(3),
-    "SHA-256": `${info.sha256.slice(0, 16)}…`,
+    "SHA-256": `${model.sha256.slice(0, 16)}…`,
   };
   for (const [name, value] of Object.entries(facts)) {
     if (value !== undefined) element("facts").append(create("dt", name), create("dd", value));
@@ -219,7 +219,7 @@ function take(source, width, height, name) {
   context.drawImage(source, 0, 0, w, h);
   picture.ariaLabel = name;
   element("hint").hidden = true;
-  element("placing").disabled = false;
+  for (const id of ["left", "top", "side"]) element(id).disabled = false;
 }
 
 /** Read a file: dropped, chosen or a sample. `whole` takes it as cropped already. */
@@ -359,10 +359,10 @@ async function start() {
   for (const id of ["camera", "file", "samples"]) element(id).disabled = false;
   try {
     detect = await (await import("./detector.js")).loadDetector();
+    element("automatic").disabled = false;
     element("automatic").checked = true;
     element("detector").textContent = "BlazeFace, in the page";
   } catch (error) {
-    element("automatic").disabled = true;
     element("detector").textContent = `not available here (${error.message}): place the box by hand`;
   }
   document.body.dataset.ready = "";

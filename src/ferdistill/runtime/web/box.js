@@ -1,9 +1,9 @@
 // The square around a face, in whole pixels of the picture: {left, top, side}.
 
-// How much wider than BlazeFace's box (brows to chin) a training image is: it shows the head with its hair.
-const MARGIN = 1.5;
-// BlazeFace's box ends above the brows, so the centre of the head lies higher, by this share of the box's height.
-const RAISE = 0.1;
+// Where a training image lies around the detector's box, as the median over rendered faces put into larger pictures:
+// its side as a share of the box's, and how much higher its centre is, as a share of the box's height.
+const MARGIN = 0.9;
+const RAISE = 0.09;
 const SMALLEST = 8;
 
 /** The largest square in the middle of a picture. */

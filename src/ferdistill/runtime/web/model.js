@@ -2,7 +2,7 @@
 
 import * as ort from "./vendor/ort.wasm.min.mjs";
 
-const SCHEMA_VERSION = 1;
+const SCHEMA_VERSIONS = [1, 2];
 
 /** A stop that the page shows as it stands. */
 export class BundleError extends Error {}
@@ -10,6 +10,7 @@ export class BundleError extends Error {}
 /**
  * @typedef {object} Model
  * @property {object} info - What bundle.json holds.
+ * @property {string} sha256 - Of model.onnx, in hex.
  * @property {(pixels: Uint8Array) => Promise<Float32Array>} predict - Calibrated probabilities of one image,
  *   size x size x channels, in the order of `info.classes`.
  */
@@ -20,18 +21,19 @@ export class BundleError extends Error {}
  */
 export async function loadModel() {
   const info = await (await get("bundle/bundle.json")).json();
-  if (info.schema_version !== SCHEMA_VERSION) {
+  if (!SCHEMA_VERSIONS.includes(info.schema_version)) {
     throw new BundleError(
-      `This bundle has schema version ${info.schema_version}, and the page reads version ${SCHEMA_VERSION}. ` +
+      `This bundle has schema version ${info.schema_version}, and the page reads ${SCHEMA_VERSIONS.join(" and ")}. ` +
         "Use the release of ferdistill that wrote it, or export again.",
     );
   }
   const bytes = await (await get("bundle/model.onnx")).arrayBuffer();
-  const found = hex(await crypto.subtle.digest("SHA-256", bytes));
-  if (found !== info.sha256) {
+  const sha256 = hex(await crypto.subtle.digest("SHA-256", bytes));
+  const expected = info.schema_version === 1 ? info.sha256 : info.files["model.onnx"];
+  if (sha256 !== expected) {
     throw new BundleError(
       "The model is damaged, or belongs to another bundle: model.onnx has SHA-256 " +
-        `${found.slice(0, 12)}…, and bundle.json says ${String(info.sha256).slice(0, 12)}…. ` +
+        `${sha256.slice(0, 12)}…, and bundle.json says ${String(expected).slice(0, 12)}…. ` +
         "Copy the whole directory again, or run dvc repro.",
     );
   }
@@ -42,7 +44,7 @@ export async function loadModel() {
     return (await session.run({ images }, ["probabilities"])).probabilities.data;
   };
   await predict(new Uint8Array(size * size * channels)); // the first run allocates
-  return { info, predict };
+  return { info, sha256, predict };
 }
 
 async function get(path) {
