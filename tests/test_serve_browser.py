@@ -350,6 +350,15 @@ def test_without_a_face_there_is_no_answer_until_the_box_is_placed(show, bundle)
     assert probabilities(page) is not None
 
 
+def test_a_huge_picture_is_scaled_down(show, bundle):
+    page = show(bundle)
+    page.uncheck("#automatic")
+    choose(page, np.full((2000, 8000, 3), 90, np.uint8))
+    assert page.evaluate("[picture.width, picture.height]") == [4096, 1024]
+    assert box_of(page) == [1536, 0, 1024]
+    assert probabilities(page) is not None and page.errors == []
+
+
 def test_a_file_that_is_no_picture_is_named(show, bundle):
     page = show(bundle)
     page.set_input_files("#file", {"name": "notes.png", "mimeType": "image/png", "buffer": b"not a picture"})
@@ -372,6 +381,16 @@ def test_the_camera_runs_and_stops(show, bundle):
     assert len(readings - {None}) > 1  # the dark second and the bright one
     assert overlap(box_of(page), drawn_face()[1]) > 0.6
     assert page.inner_text("#camera") == "Stop camera"
+    for _ in range(5):  # the readings of the last frames must not fall upon the sample
+        page.click("[data-sample=angry]")
+        page.wait_for_selector("#picture[aria-label='Drawn face, angry']")
+        settle(page)
+        assert page.inner_text("#camera") == "Start camera"
+        pixels = np.asarray(Image.open(server.WEB / "samples" / "angry.png").convert("RGB"))
+        assert np.abs(probabilities(page) - in_python(bundle, pixels, 0, 0, SIZE)[1]).max() < TOLERANCE
+        assert "FPS" not in page.inner_text("#speed")
+        page.click("#camera")
+        page.wait_for_function("() => document.querySelector('#speed').textContent.includes('FPS')", timeout=30_000)
     page.click("#camera")
     settle(page)
     assert page.inner_text("#camera") == "Start camera"

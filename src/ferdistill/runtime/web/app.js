@@ -17,6 +17,7 @@ let detect; // see detector.js; undefined if it could not be loaded
 let box; // undefined until there is a picture
 let seeking = false; // whether the next reading looks for the face first
 let stream; // the camera's, while it runs
+let change = 0; // counts new pictures and boxes placed by hand
 
 // ---- reading: find the face, cut it out, ask the model, show ------------------------------------------------
 
@@ -40,12 +41,17 @@ async function read() {
   }
 }
 
+// What is found in a picture that has been replaced meanwhile, or whose box has been moved, is not shown: whoever
+// did it has asked for another reading.
 async function readOnce() {
   const start = performance.now();
+  const asked = change;
+  const sought = seeking;
   let note = "";
-  if (seeking) {
+  if (sought) {
     seeking = false;
     const faces = await detect(picture);
+    if (asked !== change) return;
     if (faces.length === 0) {
       showBox(true);
       showNothing("No face found. Move the box over a face by hand.");
@@ -57,10 +63,12 @@ async function readOnce() {
   showBox(false);
   const found = performance.now();
   const pixels = faceOf(context, box, model.info.image);
+  const probabilities = await model.predict(pixels);
+  if (asked !== change) return;
   showSeen(pixels);
-  showProbabilities(await model.predict(pixels), note);
+  showProbabilities(probabilities, note);
   const end = performance.now();
-  showSpeed(found - start, end - found, end);
+  showSpeed(sought ? found - start : undefined, end - found, end);
 }
 
 // ---- showing ------------------------------------------------------------------------------------------------
@@ -188,9 +196,9 @@ let ends = []; // of the last second's readings
 function showSpeed(detecting, predicting, end) {
   ends = [...ends.filter((time) => end - time < 1000), end];
   const parts = [`model ${predicting.toFixed(1)} ms`];
-  if (detecting > 0.5) parts.unshift(`detector ${detecting.toFixed(1)} ms`);
+  if (detecting !== undefined) parts.unshift(`detector ${detecting.toFixed(1)} ms`);
   if (stream) parts.unshift(`${ends.length} FPS`);
-  element("speed").textContent = parts.join(" · ");
+  element("speed").replaceChildren(...parts.map((part) => create("span", part)));
 }
 
 function problem(message) {
@@ -208,6 +216,7 @@ function create(tag, text = "") {
 
 /** Put a picture on the canvas; the box starts as its middle. */
 function take(source, width, height, name) {
+  change++;
   const scale = Math.min(1, LARGEST_SIDE / Math.max(width, height));
   const [w, h] = [Math.max(Math.round(width * scale), 1), Math.max(Math.round(height * scale), 1)];
   if (picture.width !== w || picture.height !== h || !box) {
@@ -249,9 +258,15 @@ const CAMERA_PROBLEMS = {
 async function startCamera() {
   problem("");
   element("camera").disabled = true;
+  const video = document.createElement("video");
+  video.muted = true;
+  video.playsInline = true;
   try {
     stream = await navigator.mediaDevices.getUserMedia({ video: { width: 640, height: 480, facingMode: "user" } });
+    video.srcObject = stream;
+    await video.play();
   } catch (error) {
+    stopCamera();
     problem(CAMERA_PROBLEMS[error.name] ?? `The camera does not start: ${error.message}`);
     return;
   } finally {
@@ -262,12 +277,7 @@ async function startCamera() {
     stopCamera();
     problem("The camera went away. Connect it, then start again.");
   });
-  const video = document.createElement("video");
-  video.muted = true;
-  video.playsInline = true;
-  video.srcObject = stream;
   const mine = stream;
-  await video.play();
   ends = [];
   box = undefined;
   // One frame at a time: those that come during a reading are never looked at.
@@ -291,6 +301,7 @@ function stopCamera() {
 // ---- controls -----------------------------------------------------------------------------------------------
 
 function place(next) {
+  change++;
   element("automatic").checked = false;
   seeking = false;
   box = next;
