@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import runpy
 import shutil
 import signal
 import socket
@@ -19,9 +20,7 @@ from ferdistill.errors import UsageError
 from ferdistill.runtime import server
 from test_runtime import bundle as bundle  # a fixture
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "web"))
-import samples
-
+ROOT = Path(__file__).parent.parent
 WASM = b"\0asm\1\0\0\0"
 
 
@@ -166,9 +165,10 @@ def test_the_list_is_what_is_on_disk(web, bundle):
 
 
 def test_samples_are_what_the_renderer_draws():
+    draw = runpy.run_path(str(ROOT / "web" / "samples.py"))["draw"]
     for name in server.SAMPLES:
         sample = np.asarray(Image.open(server.WEB / "samples" / f"{name}.png"))
-        assert np.array_equal(sample, samples.draw(name)), name
+        assert np.array_equal(sample, draw(name)), name
 
 
 # ---- the command --------------------------------------------------------------------------------------------
