@@ -33,9 +33,10 @@ test-all: setup ## run the tests, the slow ones too
 web: setup ## bring the libraries of the page of `ferdistill serve` from npm (needs Node.js)
 	$(BIN)/python web/build.py
 
-test-web: web ## test that page in Chromium: that of $$CHROMIUM or the path, else one that Playwright brings
+test-web: web ## test that page in Chromium: the one on the path, or else Playwright's
 	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[web]'
-	test -n "$$CHROMIUM" || command -v chromium chromium-browser google-chrome || $(BIN)/playwright install --with-deps chromium
+	test -n "$$CHROMIUM" || command -v chromium || command -v chromium-browser || command -v google-chrome || \
+		$(BIN)/playwright install --with-deps chromium
 	$(BIN)/python -m pytest -m web tests/test_serve_browser.py
 
 lint: setup ## check style and types

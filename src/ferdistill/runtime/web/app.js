@@ -198,7 +198,7 @@ function showSpeed(detecting, predicting, end) {
   const parts = [`model ${predicting.toFixed(1)} ms`];
   if (detecting !== undefined) parts.unshift(`detector ${detecting.toFixed(1)} ms`);
   if (stream) parts.unshift(`${ends.length} FPS`);
-  element("speed").replaceChildren(...parts.map((part) => create("span", part)));
+  element("speed").replaceChildren(...parts.flatMap((part) => [create("span", part), " "]));
 }
 
 function problem(message) {
