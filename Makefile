@@ -6,7 +6,7 @@ BIN    := $(if $(filter Windows_NT,$(OS)),$(VENV)/Scripts,$(VENV)/bin)
 export PATH := $(abspath $(BIN)):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-all lint drift clean
+.PHONY: help setup repro test test-all web test-web lint drift clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
@@ -28,7 +28,16 @@ test: setup ## run the tests
 	$(BIN)/python -m pytest
 
 test-all: setup ## run the tests, the slow ones too
-	$(BIN)/python -m pytest -m ""
+	$(BIN)/python -m pytest -m "not web"
+
+web: setup ## bring the libraries of the page of `ferdistill serve` from npm (needs Node.js)
+	$(BIN)/python web/build.py
+
+test-web: web ## test that page in Chromium: the one on the path, or else Playwright's
+	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[web]'
+	test -n "$$CHROMIUM" || command -v chromium || command -v chromium-browser || command -v google-chrome || \
+		$(BIN)/playwright install --with-deps chromium
+	$(BIN)/python -m pytest -m web tests/test_serve_browser.py
 
 lint: setup ## check style and types
 	$(BIN)/ruff check .

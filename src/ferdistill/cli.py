@@ -12,6 +12,7 @@ from .commands.audit import audit
 from .commands.corpus import corpus_cli
 from .commands.index import index_cli
 from .commands.score import score
+from .commands.serve import serve
 from .commands.study import study_cli
 from .commands.teachers import teachers_cli
 from .errors import FerdistillError, UsageError
@@ -30,6 +31,7 @@ cli.add_typer(study_cli, name="study")
 cli.add_typer(teachers_cli, name="teachers")
 cli.command("audit")(audit)
 cli.command("score")(score)
+cli.command()(serve)
 
 
 @cli.callback(invoke_without_command=True)

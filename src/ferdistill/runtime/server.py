@@ -1,0 +1,192 @@
+"""The page of `ferdistill serve`, on loopback: a fixed list of files, and nothing else.
+
+The page runs the bundle itself, in the browser. No image comes here: the server only hands files out.
+"""
+
+import errno
+import os
+import shutil
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from ..errors import UsageError
+
+WEB = Path(__file__).parent / "web"
+PAGE = ("app.js", "box.js", "detector.js", "index.html", "model.js", "pixels.js", "style.css")
+SAMPLES = ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise")
+# What `make web` puts into web/vendor; web/build.py says from where.
+VENDOR = (
+    "blazeface.bin",
+    "blazeface.json",
+    "human.esm.js",
+    "ort-wasm-simd-threaded.mjs",
+    "ort-wasm-simd-threaded.wasm",
+    "ort.wasm.min.mjs",
+    "tfjs-backend-wasm-simd.wasm",
+)
+BUNDLE = ("bundle.json", "model.onnx")
+
+HOST = "127.0.0.1"
+# A page elsewhere can point its own name at 127.0.0.1; the browser then sends that name as Host.
+LOOPBACK_NAMES = frozenset({HOST, "localhost"})
+
+# Not from `mimetypes`: that reads the system's tables, and some give .mjs or .wasm a type that browsers refuse.
+MEDIA_TYPES = {
+    ".bin": "application/octet-stream",
+    ".css": "text/css; charset=utf-8",
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".json": "application/json",
+    ".mjs": "text/javascript; charset=utf-8",
+    ".onnx": "application/octet-stream",
+    ".png": "image/png",
+    ".wasm": "application/wasm",
+}
+
+HEADERS = {
+    # No request leaves this server's origin, whatever the page or a library in it tries.
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; connect-src 'self'; worker-src 'self'; "
+        "style-src 'self'; img-src 'self' data:; media-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    # These two give the page shared memory, without which ONNX Runtime has one thread.
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Embedder-Policy": "require-corp",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(self), microphone=(), geolocation=()",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    # A reload shows the bundle that is on disk now.
+    "Cache-Control": "no-store",
+}
+
+
+def listed_files(bundle_dir: Path) -> dict[str, Path]:
+    """Every URL path that is served, with its file.
+
+    Raises
+    ------
+    UsageError
+        If the page's libraries have not been built, or a file of the page is gone.
+    """
+    files = {f"/{name}": WEB / name for name in PAGE}
+    files |= {f"/samples/{name}.png": WEB / "samples" / f"{name}.png" for name in SAMPLES}
+    files |= {f"/vendor/{name}": WEB / "vendor" / name for name in VENDOR}
+    missing = [file for file in files.values() if not file.is_file()]
+    if missing:
+        raise UsageError(
+            f"the page lacks {len(missing)} of its {len(files)} files",
+            where=str(missing[0]),
+            expected="the page, with onnxruntime-web and the face detector beside it",
+            hint="run `make web` in a checkout of ferdistill (it needs npm), then serve again",
+        )
+    return files | {"/": WEB / "index.html"} | {f"/bundle/{name}": bundle_dir / name for name in BUNDLE}
+
+
+class Server(ThreadingHTTPServer):
+    """Hands out `files` (URL path to file) on 127.0.0.1."""
+
+    daemon_threads = True
+    # On Windows this option would let two servers share a port.
+    allow_reuse_address = os.name != "nt"
+
+    def __init__(self, files: dict[str, Path], port: int) -> None:
+        self.files = files
+        super().__init__((HOST, port), Handler)
+
+    @property
+    def url(self) -> str:
+        """Where the page is."""
+        return f"http://{HOST}:{self.server_port}/"
+
+
+class Handler(BaseHTTPRequestHandler):
+    """GET and HEAD of the listed files; other methods get 501 from the base class."""
+
+    server: Server
+    protocol_version = "HTTP/1.1"
+    server_version = "ferdistill"
+    sys_version = ""
+    timeout = 30  # seconds in which a silent connection gives its thread back
+
+    def do_GET(self) -> None:
+        """Send a file."""
+        self._answer(with_body=True)
+
+    def do_HEAD(self) -> None:
+        """Send a file's headers."""
+        self._answer(with_body=False)
+
+    def _answer(self, with_body: bool) -> None:
+        name = self.headers.get("Host", "").partition(":")[0].lower()
+        if name not in LOOPBACK_NAMES:
+            self.send_error(HTTPStatus.FORBIDDEN, explain=f"This server answers to {HOST} and localhost alone.")
+            return
+        # Looked up as it was sent: no decoding, no joining, so no path can leave the list.
+        file = self.server.files.get(self.path.partition("?")[0])
+        if file is None:
+            self.send_error(HTTPStatus.NOT_FOUND)
+            return
+        try:
+            body = file.open("rb")
+        except OSError:
+            self.send_error(HTTPStatus.NOT_FOUND, explain=f"{file.name} is gone from the disk.")
+            return
+        with body:
+            self.send_response(HTTPStatus.OK)
+            self.send_header("Content-Type", MEDIA_TYPES[file.suffix])
+            self.send_header("Content-Length", str(os.fstat(body.fileno()).st_size))
+            self.end_headers()
+            if with_body:
+                shutil.copyfileobj(body, self.wfile)
+
+    def end_headers(self) -> None:
+        """Close the headers of every answer, errors too, with `HEADERS`."""
+        for name, value in HEADERS.items():
+            self.send_header(name, value)
+        super().end_headers()
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Keep still: one page load is two dozen requests."""
+
+    def handle(self) -> None:
+        """Let a browser that goes away mid-answer go in peace."""
+        try:
+            super().handle()
+        except (ConnectionError, TimeoutError):
+            self.close_connection = True
+
+
+def listen(bundle_dir: Path, port: int) -> Server:
+    """A server bound to `port`, which `serve_forever` sets going.
+
+    Parameters
+    ----------
+    bundle_dir : Path
+        Directory with `bundle.json` and `model.onnx`.
+    port : int
+        TCP port on 127.0.0.1; 0 takes a free one.
+
+    Returns
+    -------
+    Server
+        Close it with `server_close`.
+
+    Raises
+    ------
+    UsageError
+        If files of the page are missing, or the port cannot be had.
+    """
+    files = listed_files(bundle_dir)
+    try:
+        return Server(files, port)
+    except OSError as error:
+        if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+            raise
+        why = "is in use" if error.errno == errno.EADDRINUSE else "may not be used by this account"
+        raise UsageError(
+            f"port {port} {why}", where=f"{HOST}:{port}", hint="choose another with --port, or --port 0 for a free one"
+        ) from None

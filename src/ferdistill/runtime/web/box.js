@@ -1,0 +1,59 @@
+// The square around a face, in whole pixels of the picture: {left, top, side}.
+
+// Where a training image lies around the detector's box, as the median over rendered faces put into larger pictures:
+// its side as a share of the box's, and how much higher its centre is, as a share of the box's height.
+const MARGIN = 0.9;
+const RAISE = 0.09;
+const SMALLEST = 8;
+
+/** The largest square in the middle of a picture. */
+export function middle({ width, height }) {
+  const side = Math.min(width, height);
+  return { left: (width - side) >> 1, top: (height - side) >> 1, side };
+}
+
+/** The nearest box that lies inside the picture. */
+export function inside({ left, top, side }, { width, height }) {
+  const whole = Math.round(Math.min(Math.max(side, SMALLEST), width, height));
+  const clamp = (value, size) => Math.round(Math.min(Math.max(value, 0), size - whole));
+  return { left: clamp(left, width), top: clamp(top, height), side: whole };
+}
+
+/** The square around a detected face, cropped as the training images are. */
+export function around(face, picture) {
+  const side = Math.max(face.width, face.height) * MARGIN;
+  const left = face.left + (face.width - side) / 2;
+  const top = face.top + (face.height - side) / 2 - RAISE * face.height;
+  return inside({ left, top, side }, picture);
+}
+
+/**
+ * Let a pointer move the box, or resize it by its handle.
+ * @param {HTMLElement} element - The box on the page; its child `.handle` is the handle.
+ * @param {HTMLCanvasElement} picture - What the box lies on.
+ * @param {() => object} get - Gives the box as it is.
+ * @param {(box: object) => void} set - Is told the box as it shall be.
+ */
+export function draggable(element, picture, get, set) {
+  element.addEventListener("pointerdown", (down) => {
+    down.preventDefault();
+    element.setPointerCapture(down.pointerId);
+    const start = get();
+    const scale = picture.width / picture.getBoundingClientRect().width;
+    const resizing = down.target.matches(".handle");
+    const move = (event) => {
+      const across = (event.clientX - down.clientX) * scale;
+      const along = (event.clientY - down.clientY) * scale;
+      const room = Math.min(picture.width - start.left, picture.height - start.top);
+      const moved = resizing
+        ? { ...start, side: Math.min(start.side + Math.max(across, along), room) }
+        : { ...start, left: start.left + across, top: start.top + along };
+      set(inside(moved, picture));
+    };
+    const end = new AbortController();
+    element.addEventListener("pointermove", move, { signal: end.signal });
+    for (const name of ["pointerup", "pointercancel"]) {
+      element.addEventListener(name, () => end.abort(), { signal: end.signal });
+    }
+  });
+}

@@ -1,0 +1,58 @@
+// The bundle in the browser: checked as `ferdistill.runtime.classifier` checks it, and run by ONNX Runtime.
+
+import * as ort from "./vendor/ort.wasm.min.mjs";
+
+const SCHEMA_VERSIONS = [1, 2];
+
+/** A stop that the page shows as it stands. */
+export class BundleError extends Error {}
+
+/**
+ * @typedef {object} Model
+ * @property {object} info - What bundle.json holds.
+ * @property {string} sha256 - Of model.onnx, in hex.
+ * @property {(pixels: Uint8Array) => Promise<Float32Array>} predict - Calibrated probabilities of one image,
+ *   size x size x channels, in the order of `info.classes`.
+ */
+
+/**
+ * @returns {Promise<Model>}
+ * @throws {BundleError} If a file is missing, or the model is not the one that bundle.json describes.
+ */
+export async function loadModel() {
+  const info = await (await get("bundle/bundle.json")).json();
+  if (!SCHEMA_VERSIONS.includes(info.schema_version)) {
+    throw new BundleError(
+      `This bundle has schema version ${info.schema_version}, and the page reads ${SCHEMA_VERSIONS.join(" and ")}. ` +
+        "Use the release of ferdistill that wrote it, or export again.",
+    );
+  }
+  const bytes = await (await get("bundle/model.onnx")).arrayBuffer();
+  const sha256 = hex(await crypto.subtle.digest("SHA-256", bytes));
+  const expected = info.schema_version === 1 ? info.sha256 : info.files["model.onnx"];
+  if (sha256 !== expected) {
+    throw new BundleError(
+      "The model is damaged, or belongs to another bundle: model.onnx has SHA-256 " +
+        `${sha256.slice(0, 12)}…, and bundle.json says ${String(expected).slice(0, 12)}…. ` +
+        "Copy the whole directory again, or run dvc repro.",
+    );
+  }
+  const session = await ort.InferenceSession.create(new Uint8Array(bytes), { executionProviders: ["wasm"] });
+  const { size, channels } = info.image;
+  const predict = async (pixels) => {
+    const images = new ort.Tensor("uint8", pixels, [1, size, size, channels]);
+    return (await session.run({ images }, ["probabilities"])).probabilities.data;
+  };
+  await predict(new Uint8Array(size * size * channels)); // the first run allocates
+  return { info, sha256, predict };
+}
+
+async function get(path) {
+  const response = await fetch(path);
+  if (!response.ok) throw new BundleError(`${path} cannot be read (HTTP ${response.status}). Is the bundle still there?`);
+  return response;
+}
+
+function hex(buffer) {
+  return Array.from(new Uint8Array(buffer), (byte) => byte.toString(16).padStart(2, "0")).join("");
+}

@@ -1,0 +1,28 @@
+"""Draw the sample faces of the page of `ferdistill serve`: `python web/samples.py`.
+
+Seven people who are in no corpus that ferdistill writes, each showing one class in full, plainly seen.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+from PIL import Image
+
+from ferdistill.corpus.faces import draw_identity, draw_view, prototype, render
+from ferdistill.runtime import server
+
+SIZE = 48  # the embedded scale's, so that its bundle sees these pixels unresized
+SEED = 20261125  # of no corpus: params.yaml has another
+
+
+def draw(name: str) -> np.ndarray:
+    """The sample of a class, uint8 (SIZE, SIZE), grey."""
+    rng = np.random.default_rng((SEED, server.SAMPLES.index(name)))
+    identity = replace(draw_identity(rng), glasses=False)
+    view = replace(draw_view(rng), yaw=0.0, pitch=0.0, roll=0.0, contrast=0.9, noise=3.0, blur=0.3, occluder="")
+    return render(identity, prototype(name), view, SIZE)
+
+
+if __name__ == "__main__":
+    for name in server.SAMPLES:
+        Image.fromarray(draw(name)).save(server.WEB / "samples" / f"{name}.png", optimize=True)
