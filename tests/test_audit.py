@@ -72,6 +72,7 @@ def test_our_own_metrics_are_clean():
         ("1e-3", 0.0005, 0.0015, ""),
         ("0.7143 (historic)", 0.71425, 0.71435, ""),
         ("72", 71.5, 72.5, ""),
+        ("72.0", 71.5, 72.5, ""),  # as Python prints round(71.6, 0)
     ],
 )
 def test_a_number_stands_for_what_rounds_to_it(text, low, high, unit):
@@ -198,6 +199,11 @@ def test_runs_that_should_differ(tmp_path):
     # 6C and 6E minimise one loss in kd, so that runs of one seed may agree to the last digit; two seeds may not.
     assert kinds(write(tmp_path / "t.csv", header, [["6C", "kd", "1", *one], ["6E", "kd", "1", *one]])) == []
     assert len(kinds(write(tmp_path / "t.csv", header, [["6C", "kd", "1", *one], ["6E", "kd", "2", *one]]))) == 1
+    full = ["family", "mode", "lambda", "fusion", "seed", "macro_f1"]
+    pair = [["6B", "kd", "", "probability", "1", one[0]], ["6D", "kd", "0.7", "", "1", one[0]]]
+    assert kinds(write(tmp_path / "t.csv", full, pair)) == []
+    pair[1][2] = "0.5"
+    assert len(kinds(write(tmp_path / "t.csv", full, pair))) == 1
     # Two digits are no evidence.
     assert (
         kinds(write(tmp_path / "t.csv", header, [["6A", "kd", "1", "0.72", "0.74"], ["6A", "kd", "2", "0.72", "0.74"]]))

@@ -20,6 +20,7 @@ RESAMPLES, SEED = 9_999, 0
 EXACT_UP_TO = 100_000  # splits or sign flips that are still enumerated: 9 against 10 seeds, or 16 pairs
 COVERAGE_DRAWS, COVERAGE_RESAMPLES = 4_000, 999
 MOST_SEEDS = 1_000_000
+EXAMPLE_RESAMPLES = 2_000
 
 Interval = tuple[float, float]
 
@@ -257,7 +258,7 @@ def clustered_bootstrap(
     clusters: np.ndarray,
     *,
     bins: int = 15,
-    resamples: int = 2_000,
+    resamples: int = EXAMPLE_RESAMPLES,
 ) -> dict[str, tuple[float, Interval]]:
     """What the choice of test examples adds: paired bootstrap of each score's difference, whole clusters at a time.
 
