@@ -133,8 +133,8 @@ def params_page() -> str:
     assert isinstance(root, yaml.MappingNode)
     plain = [
         "# Parameters\n",
-        "`params.yaml` is the only place where a default stands. `python src/stage.py params` checks it as a whole, and "
-        "so does every stage: a name that is not listed here is refused.\n",
+        "`params.yaml` is the only place where a default stands. `python src/stage.py params` checks it as a whole, "
+        "and so does every stage: a name that is not listed here is refused.\n",
         _HEAD,
     ]
     sections: list[str] = []
