@@ -17,6 +17,11 @@ def dvc(*arguments: str) -> str:
     return done.stdout.strip() if done.returncode == 0 else f"```\n{done.stderr.strip()}\n```"
 
 
+def table(text: str, otherwise: str) -> str:
+    """A Markdown table, or a sentence in place of one without rows."""
+    return text if len(text.splitlines()) > 2 else otherwise
+
+
 base = sys.argv[1] if len(sys.argv) > 1 else "origin/main"
 if subprocess.run(["git", "rev-parse", "--quiet", "--verify", f"{base}^{{commit}}"], capture_output=True).returncode:
     sys.exit(f"error: no revision `{base}`\n  do:       name one: make review BASE=main")
@@ -26,9 +31,9 @@ plots = dvc("plots", "diff", base, "--out", str(REVIEW / "plots"))
 lines = [
     f"## Results beside `{base}`",
     "### Metrics",
-    dvc("metrics", "diff", base, "--md", "--precision", "4") or "No metric changed.",
+    table(dvc("metrics", "diff", base, "--md", "--precision", "4"), "No metric changed."),
     "### Params",
-    dvc("params", "diff", base, "--md") or "No param changed.",
+    table(dvc("params", "diff", base, "--md"), "No param changed."),
     "### Plots",
     "review/plots/index.html; on GitHub, in the artifact `plots`" if plots.endswith("index.html") else plots,
     "### Drift",
