@@ -2,13 +2,14 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Column, Table
 
 from .. import params
+from ..errors import UsageError
 
 study_cli = typer.Typer(no_args_is_help=True, help="Experiments about the recipes themselves.")
 DOSES = [0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0]
@@ -52,13 +53,139 @@ def misalignment(
     print(f"{library.METRICS}, {library.TABLE} and {library.PICTURE} written")
 
 
-ResultsOption = Annotated[Path, typer.Option("--results", help="Table of runs, one a row.")]
-RESULTS = Path("metrics/study/results_summary.csv")
+@study_cli.command("compare")
+def compare(
+    baseline: Annotated[str, typer.Option(help="Recipe to compare with: FAMILY:MODE[:NAME=VALUE,…], or none.")],
+    candidate: Annotated[str | None, typer.Option(help="Recipe to compare; this, or --all.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Compare every other recipe of the table.")] = False,
+    metrics: Annotated[
+        list[str] | None, typer.Option("--metric", help="Column to compare; may be given again.", show_default=False)
+    ] = None,
+    table: Annotated[Path | None, typer.Option("--results", help="CSV of runs.", show_default=False)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Compare recipes, with every uncertainty that a few seeds and a few test images leave.
+
+    Reads metrics/study/results_summary.csv, or any CSV with at least family, mode, seed and macro_f1. Examples:
+
+        ferdistill study compare --baseline 6A:kd --candidate 6E:kd
+
+        ferdistill study compare --baseline none --all --metric macro_f1 --metric ece --json
+
+        ferdistill study compare --baseline 6D:kd:lambda=0.7 --candidate 6E:dkd:beta=4 --results runs.csv
+    """
+    from ..study import compare as library
+    from ..study import results
+
+    if every == (candidate is not None):
+        raise UsageError("one of --candidate and --all", expected="--candidate RECIPE, or --all")
+    frame = results.read(table or results.SUMMARY)
+    if candidate is not None:
+        result = library.compare(frame, baseline, candidate, metrics=metrics)
+        if as_json:
+            print(json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False))
+            return
+        _print_comparison(result, library.METRICS)
+        for sentence in library.sentences(result):
+            print(sentence)
+        return
+    compared = library.compare_all(frame, baseline, metrics=metrics)
+    if as_json:
+        print(json.dumps(compared, indent=2, ensure_ascii=False, allow_nan=False))
+        return
+    _print_comparisons(compared, library.METRICS)
+
+
+def _print_comparison(result: dict[str, Any], titles: dict[str, str]) -> None:
+    """One column a metric, one row a quantity."""
+    before, after = result["baseline"]["label"], result["candidate"]["label"]
+    shown = Table(f"{after} against {before}", *(titles.get(name, name) for name in result["metrics"]))
+    rows: dict[str, list[str]] = {}
+    for found in result["metrics"].values():
+        for line in found["per_seed"]:
+            pair = f"{_number(line['baseline'])} → {_number(line['candidate'])}"
+            rows.setdefault(f"seed {line['seed']}", []).append(pair)
+        cells = {
+            "pairs of seeds": str(found["pairs"]),
+            "mean difference": _number(found["mean_difference"], signed=True),
+            "95 % t interval, paired": _interval(found["t_interval"]),
+            "95 % Welch interval, unpaired": _interval(found["welch_interval"]),
+            "bootstrap interval, unpaired": _interval(found["bootstrap_interval"]),
+            "  its coverage at this n": _percent(found["bootstrap_coverage"]),
+            "permutation p, unpaired (least possible)": _p(found, "permutation_p"),
+            "sign-flip p, paired (least possible)": _p(found, "paired_p"),
+            f"permutation p, Holm over {result['comparisons']}": _short(found["p_holm"]),
+            f"paired t p, Holm over {result['comparisons']}": _short(found["t_p_holm"]),
+            "Cohen's d, pooled": _short(found["cohens_d"]),
+            "d_z, paired": _short(found["d_z"]),
+            "pairs of seeds for 80 % power": str(found["seeds_needed"] or "-"),
+        }
+        for title, cell in cells.items():
+            rows.setdefault(title, []).append(cell)
+    if result["examples"]["available"]:
+        by_metric = result["examples"]["metrics"]
+        rows["95 % interval over test images"] = [
+            _interval(by_metric[name]["interval"]) if name in by_metric else "-" for name in result["metrics"]
+        ]
+    for title, line_cells in rows.items():
+        shown.add_row(title, *line_cells)
+    _wide().print(shown)
+
+
+def _print_comparisons(compared: list[dict[str, Any]], titles: dict[str, str]) -> None:
+    """One table a metric, one row a recipe."""
+    for name in compared[0]["metrics"]:
+        shown = Table(
+            f"{titles.get(name, name)} against {compared[0]['baseline']['label']}",
+            *("pairs", "difference", "95 % t interval", "p t", "p t, Holm", "p permutation", "least", "d_z"),
+        )
+        for result in compared:
+            found = result["metrics"].get(name)
+            if found is None:
+                continue
+            same = " (same loss)" if result["null_pair"]["identical_losses"] else ""
+            shown.add_row(
+                result["candidate"]["label"] + same,
+                str(found["pairs"]),
+                _number(found["mean_difference"], signed=True),
+                _interval(found["t_interval"]),
+                *(_short(found[key]) for key in ("t_p", "t_p_holm", "permutation_p", "permutation_p_min", "d_z")),
+            )
+        _wide().print(shown)
+    print(f"Recipes compared, over which Holm's adjustment runs: {len(compared)}. Differences are less the baseline.")
+    if any(result["null_pair"]["identical_losses"] for result in compared):
+        print("A recipe of the same loss can differ from the baseline by noise or by a fault alone.")
+
+
+def _wide() -> Console:
+    """A console that does not cut columns short where nobody set a width: in a file, a pipe, a log."""
+    console = Console()
+    return console if console.is_terminal else Console(width=max(console.width, 160))
+
+
+def _number(value: float | None, signed: bool = False) -> str:
+    return "-" if value is None else f"{value:{'+' if signed else ''}.4f}"
+
+
+def _interval(value: list[float] | None) -> str:
+    return "-" if value is None else f"{value[0]:+.4f} to {value[1]:+.4f}"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.0f} %"
+
+
+def _short(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"
+
+
+def _p(found: dict[str, Any], name: str) -> str:
+    return "-" if found[name] is None else f"{found[name]:.3g} ({found[name + '_min']:.3g})"
 
 
 @study_cli.command("decide")
 def decide(
-    table: ResultsOption = RESULTS,
+    table: Annotated[Path | None, typer.Option("--results", help="CSV of runs.", show_default=False)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of sentences.")] = False,
 ) -> None:
     """Choose the student to deploy and a fallback, and say why, step by step.
@@ -79,7 +206,7 @@ def decide(
     settings = params.load()
     measured = [Path("metrics") / f"{name}.json" for name in ("benchmark", "export")]
     benchmark, export = (read_json(path) if path.is_file() else None for path in measured)
-    decision = library.decide(results.read(table), settings, benchmark, export)
+    decision = library.decide(results.read(table or results.SUMMARY), settings, benchmark, export)
     if as_json:
         print(json.dumps(decision, indent=2, ensure_ascii=False, allow_nan=False))
     else:
@@ -99,29 +226,27 @@ def decide(
 
 @study_cli.command("report")
 def report(
-    table: ResultsOption = RESULTS,
+    table: Annotated[Path | None, typer.Option("--results", help="CSV of runs.", show_default=False)] = None,
     out: Annotated[Path, typer.Option("--out", help="The page; one file that needs no network.")] = Path(
         "plots/study/report.html"
     ),
     markdown: Annotated[
         Path, typer.Option("--markdown", help="The same as Markdown, with a directory of figures beside it.")
     ] = Path("docs/study-report.md"),
-    cache: Annotated[
-        Path, typer.Option("--cache", help="DVC's cache of files by MD5, for the runs' predictions.")
-    ] = Path(".dvc/cache/files/md5"),
     as_json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
 ) -> None:
     """Write the study report: tables, figures and findings, every sentence made from the numbers.
 
-    What is not here (predictions, soft labels, curves of experiments) is left out, and the report says so. Examples:
+    Reads metrics/study/results_summary.csv. What is not here (predictions, soft labels, curves of experiments) is left out, and the report says so. Examples:
 
         ferdistill study report
 
         ferdistill study report --results other/results_summary.csv --out other/report.html --markdown other/report.md
     """
     from ..study import report as library
+    from ..study import results
 
-    written = library.make(table, params.load(), out, markdown, cache)
+    written = library.make(table or results.SUMMARY, params.load(), out, markdown)
     if as_json:
         print(json.dumps({"written": [path.as_posix() for path in written]}, indent=2))
     else:

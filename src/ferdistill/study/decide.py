@@ -92,7 +92,7 @@ def decide(
     chosen = _by_simplicity(params, chosen, acceptable, why)
     fronts = pareto(recipes)
     why.append(
-        f"Pareto front of macro F1 on val and ECE after scaling, by the means alone: {_listed(fronts)}. "
+        f"Pareto front: by the means of macro F1 on val and of ECE after scaling it is {_listed(fronts)}. "
         + (
             f"{chosen.label} is on it."
             if chosen in fronts
@@ -103,8 +103,8 @@ def decide(
 
     run = chosen.runs.iloc[int(chosen.runs["val_macro_f1"].argmax())]
     why.append(
-        f"Deploy {chosen.label}, seed {run['seed']}: of its {chosen.seeds} runs the best on val "
-        f"({_share(run['val_macro_f1'])}); on test it has a macro F1 of {_share(run['macro_f1'])} and, after scaling, "
+        f"Deployment: {chosen.label}, seed {run['seed']}, of its {chosen.seeds} runs the best on val "
+        f"({_share(run['val_macro_f1'])}). On test it has a macro F1 of {_share(run['macro_f1'])} and, after scaling, "
         f"an ECE of {_share(run['ece_scaled'])}. Expect of a run like it the mean, {_share(chosen.mean('macro_f1'))}."
     )
     fallback = _fallback(params, chosen, recipes, acceptable, why)
@@ -182,7 +182,7 @@ def _on_losses(
     unproven = [recipe for recipe in refused if recipe in near]
     if unproven:
         why.append(
-            f"Of those, {_listed(unproven)} {'is' if len(unproven) == 1 else 'are'} refused for a large mean loss that "
+            f"Unproven: of those, {_listed(unproven)} {'is' if len(unproven) == 1 else 'are'} refused for a large mean loss that "
             "noise may have made; more seeds would tell."
         )
     return why
@@ -205,7 +205,7 @@ def _by_calibration(
             loss = losses[recipe.selector].mean
             told.append(f"{recipe.label} ({kind}: {_points(drop)} points of ECE for {_points(loss)} of macro F1)")
     if told:
-        why.append(f"A lower ECE than the leader, but for an unacceptable loss of macro F1: {', '.join(told)}.")
+        why.append(f"ECE alone: lower, but for an unacceptable loss of macro F1, is that of {', '.join(told)}.")
     better = [
         recipe
         for recipe in acceptable

@@ -20,7 +20,7 @@ from ..evaluation.metrics import read_predictions
 from ..files import atomic, read_json, write_text
 from ..params import Params
 from ..progress import track
-from . import decide, recipes, results
+from . import compare, decide, recipes, results
 from .sections import SECTIONS, Picture, Section, Study
 
 CURVES = {
@@ -29,7 +29,7 @@ CURVES = {
 }
 
 
-def make(table: Path, params: Params, html: Path, markdown: Path, predictions: Path) -> list[Path]:
+def make(table: Path, params: Params, html: Path, markdown: Path, store: Path | None = None) -> list[Path]:
     """Read what there is, and write the report.
 
     Parameters
@@ -39,8 +39,8 @@ def make(table: Path, params: Params, html: Path, markdown: Path, predictions: P
     params : Params
     html, markdown : Path
         What to write. Figures of the Markdown go to a directory beside it, of the same name without suffix.
-    predictions : Path
-        DVC's cache of files by MD5, where the runs' predictions are looked up.
+    store : Path, optional
+        DVC's cache, where the runs' predictions are looked up; by default that of the repository one stands in.
 
     Returns
     -------
@@ -53,7 +53,7 @@ def make(table: Path, params: Params, html: Path, markdown: Path, predictions: P
         See `results.read` and `recipes.of`.
     """
     frame = results.read(table)
-    study = gather(frame, params, predictions)
+    study = gather(frame, params, compare.local_cache() if store is None else store)
     made = [section(study) for section in track(SECTIONS, "sections")]
     chosen = study.decision["chosen"]["label"]
     summary = {"runs": len(frame), "recipes": len(study.recipes), "chosen": chosen, "table": table.as_posix()}
@@ -87,7 +87,7 @@ def render(template: str, sections: list[Section], summary: dict[str, Any], figu
     return environment.get_template(template).render(sections=sections, summary=summary, figures=figures)
 
 
-def gather(frame: pd.DataFrame, params: Params, predictions: Path) -> Study:
+def gather(frame: pd.DataFrame, params: Params, store: Path | None) -> Study:
     """Everything that the sections need, from the table, DVC's cache, git and the working tree."""
     classes = results.classes_of(frame)
     needed = [name for name in results.columns(classes) if name not in _MAY_BE_EMPTY]
@@ -108,13 +108,14 @@ def gather(frame: pd.DataFrame, params: Params, predictions: Path) -> Study:
         recipes=found,
         difference=cache(recipes.difference),
         same_loss=partial(recipes.same_loss, params),
+        examples=lambda one, other: compare.examples(one.runs, other.runs, store, params.calibrate.bins),
         point=lambda family, lambda_: recipes.point(params.families[family].mixture(lambda_)),
         classes=classes,
         teachers=params.teachers,
         bins=params.calibrate.bins,
         decision=decide.decide(frame, params, benchmark, export),
         benchmark=benchmark,
-        predictions=_predictions(found, classes, predictions),
+        predictions=_predictions(found, classes, store),
         curves=_curves(found),
         working_tree=_working_tree(),
         diversity=teachers,
@@ -139,12 +140,14 @@ def _diversity(params: Params) -> dict[str, Any] | None:
     return diversity.of_split(params, index.read(params.index_csv), "test", params.temperature)
 
 
-def _predictions(found: list[recipes.Recipe], classes: list[str], root: Path) -> dict[str, list[Any]]:
+def _predictions(found: list[recipes.Recipe], classes: list[str], store: Path | None) -> dict[str, list[Any]]:
     """Logits and labels on test, and T*, of the runs whose predictions lie in the cache."""
     read: dict[str, list[Any]] = {}
+    if store is None:
+        return read
     for recipe in track(found, "predictions"):
         for md5, t_star in zip(recipe.runs["predictions"], recipe.runs["t_star"], strict=True):
-            path = root / str(md5)[:2] / str(md5)[2:]
+            path = store / "files" / "md5" / str(md5)[:2] / str(md5)[2:]
             if md5 and path.is_file():
                 test = read_predictions(path, "test", classes)
                 read.setdefault(recipe.selector, []).append((test.logits, test.labels, float(t_star)))

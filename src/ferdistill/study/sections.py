@@ -71,6 +71,8 @@ class Study:
     difference : function of (baseline, candidate, metric)
         A `Difference`.
     same_loss : function of two recipes
+    examples : function of two recipes
+        As `compare.examples`.
     point : function of a family and lambda
         As `Recipe.point`.
     classes : list of str
@@ -93,6 +95,7 @@ class Study:
     recipes: list[Recipe]
     difference: Callable[[Recipe, Recipe, str], Difference]
     same_loss: Callable[[Recipe, Recipe], bool]
+    examples: Callable[[Recipe, Recipe], dict[str, Any]]
     point: Callable[[str, float], tuple[tuple[str, float], ...]]
     classes: list[str]
     teachers: list[str]
@@ -262,11 +265,20 @@ def _headline(study: Study) -> str:
         agree = "contradicts"
     else:
         agree = "does not confirm"
+    images = study.examples(pairwise, four)
+    if images["available"]:
+        low, high = images["metrics"]["macro_f1"]["interval"]
+        apart = (
+            f"Other test images alone would move the first from {points(low)} to {points(high)} (95 %, resampling "
+            f"{images['clusters']} subjects or groups of copies)."
+        )
+    else:
+        apart = f"What other test images would do is not known: {images['why']}."
     drop = pairwise.mean("ece_scaled"), four.mean("ece_scaled")
     return (
         f"{four.label} less {pairwise.label}: {span(f1)}. It {verdict(f1)}, which "
         f"{agree} the report's {points(report)}. ECE after scaling goes from {drop[0]:.4f} to {drop[1]:.4f} "
-        f"({span(ece)}), which {verdict(ece)}; the report has {REPORT_ECE[0]:.4f} and {REPORT_ECE[1]:.4f}."
+        f"({span(ece)}), which {verdict(ece)}; the report has {REPORT_ECE[0]:.4f} and {REPORT_ECE[1]:.4f}. " + apart
     )
 
 
@@ -621,11 +633,7 @@ def sweeps(study: Study) -> Section:
                 f"sweep_{key}",
                 f"Macro F1 on test over {symbol}, for {listed(swept)}: single runs and their means.",
                 f"Macro F1 on test over {symbol}: single runs, and a line through their means."
-                + (
-                    " Where λ is 0 or 1, in mode kd, it is another family, and drawn where that was run."
-                    if ends
-                    else ""
-                ),
+                + (" At λ 0 and 1, in mode kd, it is another family, drawn if run." if key == "lambda" else ""),
                 figures.sweep(lines, symbol, "macro F1"),
             )
         )
@@ -823,7 +831,7 @@ def pareto(study: Study) -> Section:
 def _led(sentence: str) -> tuple[str, str]:
     """A step's name, where it begins with one, and the rest."""
     lead, colon, rest = sentence.partition(": ")
-    return (lead + colon.strip(), rest) if colon and " " not in lead.removesuffix(" and size") else ("", sentence)
+    return (lead + ":", rest) if colon and len(lead) <= 16 else ("", sentence)
 
 
 def _candidate(found: dict[str, Any]) -> list[str]:

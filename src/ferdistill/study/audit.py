@@ -1,0 +1,531 @@
+"""Do the numbers of a result table agree with each other?
+
+Every printed number stands for an interval: 0.7226 for [0.72255, 0.72265]. What follows from the others (a mean, a
+range, a difference) is computed on intervals too, and only a printed number whose interval cannot meet that of its
+recomputation is a finding. So no rounding, however coarse, accuses an honest table.
+"""
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from .. import params
+from . import compare, tables
+from .tables import CLASSES, IDENTITY, MEAN, NOT_SCORES, RANGE, SCORES, Cell, Grid, Run, Span, quantity
+
+REPORT_GRID = (0.8, 0.9, 1.0, 1.1, 1.2)
+KINDS = {
+    "macro_f1": "the macro F1 is not the mean of its per-class F1",
+    "mean": "a mean does not recompute",
+    "range": "a range does not recompute",
+    "difference": "a difference does not recompute",
+    "identical_runs": "runs that should differ are identical to the last digit",
+    "grid_edge": "T* is at the edge of its grid",
+    "selected_on_test": "the best epoch was chosen on the test set",
+    "out_of_range": "a value that its quantity cannot have",
+    "mixed_units": "fractions and percent in one place",
+}
+# Two runs differ by at least about this much in any score (standard deviation, as a fraction). Identical runs are a
+# finding where chance would make them so in fewer than one of a million tables.
+NOISE, CHANCE = 0.001, 1e-6
+
+_GENERAL = re.compile(r"\b(?:mean|average|avg|range|over|of|all|overall|grand|seeds?|runs?|rows?|n|\d+)\b|[^\w]+", re.I)
+
+
+class Finding(NamedTuple):
+    """One thing that is wrong. `row` is a line of the file, or the place in a JSON file; `kind` is of `KINDS`."""
+
+    file: str
+    row: int | str
+    column: str
+    kind: str
+    found: str
+    expected: str
+
+
+def audit(
+    paths: Sequence[Path | str], *, classes: Sequence[str] = CLASSES, grid: Sequence[float] = REPORT_GRID
+) -> list[Finding]:
+    """Check result tables for what cannot be true of them.
+
+    Parameters
+    ----------
+    paths : sequence of paths
+        CSV files, Markdown files with tables, JSON files of metrics, or directories of these.
+    classes : sequence of str
+        A macro F1 is checked where F1 is given for each of these, or for every `f1_<class>` of the table.
+    grid : sequence of float
+        The grid that T* was chosen from, where all T* of a table lie on it.
+
+    Returns
+    -------
+    list of Finding
+        In the order of files and rows; empty if nothing is wrong.
+
+    Raises
+    ------
+    UsageError
+        If a file is not there, cannot be read, or holds no table; or a directory holds no such file.
+    """
+    findings: list[Finding] = []
+    for path in paths:
+        files = list(tables.files_of(Path(path)))
+        metrics: dict[Path, Any] = {}
+        for file in files:
+            if file.suffix == ".json":
+                metrics[file] = tables.read_json(file)
+                grids = list(tables.read_metrics(file, metrics[file]))
+            else:
+                grids = tables.read_csv(file) if file.suffix == ".csv" else tables.read_markdown(file)
+            for table in grids:
+                findings += _check(table, classes, grid)
+        findings += _identical_files(metrics)
+    return list(dict.fromkeys(findings))
+
+
+def _check(table: Grid, classes: Sequence[str], grid: Sequence[float]) -> Iterator[Finding]:
+    yield from _check_units_and_ranges(table)
+    yield from _check_macro_f1(table, classes)
+    yield from _check_mean_rows(table)
+    yield from _check_row_lists(table)
+    yield from _check_difference_columns(table)
+    yield from _check_difference_rows(table)
+    yield from _check_identical(table)
+    yield from _check_grid_edge(table, grid)
+    yield from _check_selection(table)
+
+
+def _check_units_and_ranges(table: Grid) -> Iterator[Finding]:
+    rates: list[tuple[Cell, bool]] = []  # cells of F1 and accuracy, and whether they are in percent
+    for column in table.columns:
+        what = quantity(column)
+        cells = [run.cells[column] for run in table.runs if column in run.cells and run.role != "difference"]
+        for cell in cells if what in (*SCORES, "t_star") else []:
+            value, said = (
+                cell.value,
+                cell.unit == "%" or tables.says_percent(cell.column) or tables.says_percent(column),
+            )
+            if value is None:
+                continue
+            high = {"brier": 200.0 if said else 2.0, "nll": math.inf, "t_star": math.inf}.get(what, 100.0)
+            if value < 0 or cell.span.low > high or (what == "t_star" and value == 0):
+                expected = f"from 0 to {high:g}" if high < math.inf else "above 0" if what == "t_star" else "0 or more"
+                yield _finding(table, cell, "out_of_range", expected)
+            elif what in ("macro_f1", "accuracy") and said and 0 < value <= 1:
+                yield _finding(table, cell, "mixed_units", "percent, as it says; this looks like a fraction")
+            elif what in ("macro_f1", "accuracy", "f1") and 1 < value <= 1.5 and not said:
+                if cell.span.low > 1:
+                    yield _finding(table, cell, "out_of_range", "from 0 to 1, or percent")
+            elif what in ("macro_f1", "accuracy", "f1") and value > 0 and not (said and cell.unit != "%"):
+                rates.append((cell, tables.is_percent(cell)))
+    fractions, percent = ([cell for cell, is_percent in rates if is_percent == wanted] for wanted in (False, True))
+    fewer, usual = (fractions, "percent") if len(fractions) <= len(percent) else (percent, "a fraction")
+    for cell in fewer if fractions and percent else []:
+        yield _finding(table, cell, "mixed_units", f"{usual}, as the other rates of this table")
+
+
+def _check_macro_f1(table: Grid, classes: Sequence[str]) -> Iterator[Finding]:
+    groups: dict[str, dict[str, str]] = defaultdict(dict)
+    for column in table.columns:
+        found = tables.class_of(column, classes)
+        if found:
+            groups[found[0]][found[1]] = column
+    for group, columns in groups.items():
+        names = set(columns)
+        if len(names) < 2 or names < set(classes):  # some classes of several: their mean is not the macro F1
+            continue
+        macros = [name for name in table.columns if _macro_of(name, group)]
+        for run in table.runs:
+            spans = [_fraction(run.cells.get(column)) for column in columns.values()]
+            known = [span for span in spans if span is not None]
+            if len(known) < len(spans) or run.role in ("difference", "range"):
+                continue
+            mean = Span(sum(s.low for s in known) / len(known), sum(s.high for s in known) / len(known))
+            for macro in macros:
+                printed = _fraction(run.cells.get(macro))
+                if printed and not printed.meets(mean):
+                    cell = run.cells[macro]
+                    factor = 100 if tables.is_percent(cell) else 1
+                    yield _finding(
+                        table, cell, "macro_f1", f"{_show(mean.scaled(factor))}, the mean of {len(known)} classes"
+                    )
+
+
+def _macro_of(column: str, group: str) -> bool:
+    prefix = group.removesuffix("f1").strip("_")
+    if re.fullmatch(r"(\w+_)?macro_f1", column):
+        return column.removesuffix("macro_f1").strip("_") == prefix
+    return group == "f1" and quantity(column) == "macro_f1" and not re.search(r"\bval|best test", tables.plain(column))
+
+
+def _fraction(cell: Cell | None) -> Span | None:
+    """The interval of a rate, as a fraction."""
+    if cell is None or cell.value is None:
+        return None
+    return cell.span.scaled(0.01) if tables.is_percent(cell) else cell.span
+
+
+def _check_mean_rows(table: Grid) -> Iterator[Finding]:
+    for place, run in enumerate(table.runs):
+        if run.role not in ("mean", "range"):
+            continue
+        sets = _members(table.runs, place)
+        if not sets:
+            continue
+        for column, cell in run.cells.items():
+            if IDENTITY.match(tables.plain(column)):
+                continue
+            candidates = []
+            for members in sets:
+                spans = [
+                    m.cells[column].span for m in members if column in m.cells and m.cells[column].value is not None
+                ]
+                if len(spans) == len(members):
+                    candidates.append(spans)
+            if candidates:
+                yield from _check_summary(table, cell, run.role, candidates, f"{len(candidates[0])} rows")
+
+
+def _members(runs: list[Run], place: int) -> list[list[Run]]:
+    """The rows that an aggregate row may be of: those of its label, else the block above it, or all above it."""
+    aggregate = runs[place]
+    plain = [run for run in runs if run.role == "run"]
+    wanted = {
+        column: MEAN.sub("", RANGE.sub("", text)).strip(" ([:,·|_-")
+        for column, text in aggregate.labels.items()
+        if text.strip("—–-_ ")
+    }
+    wanted = {column: text for column, text in wanted.items() if _GENERAL.sub("", text)}
+    sets: list[list[Run]] = []
+    if wanted:
+        for match in (str.__eq__, str.startswith):
+            same = [
+                run for run in plain if all(match(run.labels.get(column, ""), text) for column, text in wanted.items())
+            ]
+            if same:
+                sets = [same]
+                break
+    else:
+        block: list[Run] = []
+        for run in reversed(runs[:place]):
+            if run.role != "run" and block:
+                break
+            block = [run, *block] if run.role == "run" else block
+        above = [run for run in runs[:place] if run.role == "run"]
+        means = [run for run in runs[:place] if run.role == "mean"]
+        sets = [block, above, means]
+    said = {
+        int(number)
+        for text in aggregate.labels.values()
+        for number in re.findall(r"\b(?:n ?= ?)?(\d+)(?: seeds| runs)?\b", text)
+        if MEAN.search(text)
+    }
+    return [rows for rows in sets if len(rows) > 1 and (not said or len(rows) in said)]
+
+
+def _check_row_lists(table: Grid) -> Iterator[Finding]:
+    """Means and ranges in a column, of the seeds' columns of the row or of a list such as `0.72 / 0.71` in a cell."""
+    rests = {name: _rest(name) for name in table.columns}
+    means = [
+        name
+        for name in table.columns
+        if re.match(r"(mean|average|avg)\b", tables.plain(name)) or tables.plain(name).endswith(" mean")
+    ]
+    ranges = [name for name in table.columns if RANGE.search(name)]
+    seeds = [name for name in table.columns if re.search(r"\bseed[\s_]*\d+\b|^s?\d+$", name, re.I)]
+    for run in table.runs:
+        if run.role not in ("run", "mean"):
+            continue
+        cells = [cell for name, cell in run.cells.items() if not IDENTITY.match(tables.plain(name))]
+        lists = [items for cell in cells if (items := tables.listed(cell.text))]
+        for names, role in ((means, "mean"), (ranges, "range")):
+            for name in names:
+                of = [seed for seed in seeds if rests[seed] == rests[name]]
+                if not of and not rests[name] and len({rests[seed] for seed in seeds}) == 1:
+                    of = seeds
+                spans = [run.cells[seed].span for seed in of if run.cells[seed].value is not None]
+                alone = len(lists) == 1 and len(names) == 1 and not seeds
+                sources = spans if len(spans) == len(of) > 1 else lists[0] if alone and not rests[name] else []
+                if name in run.cells and len(sources) > 1:
+                    yield from _check_summary(table, run.cells[name], role, [sources], f"{len(sources)} values")
+        for mean in means:
+            for name in ranges:
+                yield from _check_within(table, run, mean, name)
+
+
+def _rest(name: str) -> str:
+    """What a header says beside its seed, its unit, and that it is a mean or a range."""
+    return re.sub(
+        r"\b(seeds?|over|mean|average|avg|range|percent|pp|s?\d+)\b|\s", "", tables.plain(name.replace("_", " "))
+    )
+
+
+def _check_within(table: Grid, run: Run, mean: str, name: str) -> Iterator[Finding]:
+    cell, ends = run.cells.get(mean), tables.ends(run.cells[name].text) if name in run.cells else None
+    if cell is None or cell.value is None or ends is None:
+        return
+    if cell.span.high < ends[0].low or cell.span.low > ends[1].high:
+        yield _finding(table, cell, "mean", f"within the range {run.cells[name].text}")
+
+
+def _check_summary(table: Grid, cell: Cell, role: str, candidates: list[list[Span]], of: str) -> Iterator[Finding]:
+    """A mean or a range against the values that it may be of; right if any of them gives it."""
+    if role == "mean":
+        if cell.value is None:
+            return
+        means = [
+            Span(sum(s.low for s in spans) / len(spans), sum(s.high for s in spans) / len(spans))
+            for spans in candidates
+        ]
+        if not any(cell.span.meets(mean) for mean in means):
+            yield _finding(table, cell, "mean", f"{_show(means[0])}, the mean of {of}")
+        return
+    ends = tables.ends(cell.text)
+    if ends is None:
+        return
+    lows = [Span(min(s.low for s in spans), min(s.high for s in spans)) for spans in candidates]
+    highs = [Span(max(s.low for s in spans), max(s.high for s in spans)) for spans in candidates]
+    if not any(ends[0].meets(low) and ends[1].meets(high) for low, high in zip(lows, highs, strict=True)):
+        yield _finding(table, cell, "range", f"{_show(lows[0])} to {_show(highs[0])}, the range of {of}")
+
+
+def _formulas(a: Span, b: Span) -> Iterator[tuple[str, Span]]:
+    """What a column called difference may hold."""
+    difference = Span(b.low - a.high, b.high - a.low)
+    for name, sign in (("second less first", 1.0), ("first less second", -1.0)):
+        yield name, difference.scaled(sign)
+        yield f"{name}, in points", difference.scaled(100 * sign)
+    for name, top, bottom in (("relative to the first", b, a), ("relative to the second", a, b)):
+        if bottom.low > 0 and top.low >= 0:
+            ratio = Span(top.low / bottom.high - 1, top.high / bottom.low - 1)
+            for sign in (1.0, -1.0):
+                yield f"{name}{' (negative)' if sign < 0 else ''}", ratio.scaled(sign)
+                yield f"{name}, in percent{' (negative)' if sign < 0 else ''}", ratio.scaled(100 * sign)
+
+
+def _check_difference_columns(table: Grid) -> Iterator[Finding]:
+    exact = {"optimism_macro_f1": ("macro_f1", "best_test_macro_f1")}
+    for name in table.columns:
+        if quantity(name) != "difference":
+            continue
+        rows = [run for run in table.runs if run.role in ("run", "mean") and name in run.cells]
+        rows = [run for run in rows if run.cells[name].value is not None]
+        before = table.columns[: table.columns.index(name)]
+        numeric = [
+            column
+            for column in before
+            if not IDENTITY.match(tables.plain(column))
+            and not NOT_SCORES.search(tables.plain(column))
+            and quantity(column) not in ("difference", "t_star")
+            and rows
+            and all(column in run.cells and run.cells[column].value is not None for run in rows)
+        ]
+        if name in exact:
+            numeric = [column for column in exact[name] if all(column in run.cells for run in rows)]
+        elif len(numeric) > 2:
+            words = set(tables.plain(re.sub(r"Δ|∆|delta|difference|diff|gain", " ", name, flags=re.I)).split())
+            named = [column for column in numeric if words and words <= set(tables.plain(column).split())]
+            numeric = named if len(named) > 1 else numeric
+        pairs = [(a, b) for a, b in combinations(numeric, 2) if quantity(a) == quantity(b)]
+        choices = [[(run.cells[name], run.cells[a].span, run.cells[b].span) for run in rows] for a, b in pairs]
+        names = [f"{a} and {b}" for a, b in pairs]
+        sure = [at for at, pair in enumerate(pairs) if name in exact or list(pair) == before[-2:]]
+        # Or down a column: each row less that of a reference.
+        for column in numeric:
+            for reference in rows:
+                others = [run for run in rows if run is not reference]
+                if len(others) > 1:
+                    base = reference.cells[column].span
+                    choices.append([(run.cells[name], base, run.cells[column].span) for run in others])
+                    names.append(f"{column} of row {reference.place}")
+        yield from _check_differences(table, choices, names, sure[0] if sure else None)
+
+
+def _check_difference_rows(table: Grid) -> Iterator[Finding]:
+    for place, run in enumerate(table.runs):
+        if run.role != "difference":
+            continue
+        plain = [other for other in table.runs[:place] if other.role == "run"][-2:]
+        means = [other for other in table.runs[:place] if other.role == "mean"][-2:]
+        choices, names = [], []
+        for pair in (plain, means):
+            if len(pair) < 2:
+                continue
+            columns = [
+                column
+                for column in run.cells
+                if all(column in r.cells and r.cells[column].value is not None for r in (run, *pair))
+                and not IDENTITY.match(tables.plain(column))
+            ]
+            choices.append([(run.cells[c], pair[0].cells[c].span, pair[1].cells[c].span) for c in columns])
+            names.append(f"rows {pair[0].place} and {pair[1].place}")
+        yield from _check_differences(table, choices, names, 0 if choices else None)
+
+
+def _check_differences(
+    table: Grid, choices: list[list[tuple[Cell, Span, Span]]], names: list[str], sure: int | None
+) -> Iterator[Finding]:
+    """Judge by the operands and the formula that most cells agree with.
+
+    Operands that do not stand beside the difference (`sure` is the place of those that do) are believed only if
+    more than half of the cells confirm them.
+    """
+    least, how = math.inf, ""
+    best: list[tuple[Cell, Span]] = []
+    for at, (cells, name) in enumerate(zip(choices, names, strict=True)):
+        formulas: dict[str, list[tuple[Cell, Span]]] = defaultdict(list)
+        for cell, a, b in cells:
+            for formula, span in _formulas(a, b):
+                formulas[formula].append((cell, span))
+        for formula, spans in formulas.items():
+            wrong = [(cell, span) for cell, span in spans if not cell.span.meets(span)]
+            believed = at == sure or 2 * len(wrong) < len(cells)
+            if believed and len(spans) == len(cells) and len(wrong) / len(cells) < least:
+                least, best, how = len(wrong) / len(cells), wrong, f"{name}, {formula}"
+    for cell, span in best:
+        yield _finding(table, cell, "difference", f"{_show(span)} from {how}")
+
+
+def _check_identical(table: Grid) -> Iterator[Finding]:
+    if any(re.fullmatch(r"epoch|step", tables.plain(name)) for name in table.columns):
+        return  # one run over time, which may stand still
+    runs = [run for run in table.runs if run.role == "run"]
+    scores = [name for name in table.columns if quantity(name) in SCORES]
+    per_class = [name for name in scores if tables.class_of(name, CLASSES)]
+    told: set[int | str] = set()
+    for names in (scores, per_class):
+        seen: dict[tuple[tuple[str, float], ...], Run] = {}
+        for run in runs:
+            cells = {name: run.cells[name] for name in names if name in run.cells and run.cells[name].value is not None}
+            twin = seen.setdefault(tuple((name, cell.value or 0.0) for name, cell in cells.items()), run)
+            if twin is run or not cells or run.place in told or twin.labels == run.labels:
+                continue
+            if _chance(list(cells.values())) * len(runs) ** 2 > CHANCE or _may_be_identical(twin, run):
+                continue
+            told.add(run.place)
+            mean = sum(cell.value or 0 for cell in cells.values()) / len(cells)
+            about = (
+                f"; the mean of these F1 is {mean:.6g}" if len(per_class) > 1 and set(cells) == set(per_class) else ""
+            )
+            first = next(iter(cells.values()))
+            yield Finding(
+                table.file,
+                first.row,
+                first.column,
+                "identical_runs",
+                f"{len(cells)} scores, {', '.join(cells)}, all as in {_name(twin)}{about}",
+                "runs that differ in some digit",
+            )
+
+
+def _is_run_in_row(run: Run) -> bool:
+    return len({cell.row for cell in run.cells.values()}) == 1
+
+
+def _name(run: Run) -> str:
+    if _is_run_in_row(run):
+        return f"row {run.place}"
+    return f"column {next(iter(run.cells.values())).column}"
+
+
+def _chance(cells: list[Cell]) -> float:
+    """How likely two runs of this much noise print the same: by cell, the rounding step over the noise's density."""
+    chance = 1.0
+    for cell in cells:
+        if cell.value in (0.0, 1.0, 100.0):
+            continue
+        noise = NOISE * (100 if (cell.value or 0) > 2.5 or cell.unit == "%" else 1) * math.sqrt(2)
+        step = cell.span.high - cell.span.low
+        chance *= min(1.0, step / (noise * math.sqrt(2 * math.pi)))
+    return chance
+
+
+def _may_be_identical(a: Run, b: Run) -> bool:
+    """Whether two runs of one seed minimise one loss, as 6C and 6E do in kd: then they may agree to the last digit."""
+    rows = [
+        pd.Series(
+            {name: float("nan") if not cell.text else cell.value or cell.text for name, cell in run.cells.items()}
+        )
+        for run in (a, b)
+    ]
+    if not all({"family", "mode", "seed"} <= set(row.index) for row in rows) or rows[0]["seed"] != rows[1]["seed"]:
+        return False
+    return Path("params.yaml").is_file() and bool(compare.same_loss(params.load(), *rows))
+
+
+def _check_grid_edge(table: Grid, grid: Sequence[float]) -> Iterator[Finding]:
+    told: set[int | str] = set()
+    for column in table.columns:
+        cells = [
+            run.cells[column]
+            for run in table.runs
+            if run.role == "run" and column in run.cells and quantity(column) == "t_star"
+        ]
+        cells = [cell for cell in cells if cell.value is not None]
+        if all(cell.value in grid for cell in cells):
+            for cell in cells:
+                if cell.value in (min(grid), max(grid)):
+                    told.add(cell.row)
+                    yield _finding(table, cell, "grid_edge", f"inside the grid {min(grid):g} to {max(grid):g}")
+    for run in table.runs:  # a flag says so of a grid that is not known here
+        flag = run.cells.get("grid_at_edge")
+        if flag is not None and flag.text.strip().lower() == "true" and flag.row not in told:
+            yield _finding(table, flag, "grid_edge", "false: a T* inside its grid")
+
+
+def _check_selection(table: Grid) -> Iterator[Finding]:
+    """A score of the best test epoch, with no score beside it of an epoch chosen without the test set."""
+    plain = {name: tables.plain(name) for name in table.columns}
+    chosen = [name for name, text in plain.items() if re.match(r"best test (macro f1|acc|accuracy|f1)$", text)]
+    honest = [name for name, text in plain.items() if re.match(r"(test )?(macro f1|accuracy|acc)$", text)]
+    for name in [] if honest else chosen:
+        first = next((run.cells[name] for run in table.runs if name in run.cells), None)
+        if first is not None:
+            yield _finding(table, first, "selected_on_test", "a score of the epoch chosen on validation, beside it")
+
+
+def _finding(table: Grid, cell: Cell, kind: str, expected: str) -> Finding:
+    return Finding(table.file, cell.row, cell.column, kind, cell.text.strip(), expected)
+
+
+def _show(span: Span) -> str:
+    """An interval by its middle, with the digits that are sure and one more."""
+    middle, width = (span.low + span.high) / 2, span.high - span.low
+    decimals = min(12, max(0, 1 - math.floor(math.log10(width)))) if width > 0 else 12
+    return f"{middle:.{decimals}f}"
+
+
+def _identical_files(metrics: dict[Path, Any]) -> Iterator[Finding]:
+    """JSON files of one shape in a directory are of runs that should differ."""
+    seen: dict[tuple[Any, ...], Path] = {}
+    for path, value in metrics.items():
+        scores = [
+            (name, cell)
+            for grid in tables.read_metrics(path, value)
+            for run in grid.runs
+            for name, cell in run.cells.items()
+            if cell.value is not None and quantity(name) in SCORES
+        ]
+        cells = [cell for _, cell in scores]
+        shape = tuple(sorted(_shape(value)))
+        key = (shape, *((name, cell.value) for name, cell in scores))
+        twin = seen.setdefault(key, path)
+        if twin != path and cells and _chance(cells) * len(metrics) ** 2 < CHANCE:
+            yield Finding(
+                str(path), str(cells[0].row), cells[0].column, "identical_runs",
+                f"all {len(cells)} scores as in {twin}", "runs that differ in some digit",
+            )  # fmt: skip
+
+
+def _shape(value: Any, place: str = "") -> Iterator[str]:
+    if isinstance(value, dict):
+        for name, item in value.items():
+            yield from _shape(item, f"{place}.{name}")
+    else:
+        yield place
