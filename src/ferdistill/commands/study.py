@@ -237,7 +237,8 @@ def report(
 ) -> None:
     """Write the study report: tables, figures and findings, every sentence made from the numbers.
 
-    Reads metrics/study/results_summary.csv. What is not here (predictions, soft labels, curves of experiments) is left out, and the report says so. Examples:
+    Reads metrics/study/results_summary.csv. What is not here (predictions, soft labels, curves of experiments) is left
+    out, and the report says so. Examples:
 
         ferdistill study report
 

@@ -182,8 +182,8 @@ def _on_losses(
     unproven = [recipe for recipe in refused if recipe in near]
     if unproven:
         why.append(
-            f"Unproven: of those, {_listed(unproven)} {'is' if len(unproven) == 1 else 'are'} refused for a large mean loss that "
-            "noise may have made; more seeds would tell."
+            f"Unproven: the large mean loss of {_listed(unproven)} may be noise, though it refuses "
+            f"{'it' if len(unproven) == 1 else 'them'}; more seeds would tell."
         )
     return why
 

@@ -856,7 +856,9 @@ def learning_curves(study: Study) -> Section:
         for recipe in (
             study.baseline,
             *(study.find(family) for family in ("6A", "6B", "6C")),
-            study.find("6D", **{"lambda": 0.7}),
+            next(
+                (r for r in study.recipes if r.family == "6D" and r.mode == "kd" and r.setting("lambda") == 0.7), None
+            ),
             study.find("6E"),
         )
         if recipe is not None
