@@ -11,7 +11,7 @@ import pandas as pd
 
 from ..errors import CheckError
 from ..params import DecideParams, Params
-from .recipes import Difference, Recipe, difference, of, same_loss
+from .recipes import Difference, Recipe, difference, of, same_loss, span
 
 NEEDED = ["val_macro_f1", "macro_f1", "accuracy", "ece", "ece_scaled"]
 
@@ -171,11 +171,15 @@ def _on_losses(
     elif others:
         why.append("Noise: the paired 95 % interval of the leader's lead on val excludes zero for every other recipe.")
     refused = [recipe for recipe in others if recipe not in acceptable]
-    taken = [f"{recipe.label} ({_difference(losses[recipe.selector])})" for recipe in others if recipe in acceptable]
+    taken = [f"{recipe.label} ({span(losses[recipe.selector])})" for recipe in others if recipe in acceptable]
     why.append(
         f"Macro F1: a loss of up to {_points(rules.negligible_macro_f1)} points is negligible; up to "
         f"{_points(rules.large_macro_f1)} it is accepted where the interval includes zero; above that it is large. "
-        + (f"Beside the leader that leaves {', '.join(taken)}. " if taken else "That leaves the leader alone. ")
+        + (
+            f"Beside the leader, its lead and 95 % interval in brackets, that leaves {', '.join(taken)}. "
+            if taken
+            else "That leaves the leader alone. "
+        )
         + (f"The other {len(refused)} are refused." if len(refused) > 1 else "")
         + (f"{refused[0].label} is refused." if len(refused) == 1 else "" if refused else "None is refused.")
     )
@@ -221,8 +225,8 @@ def _by_calibration(
     chosen = max(better, key=lambda recipe: (drops[recipe.selector].mean, _simplicity(recipe)))
     why.append(
         f"Calibration: {chosen.label} has an ECE after scaling of {_share(chosen.mean('ece_scaled'))} against the "
-        f"leader's {_share(leader.mean('ece_scaled'))}, a large drop ({_difference(drops[chosen.selector])}) for an "
-        f"acceptable loss of macro F1 ({_difference(losses[chosen.selector])}): it goes before {leader.label}."
+        f"leader's {_share(leader.mean('ece_scaled'))}, a large drop ({span(drops[chosen.selector])}) for an "
+        f"acceptable loss of macro F1 ({span(losses[chosen.selector])}): it goes before {leader.label}."
     )
     return chosen
 
@@ -338,13 +342,6 @@ def _share(value: float) -> str:
 
 def _points(value: float) -> str:
     return f"{100 * value:.2f}"
-
-
-def _difference(found: Difference) -> str:
-    if found.interval is None:
-        return f"{100 * found.mean:+.2f} points, too few common seeds for an interval"
-    low, high = found.interval
-    return f"{100 * found.mean:+.2f} points, 95 % interval {100 * low:+.2f} to {100 * high:+.2f}"
 
 
 def _sentence(text: str) -> str:

@@ -83,7 +83,10 @@ def forest(rows: Sequence[dict[str, Any]], label: str, scale: float = 100.0) -> 
 
 
 def reliability(panels: Sequence[dict[str, Any]]) -> bytes:
-    """Small multiples: `title`, and the tables `before` and `after` of `evaluation.calibration.reliability`."""
+    """Small multiples: `title`, and the tables `before` and `after` of `evaluation.calibration.reliability`.
+
+    Marks grow with the images of their bin, so that a bin of one image does not catch the eye.
+    """
     columns = min(3, len(panels))
     count = -(-len(panels) // columns)
 
@@ -95,9 +98,11 @@ def reliability(panels: Sequence[dict[str, Any]]) -> bytes:
             axes.plot([0, 1], [0, 1], color="0.7", linewidth=0.8)
             for key, colour, dash, marker in (("before", ORANGE, "--", "o"), ("after", BLUE, "-", "s")):
                 table = panel[key][panel[key]["count"] > 0]
-                axes.plot(
-                    table["confidence"], table["accuracy"], dash, color=colour, marker=marker, markersize=3,
-                    linewidth=1.2, label=f"{key} scaling",
+                axes.plot(table["confidence"], table["accuracy"], dash, color=colour, linewidth=1, alpha=0.6)
+                sizes = 2 + 38 * table["count"] / table["count"].max()
+                axes.scatter(
+                    table["confidence"], table["accuracy"], s=sizes, marker=marker, color=colour, linewidth=0,
+                    label=f"{key} scaling", zorder=3,
                 )  # fmt: skip
             axes.set(xlim=(0, 1), ylim=(0, 1), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1], aspect="equal")
             axes.set_title(panel["title"], fontsize=9)

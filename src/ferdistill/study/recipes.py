@@ -147,6 +147,20 @@ def difference(baseline: Recipe, candidate: Recipe, metric: str) -> Difference:
     return Difference(float(values.mean()), interval, dict(zip(values.index.tolist(), values.tolist(), strict=True)))
 
 
+def points(value: float) -> str:
+    """A difference in points, signed."""
+    text = f"{100 * value:+.2f}"
+    return "0.00" if float(text) == 0 else text.replace("-", "−")
+
+
+def span(difference: Difference) -> str:
+    """The difference in points, with its interval in brackets."""
+    if difference.interval is None:
+        return f"{points(difference.mean)} points, {len(difference.per_seed)} common seeds, so no interval"
+    low, high = difference.interval
+    return f"{points(difference.mean)} points [{points(low)}, {points(high)}]"
+
+
 def same_loss(params: Params, one: Recipe, other: Recipe) -> bool:
     """Whether the two train on one loss under two names: see `compare.same_loss`."""
     return bool(compare.same_loss(params, one.runs.iloc[0], other.runs.iloc[0]))

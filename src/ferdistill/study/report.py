@@ -4,6 +4,7 @@ Same table, cache and working tree: same bytes. Nothing in it is a fixed claim; 
 """
 
 import base64
+import re
 import subprocess
 from functools import cache, partial
 from io import StringIO
@@ -148,7 +149,7 @@ def _predictions(found: list[recipes.Recipe], classes: list[str], store: Path | 
     for recipe in track(found, "predictions"):
         for md5, t_star in zip(recipe.runs["predictions"], recipe.runs["t_star"], strict=True):
             path = store / "files" / "md5" / str(md5)[:2] / str(md5)[2:]
-            if md5 and path.is_file():
+            if re.fullmatch("[0-9a-f]{32}", str(md5)) and path.is_file():
                 test = read_predictions(path, "test", classes)
                 read.setdefault(recipe.selector, []).append((test.logits, test.labels, float(t_star)))
     return read
@@ -160,7 +161,7 @@ def _curves(found: list[recipes.Recipe]) -> dict[str, dict[str, pd.DataFrame]]:
         (title, recipe.selector, int(seed), f"{commit}:{path}")
         for recipe in found
         for commit, seed in zip(recipe.runs["commit"], recipe.runs["seed"], strict=True)
-        if commit
+        if re.fullmatch("[0-9a-f]{7,64}", str(commit))
         for title, path in CURVES.items()
     ]
     texts = _git_files([name for *_, name in wanted])

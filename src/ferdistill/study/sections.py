@@ -14,7 +14,7 @@ import pandas as pd
 
 from ..evaluation import statistics
 from . import figures
-from .recipes import Difference, Recipe
+from .recipes import Difference, Recipe, points, span
 
 # What the report says (fractions of macro F1): means of §8.0.7 and §8.0.1, §5.1.
 REPORT_GAP_FUSED = 0.7047 - 0.7219  # 6C less 6E, kd, two seeds
@@ -138,25 +138,6 @@ class Study:
 
 
 # ---- words -------------------------------------------------------------------------------------------------
-
-
-def points(value: float) -> str:
-    """A difference in points, signed."""
-    text = f"{100 * value:+.2f}"
-    return "0.00" if float(text) == 0 else text.replace("-", "−")
-
-
-def span(difference: Difference) -> str:
-    """The difference in points, with its interval in brackets."""
-    if difference.interval is None:
-        return f"{points(difference.mean)} points, {seeds(difference)}, so no interval"
-    low, high = difference.interval
-    return f"{points(difference.mean)} points [{points(low)}, {points(high)}]"
-
-
-def seeds(difference: Difference) -> str:
-    """How many seeds it rests on."""
-    return plural(len(difference.per_seed), "common seed")
 
 
 def verdict(difference: Difference) -> str:
@@ -738,7 +719,8 @@ def reliability(study: Study) -> Section:
             Picture(
                 f"reliability_{start // 12 + 1}",
                 f"Reliability diagrams before and after scaling. {'; '.join(titles)}.",
-                f"Accuracy against confidence, dashed with circles before scaling, solid with squares after. {told}",
+                f"Accuracy against confidence, dashed with circles before scaling, solid with squares after; larger "
+                f"marks are fuller bins. {told}",
                 figures.reliability(some),
             )
         )
