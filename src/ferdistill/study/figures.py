@@ -104,7 +104,9 @@ def reliability(panels: Sequence[dict[str, Any]]) -> bytes:
                     table["confidence"], table["accuracy"], s=sizes, marker=marker, color=colour, linewidth=0,
                     label=f"{key} scaling", zorder=3,
                 )  # fmt: skip
-            axes.set(xlim=(0, 1), ylim=(0, 1), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1], aspect="equal")
+            axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+            axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
+            axes.set_yticks([0, 0.5, 1], ["0", "0.5", "1"])
             axes.set_title(panel["title"], fontsize=9)
         figure.supxlabel("confidence", fontsize=10.5)
         figure.supylabel("accuracy", fontsize=10.5)
@@ -184,7 +186,7 @@ def pareto(points: Sequence[dict[str, Any]]) -> bytes:
                 textcoords="axes fraction", va="center", fontsize=8.5,
                 arrowprops={"arrowstyle": "-", "color": "0.6", "linewidth": 0.6},
             )  # fmt: skip
-        axes.set(xlabel="ECE after scaling (less is better)", ylabel="macro F1 (more is better)")
+        axes.set(xlabel="ECE after scaling (less is better)", ylabel="macro F1 on val (more is better)")
         axes.grid(color="0.92")
         axes.set_axisbelow(True)
         figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9)
