@@ -5,6 +5,7 @@ Everywhere `baseline` is a, `candidate` is b, and a difference is b - a. Interva
 
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import combinations, product
 from math import comb, sqrt
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ RESAMPLES, SEED = 9_999, 0
 EXACT_UP_TO = 100_000  # splits or sign flips that are still enumerated: 9 against 10 seeds, or 16 pairs
 COVERAGE_DRAWS, COVERAGE_RESAMPLES = 4_000, 999
 MOST_SEEDS = 1_000_000
+EXAMPLE_RESAMPLES = 2_000
 
 Interval = tuple[float, float]
 
@@ -158,9 +160,13 @@ def permutation(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray
     left, right = np.asarray(a, np.float64), np.asarray(b, np.float64)
     for values in (left, right):
         _check_size(values, 1, "seeds")
-    splits = comb(len(left) + len(right), len(left))
-    p_min = (2 if len(left) == len(right) else 1) / splits
-    return _permutation([left, right], "independent", splits, p_min)
+    n, m = len(left), len(right)
+    number = comb(n + m, n)
+    pooled = _scaled(np.concatenate([left, right]))
+    if number > EXACT_UP_TO:
+        return _monte_carlo(pooled[:n], pooled[n:], "independent")
+    chosen = pooled[np.array(list(combinations(range(n + m), n)))].sum(axis=1)
+    return _exact((pooled.sum() - chosen) / m - chosen / n, (2 if n == m else 1) / number)
 
 
 def sign_flip(differences: Sequence[float] | np.ndarray) -> Permutation:
@@ -174,7 +180,11 @@ def sign_flip(differences: Sequence[float] | np.ndarray) -> Permutation:
     """
     values = np.asarray(differences, np.float64)
     _check_size(values, 1, "paired differences")
-    return _permutation([np.zeros_like(values), values], "samples", 2 ** len(values), 2 / 2 ** len(values))
+    size = float(np.abs(values).max()) or 1.0
+    if 2 ** len(values) > EXACT_UP_TO:
+        return _monte_carlo(np.zeros_like(values), values / size, "samples")
+    signs = np.array(list(product([1.0, -1.0], repeat=len(values))))
+    return _exact(signs @ (values / size), 2 / 2 ** len(values))
 
 
 def cohens_d(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray) -> float:
@@ -248,7 +258,7 @@ def clustered_bootstrap(
     clusters: np.ndarray,
     *,
     bins: int = 15,
-    resamples: int = 2_000,
+    resamples: int = EXAMPLE_RESAMPLES,
 ) -> dict[str, tuple[float, Interval]]:
     """What the choice of test examples adds: paired bootstrap of each score's difference, whole clusters at a time.
 
@@ -330,25 +340,29 @@ def _mean_difference(a: np.ndarray, b: np.ndarray | None = None, axis: int = -1)
     return np.asarray(a.mean(axis=axis) if b is None else b.mean(axis=axis) - a.mean(axis=axis))
 
 
-def _permutation(samples: list[np.ndarray], kind: str, number: int, p_min: float) -> Permutation:
-    """Both tests. Values are centred and scaled, and statistics rounded, so that a tie is a tie in floating point."""
-    origin = samples[0][0]
-    size = max(float(np.abs(sample - origin).max()) for sample in samples)
-    exact = number <= EXACT_UP_TO
-    method = "exact" if exact else f"monte carlo, {RESAMPLES} draws, seed {SEED}"
-    p_min = p_min if exact else 1 / (RESAMPLES + 1)
-    if size == 0:
-        return Permutation(1.0, p_min, method)
+def _scaled(values: np.ndarray) -> np.ndarray:
+    """Values less the first and divided by the largest, so that rounding to 12 digits finds every tie and no more."""
+    centred = values - values[0]
+    return centred / (float(np.abs(centred).max()) or 1.0)
+
+
+def _exact(differences: np.ndarray, p_min: float) -> Permutation:
+    """The share of all differences at least as far from 0 as the first, which is the one found."""
+    distances = np.round(np.abs(differences), 12)
+    return Permutation(float(np.mean(distances >= distances[0])), p_min, "exact")
+
+
+def _monte_carlo(a: np.ndarray, b: np.ndarray, kind: str) -> Permutation:
     result = stats.permutation_test(
-        [(sample - origin) / size for sample in samples],
+        (a, b),
         lambda a, b, axis: np.round(np.abs(_mean_difference(a, b, axis)), 12),
         permutation_type=kind,
-        n_resamples=EXACT_UP_TO if exact else RESAMPLES,
+        n_resamples=RESAMPLES,
         alternative="greater",
         rng=np.random.default_rng(SEED),
         vectorized=True,
     )
-    return Permutation(float(result.pvalue), p_min, method)
+    return Permutation(float(result.pvalue), 1 / (RESAMPLES + 1), f"monte carlo, {RESAMPLES} draws, seed {SEED}")
 
 
 def _check_size(values: np.ndarray, least: int, what: str) -> None:

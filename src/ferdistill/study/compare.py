@@ -218,7 +218,7 @@ def examples(before: pd.DataFrame, after: pd.DataFrame, cache: Path | None = Non
         "seeds": seeds,
         "rows": len(labels),
         "clusters": len(np.unique(groups)),
-        "resamples": 2_000,
+        "resamples": statistics.EXAMPLE_RESAMPLES,
         "metrics": {name: {"difference": d, "interval": list(i)} for name, (d, i) in differences.items()},
     }
 
@@ -422,7 +422,8 @@ def _loss_parts(settings: params.Params, row: pd.Series) -> dict[tuple[Any, ...]
     if family is None:
         return None
     lambda_ = row.get("lambda")
-    fusion = row.get("fusion") or family.fusion
+    recorded = row.get("fusion")
+    fusion = family.fusion if not recorded or pd.isna(recorded) else recorded
     parts: dict[tuple[Any, ...], float] = defaultdict(float)
     for source in family.sources:
         if isinstance(source.weight, str) and pd.isna(lambda_):

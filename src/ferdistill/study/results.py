@@ -269,7 +269,8 @@ def _check_runs(frame: pd.DataFrame, lines: list[int], path: Path) -> None:
     twice = frame.duplicated(identity, keep=False).to_numpy()
     if twice.any():
         first = frame.iloc[int(twice.argmax())]
-        same = (frame[identity].astype(str) == first[identity].astype(str)).all(axis=1).to_numpy()
+        same = frame.groupby(identity, dropna=False).ngroup().to_numpy()
+        same = same == same[int(twice.argmax())]
         raise CheckError(
             f"one run is listed twice: {label(first)}, seed {first['seed']}",
             where=f"{path}, lines {', '.join(str(lines[at]) for at in np.flatnonzero(same))}",

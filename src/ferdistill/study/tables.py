@@ -94,7 +94,9 @@ def parse(text: str) -> tuple[float, Span, str] | None:
     digits = found[1]
     value = float(digits)
     mantissa, _, exponent = digits.lower().partition("e")
-    decimals = len(mantissa.partition(".")[2]) - int(exponent or 0)
+    tail = mantissa.partition(".")[2]
+    # A lone 0 after the point may be how a language prints a float that was rounded to a whole number.
+    decimals = (0 if tail == "0" else len(tail)) - int(exponent or 0)
     half = 0.5 * 10.0**-decimals
     return value, Span(value - half, value + half), "pp" if found[2] == "points" else found[2] or ""
 

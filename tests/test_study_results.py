@@ -1,0 +1,288 @@
+"""Tables of runs: reading, selecting, what may be compared; and comparisons, from the table to the sentences."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from conftest import CLASSES
+from ferdistill import params
+from ferdistill.cli import cli
+from ferdistill.errors import CheckError, UsageError
+from ferdistill.evaluation import statistics
+from ferdistill.evaluation.metrics import score
+from ferdistill.study import compare, results
+
+SECTION_5_1 = Path(__file__).parent / "data" / "section_5_1.csv"
+SEEDS = [1337, 2025, 42]
+
+
+def run(family, mode="kd", seed=1337, **other):
+    """One row of a full table, with scores that depend on what it is of."""
+    generator = np.random.default_rng(list(f"{family}{mode}{seed}{sorted(other.items())}".encode()))
+    f1 = generator.uniform(0.6, 0.9, len(CLASSES))
+    row = dict.fromkeys(results.columns(CLASSES), "")
+    row |= {f"f1_{name}": repr(float(value)) for name, value in zip(CLASSES, f1, strict=True)}
+    row |= {name: repr(float(generator.uniform(0.1, 0.9))) for name in ("accuracy", "ece", "brier", "nll")}
+    row |= {"family": family, "mode": mode, "seed": str(seed), "macro_f1": repr(float(f1.mean())), "views": "1"}
+    row |= {"scale": "smoke", "index_tag": "t", "index_digest": "d", "misaligned": "false"}
+    row |= {"alpha": "0.5", "temperature": "2.0", "fusion": "probability"} if mode != "none" else {}
+    return row | {name: str(value) for name, value in other.items()}
+
+
+@pytest.fixture
+def write(tmp_path):
+    def writer(rows, name="runs.csv"):
+        pd.DataFrame(rows).to_csv(tmp_path / name, index=False)
+        return tmp_path / name
+
+    return writer
+
+
+@pytest.fixture
+def table(write):
+    rows = [run("none", "none", seed) for seed in SEEDS]
+    rows += [run("6A", seed=seed) for seed in SEEDS] + [run("6E", seed=seed) for seed in SEEDS]
+    rows += [run("6E", seed=seed, views=4) for seed in SEEDS[:2]]
+    rows += [run("6D", seed=seed, **{"lambda": value}) for seed in SEEDS for value in (0.3, 0.7)]
+    rows += [run("6E", "dkd", seed, beta=b, dkd_target_term=t) for seed in SEEDS for b in (2, 4) for t in ("official",)]
+    return write(rows)
+
+
+def test_a_full_table_reads_as_numbers_texts_and_flags(table):
+    frame = results.read(table)
+    assert list(frame.columns) == results.columns(CLASSES) and results.classes_of(frame) == CLASSES
+    assert frame["seed"].dtype == np.int64 and frame["misaligned"].dtype == bool and not frame["misaligned"].any()
+    text = pd.read_csv(table, dtype=str)["macro_f1"]
+    assert [repr(value) for value in frame["macro_f1"]] == text.tolist()
+    assert frame["lambda"].notna().sum() == 6 and frame["experiment"].eq("").all()
+
+
+def test_a_bare_table_is_enough():
+    frame = results.read(SECTION_5_1)
+    assert list(frame.columns) == ["family", "mode", "seed", "macro_f1"] and len(frame) == 6
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"macro_f1": "71.88"}, "line 3, column macro_f1"),
+        ({"macro_f1": "nan"}, "macro_f1 is 'nan'"),
+        ({"macro_f1": ""}, "macro_f1 is ''"),
+        ({"f1_sad": "1.2"}, "f1_sad is '1.2'"),
+        ({"nll": "-0.1"}, "nll is '-0.1'"),
+        ({"seed": "1.5"}, "whole number"),
+        ({"mode": "KD"}, "mode is 'KD'"),
+        ({"family": "6A:x"}, "without a colon"),
+        ({"misaligned": "no"}, "true or false"),
+        ({"t_star": "0"}, "t_star is '0'"),
+        ({"family": "none"}, "family none with mode kd"),
+        ({"seed": "1337", "macro_f1": "0.5"}, "lines 2, 3"),
+    ],
+)
+def test_a_bad_cell_is_named(write, change, message):
+    with pytest.raises(CheckError, match=message):
+        results.read(write([run("6A"), run("6A", seed=2025) | change]))
+
+
+def test_a_bad_file_is_named(tmp_path, write):
+    with pytest.raises(UsageError, match="no table of results here"):
+        results.read(tmp_path / "absent.csv")
+    for text, message in [
+        ("family,mode,seed\n6A,kd,1\n", "no column macro_f1"),
+        ("family,mode,seed,macro_f1,seed\n", "named twice"),
+        ("family,mode,seed,macro_f1\n", "without a run"),
+        ("family,mode,seed,macro_f1\n6A,kd,1,0.7,9\n", "5 cells"),
+        ("", "no column"),
+    ]:
+        (tmp_path / "bad.csv").write_text(text)
+        with pytest.raises(CheckError, match=message):
+            results.read(tmp_path / "bad.csv")
+
+
+def test_selectors_find_one_recipe_or_say_what_to_name(table):
+    frame = results.read(table)
+    for selector, name in [
+        ("none", "none"),
+        ("none:none", "none"),
+        ("6E:kd", "6E kd"),
+        ("6D:kd:lambda=0.7", "6D kd λ=0.7"),
+        ("6E:dkd:beta=4", "6E dkd β=4"),
+        ("6E:kd:views=4", "6E kd views=4"),
+    ]:
+        rows = results.select(frame, selector)
+        assert results.label(rows.iloc[0]) == name and not rows["seed"].duplicated().any()
+    with pytest.raises(UsageError, match=r"also named: lambda=0\.3, 0\.7"):
+        results.select(frame, "6D:kd")
+    with pytest.raises(UsageError, match=r"no run of `6B:kd`[\s\S]*6D:kd:lambda=0\.3"):
+        results.select(frame, "6B:kd")
+    for wrong in ("6E", "6E:KD", "6E:kd:lamda=0.7", "6E:kd:lambda="):
+        with pytest.raises(UsageError, match="no recipe can be named"):
+            results.select(frame, wrong)
+    with pytest.raises(UsageError, match="not a number"):
+        results.select(frame, "6D:kd:lambda=x")
+    known = results.recipes(frame)
+    assert list(known) == [
+        *("none", "6A:kd", "6E:kd", "6E:kd:views=4", "6D:kd:lambda=0.3", "6D:kd:lambda=0.7"),
+        *("6E:dkd:beta=2", "6E:dkd:beta=4"),
+    ]
+    for selector, rows in known.items():
+        assert sorted(results.select(frame, selector)["macro_f1"]) == sorted(rows["macro_f1"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"scale": "paper"}, "different scale"),
+        ({"index_digest": "e"}, "different index_digest"),
+        ({"index_tag": "u"}, "tag"),
+    ],
+)
+def test_runs_of_other_data_never_meet(write, change, message):
+    frame = results.read(write([run("6A"), run("6E"), run("6E", seed=42, **change)]))
+    with pytest.raises(CheckError, match=message):
+        compare.compare(frame, "6A:kd", "6E:kd")
+    again = results.read(write([run("6A"), run("6A", **change), run("6E")]))
+    with pytest.raises(CheckError, match=message):
+        results.select(again, "6A:kd")
+    out_of_step = results.read(write([run("6A"), run("6E", misaligned="true")]))
+    with pytest.raises(CheckError, match="out of step"):
+        compare.compare(out_of_step, "6A:kd", "6E:kd")
+
+
+def test_a_comparison_is_what_statistics_says(table):
+    frame = results.read(table)
+    assert set(compare.compare(frame, "6A:kd", "6E:kd")["metrics"]) == set(compare.METRICS)
+    result = compare.compare(frame, "6A:kd", "6E:kd", metrics=["ece"])
+    assert result["comparisons"] == 7
+    a, b = (results.select(frame, name).set_index("seed")["ece"] for name in ("6A:kd", "6E:kd"))
+    found = result["metrics"]["ece"]
+    assert found["mean_difference"] == pytest.approx((b - a).mean()) and found["pairs"] == 3
+    assert found["t_interval"] == list(statistics.paired_t_interval((b - a).to_numpy()))
+    assert found["permutation_p"] == statistics.permutation(a.to_numpy(), b.to_numpy()).p
+    assert (found["permutation_p_min"], found["paired_p_min"]) == (0.1, 0.25)
+    assert [line["seed"] for line in found["per_seed"]] == SEEDS
+    json.dumps(result, allow_nan=False)
+    every = compare.compare_all(frame, "6A:kd", metrics=["ece"])
+    assert len(every) == 7
+    adjusted = statistics.holm([one["metrics"]["ece"]["permutation_p"] for one in every])
+    assert [one["metrics"]["ece"]["p_holm"] for one in every] == adjusted
+    same = next(one for one in every if one["candidate"]["selector"] == "6E:kd")
+    assert same == result | {"candidate": same["candidate"]}
+
+
+def test_seeds_without_a_partner_are_dropped_and_named(write):
+    rows = [run("6A", seed=seed) for seed in (1, 2, 3)] + [run("6E", seed=seed) for seed in (2, 3, 4, 5)]
+    found = compare.compare(results.read(write(rows)), "6A:kd", "6E:kd")["metrics"]["macro_f1"]
+    assert found["pairs"] == 2 and found["unpaired_seeds"] == [1, 4, 5]
+    assert found["permutation_p_min"] == pytest.approx(1 / 35) and found["paired_p_min"] == 0.5
+    assert found["mean_difference"] != found["mean_difference_unpaired"]
+    assert found["bootstrap_coverage"] == statistics.bootstrap_coverage(3, 4)
+    single = compare.compare(results.read(write([run("6A", seed=1), run("6E", seed=2)])), "6A:kd", "6E:kd")
+    alone = single["metrics"]["macro_f1"]
+    assert alone["pairs"] == 0 and alone["t_interval"] is None and alone["paired_p"] is None and alone["p_holm"] == 1
+    assert "no paired interval" in " ".join(compare.sentences(single))
+
+
+def row(family, mode="kd", **other):
+    return pd.Series({"family": family, "mode": mode, **other}, dtype=object)
+
+
+def test_null_pairs_follow_from_the_teacher_weights():
+    settings = params.load()
+    same = compare.same_loss
+    assert same(settings, row("6C"), row("6E")) is True
+    assert same(settings, row("6B"), row("6D", **{"lambda": 0.7})) is True
+    assert same(settings, row("6B"), row("6D", **{"lambda": 0.5})) is False
+    assert same(settings, row("6A"), row("6D", **{"lambda": 1.0})) is True  # the other source has no weight
+    assert same(settings, row("6A"), row("6E")) is False
+    assert same(settings, row("6C", fusion="logit"), row("6E")) is False
+    assert same(settings, row("6C", "dkd", beta=4.0), row("6E", "dkd", beta=4.0)) is False  # NCKD is not linear
+    assert same(settings, row("6E", "dkd", beta=4.0), row("6E", "dkd", beta=2.0)) is False
+    assert same(settings, row("6C", temperature=2.0), row("6E", temperature=4.0)) is False
+    assert same(settings, row("6C"), row("6E", "dkd")) is False
+    assert same(settings, row("none", "none"), row("none", "none")) is True
+    assert same(settings, row("6C"), row("unknown")) is None
+    assert same(settings, row("6B"), row("6D")) is None  # lambda is not recorded
+
+
+def test_a_null_pair_is_called_one(write):
+    frame = results.read(write([run(family, seed=seed) for family in ("6C", "6E", "6A") for seed in SEEDS]))
+    result = compare.compare(frame, "6C:kd", "6E:kd")
+    assert result["null_pair"]["identical_losses"] is True
+    said = " ".join(compare.sentences(result))
+    assert "minimise the same loss (teacher weights resnet18 0.25" in said and "not an effect of the recipe" in said
+    assert compare.compare(frame, "6A:kd", "6E:kd")["null_pair"]["identical_losses"] is False
+
+
+@pytest.fixture
+def stored(tmp_path, write):
+    """Runs whose predictions lie in a DVC cache."""
+    generator = np.random.default_rng(1)
+    labels = generator.integers(0, len(CLASSES), 90)
+    rows, logits_of = [], {}
+    for number, (family, seed) in enumerate((f, s) for f in ("6A", "6E") for s in SEEDS):
+        logits = (2 * np.eye(len(CLASSES))[labels] + generator.normal(0, 1.3, (90, len(CLASSES)))).astype(np.float32)
+        frame = pd.DataFrame(logits, columns=[f"logit_{name}" for name in CLASSES])
+        frame.insert(0, "path", [f"test/{i:03d}.png" for i in range(90)])
+        frame["label"], frame["split"] = [CLASSES[k] for k in labels], "test"
+        frame["group"], frame["subject"] = [f"g{i // 3}" for i in range(90)], ""
+        frame = pd.concat([frame, frame.assign(split="val")]).sample(frac=1, random_state=number)  # in any order
+        digest = f"{number:032x}"
+        target = tmp_path / "cache" / "files" / "md5" / digest[:2] / digest[2:]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        frame.to_parquet(target)
+        logits_of[family, seed] = logits
+        rows.append(run(family, seed=seed, predictions=digest))
+    return results.read(write(rows)), tmp_path / "cache", labels, logits_of
+
+
+def test_stored_predictions_give_intervals_over_subjects(stored):
+    frame, cache, labels, logits_of = stored
+    result = compare.compare(frame, "6A:kd", "6E:kd", cache=cache)
+    found = result["examples"]
+    assert found["available"] and (found["rows"], found["clusters"], found["seeds"]) == (90, 30, SEEDS)
+    for name in compare.METRICS:
+        means = [np.mean([score(logits_of[f, s], labels, CLASSES)[name] for s in SEEDS]) for f in ("6A", "6E")]
+        assert found["metrics"][name]["difference"] == pytest.approx(means[1] - means[0], abs=1e-9)
+        low, high = found["metrics"][name]["interval"]
+        assert low < high
+    assert "30 subjects or groups" in " ".join(compare.sentences(result))
+
+
+def test_absent_predictions_are_said_and_wrong_ones_refused(stored, tmp_path):
+    frame, cache, _, _ = stored
+    gone = compare.compare(frame, "6A:kd", "6E:kd", cache=tmp_path / "elsewhere")["examples"]
+    assert not gone["available"] and "6 of 6 runs are not in DVC's cache" in gone["why"]
+    frame["predictions"] = "../../../etc/passwd"
+    assert compare.compare(frame, "6A:kd", "6E:kd", cache=cache)["examples"]["why"].startswith("a run has no md5")
+    frame["predictions"] = [f"{number:032x}" for number in range(6)]
+    target = cache / "files" / "md5" / "00" / f"{5:030x}"
+    other = pd.read_parquet(target)
+    other["path"] = "x" + other["path"]
+    (cache / "files" / "md5" / "ff").mkdir()
+    other.to_parquet(cache / "files" / "md5" / "ff" / f"{5:030x}")
+    frame.loc[5, "predictions"] = "ff" + f"{5:030x}"
+    with pytest.raises(CheckError, match="not of the same images"):
+        compare.compare(frame, "6A:kd", "6E:kd", cache=cache)
+
+
+def test_the_command_answers_people_and_machines():
+    command = ["study", "compare", "--baseline", "6A:kd", "--results", str(SECTION_5_1)]
+    result = json.loads(CliRunner().invoke(cli, [*command, "--candidate", "6E:kd", "--json"]).output)
+    found = result["metrics"]["macro_f1"]
+    assert {
+        *("per_seed", "mean_difference", "t_interval", "bootstrap_interval", "bootstrap_coverage", "permutation_p"),
+        *("permutation_p_min", "paired_p", "paired_p_min", "cohens_d", "seeds_needed", "p_holm"),
+    } <= set(found)
+    assert found["mean_difference"] == pytest.approx(0.0042226) and found["permutation_p"] == 0.1
+    shown = CliRunner().invoke(cli, [*command, "--candidate", "6E:kd"]).output
+    assert "3 against 3 seeds cannot give p < 0.10 unpaired" in shown and "+0.0042" in shown
+    every = CliRunner().invoke(cli, [*command, "--all", "--json"])
+    assert [one["candidate"]["selector"] for one in json.loads(every.output)] == ["6E:kd"]
+    assert "6E kd" in CliRunner().invoke(cli, [*command, "--all", "--metric", "macro_f1"]).output
+    for wrong in ([], ["--all", "--candidate", "6E:kd"], ["--all", "--metric", "f1"], ["--candidate", "6A:kd"]):
+        assert isinstance(CliRunner().invoke(cli, [*command, *wrong]).exception, UsageError)
