@@ -8,6 +8,7 @@ import typer
 
 from . import __version__, params
 from .commands.align import align_cli
+from .commands.bench import bench
 from .commands.corpus import corpus_cli
 from .commands.index import index_cli
 from .commands.study import study_cli
@@ -26,6 +27,7 @@ cli.add_typer(corpus_cli, name="corpus")
 cli.add_typer(index_cli, name="index")
 cli.add_typer(study_cli, name="study")
 cli.add_typer(teachers_cli, name="teachers")
+cli.command("bench")(bench)
 
 
 @cli.callback(invoke_without_command=True)
