@@ -9,6 +9,7 @@ import typer
 from . import __version__, params
 from .commands.align import align_cli
 from .commands.audit import audit
+from .commands.bench import bench
 from .commands.corpus import corpus_cli
 from .commands.index import index_cli
 from .commands.score import score
@@ -32,6 +33,7 @@ cli.add_typer(teachers_cli, name="teachers")
 cli.command("audit")(audit)
 cli.command("score")(score)
 cli.command()(serve)
+cli.command("bench")(bench)
 
 
 @cli.callback(invoke_without_command=True)
