@@ -28,7 +28,7 @@ from ferdistill.stages import benchmark, export
 
 CLASSES = ["angry", "happy", "sad"]
 MEAN, STD = [0.4], [0.2]
-INT8 = Int8Params(max_macro_f1_loss=0.05, max_ece_rise=0.05, max_attempts=4)
+INT8 = Int8Params(max_macro_f1_loss=0.05, max_ece_rise=0.05, min_same_class=0.9, max_attempts=4)
 SETTINGS = ExportParams(opset=17, tolerance=1e-5, confidence=0.5, int8=None)
 CALIBRATION = {"t_star": 1.7}
 SCORES = {"nll": 0.9, "brier": 0.5, "ece": 0.1, "mce": 0.2}
@@ -258,7 +258,7 @@ def int8_of(tmp_path: Path, network: Any, images: np.ndarray, limits: Int8Params
 
 def test_int8_is_smaller_and_near(network: Any, images: np.ndarray, tmp_path: Path) -> None:
     result = int8_of(tmp_path, network, images, INT8)
-    assert result["taken"] and result["attempts"] == [{"float_layers": 0, **result["val"]}]
+    assert result["taken"] and result["attempts"] == [{"float_layers": 0, **result["val_and_calib"]}]
     bundle = tmp_path / "bundle"
     assert result["size_bytes"] == (bundle / "model.int8.onnx").stat().st_size
     assert result["size_bytes"] < (bundle / "model.onnx").stat().st_size / 2
@@ -282,7 +282,7 @@ def test_layers_that_int8_hurts_stay_in_float(network: Any, images: np.ndarray, 
 def test_int8_that_costs_too_much_is_left_out_with_its_figures(
     network: Any, images: np.ndarray, tmp_path: Path
 ) -> None:
-    limits = Int8Params(max_macro_f1_loss=0.001, max_ece_rise=0.0, max_attempts=1)
+    limits = Int8Params(max_macro_f1_loss=0.001, max_ece_rise=0.0, min_same_class=1.0, max_attempts=1)
     result = int8_of(tmp_path, with_an_outlier(network), images, limits)
     assert not result["taken"] and "size_bytes" not in result
     assert not (tmp_path / "bundle" / "model.int8.onnx").exists()

@@ -224,10 +224,11 @@ class CalibrateParams(Section):
 
 
 class Int8Params(Section):
-    """What int8 may cost on val, against float32, and how often to try: see `deployment.precision.quantise`."""
+    """What int8 may cost against float32, and how often to try: see `deployment.precision.quantise`."""
 
     max_macro_f1_loss: Annotated[float, Field(ge=0, le=1)]
     max_ece_rise: Annotated[float, Field(ge=0, le=1)]
+    min_same_class: Share
     max_attempts: Annotated[int, Field(ge=1, le=4)]
 
 

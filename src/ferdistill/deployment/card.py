@@ -99,16 +99,16 @@ def _files(info: dict[str, Any]) -> str:
     if int8 is not None:
         what = "every layer" if not int8["float_layers"] else f"{int8['layers'] - len(int8['float_layers'])} layers"
         figures = "; ".join(
-            f"on {split} it loses {100 * int8[split]['macro_f1_loss']:.2f} points of macro F1 and ECE rises by "
-            f"{int8[split]['ece_rise']:.3f}"
-            for split in ("val", "test")
+            f"on {split.replace('_', ' ')} it loses {100 * int8[split]['macro_f1_loss']:.2f} points of macro F1, ECE "
+            f"rises by {int8[split]['ece_rise']:.3f}, and {int8[split]['same_class']:.1%} of images keep their class"
+            for split in ("val_and_calib", "test")
         )
         lines.append(
             f"- `model.int8.onnx`: {what} of {int8['layers']} in int8; {figures}."
             if int8["taken"]
             else f"- No int8: with {len(int8['float_layers'])} of {int8['layers']} layers left in float, {figures}."
         )
-        lines.append("  It was judged on val alone; negative figures are gains, which are chance.")
+        lines.append("  It was judged on val and calib alone; negative figures are gains, which are chance.")
     return "\n".join(lines)
 
 

@@ -39,12 +39,12 @@ def quantise(
     path: Path,
     images: np.ndarray,
     calib: Part,
-    val: Part,
+    judged: Part,
     classes: list[str],
     t_star: float,
     settings: Int8Params,
 ) -> dict[str, Any]:
-    """Write `path` in int8, with as many layers in float as it takes to keep to the limits on the val split.
+    """Write `path` in int8, with as many layers in float as it takes to keep to the limits on images that are not test.
 
     Weights are int8 a channel, activations uint8 by the smallest and largest value on the calib split (static QDQ).
     The first attempt quantises every layer. If it loses too much, the layers are ranked by what each costs alone (mean
@@ -59,7 +59,7 @@ def quantise(
         The last attempt is written here, whether it passes or not.
     images : (N, H, W, C) uint8 array
         All images; may be memory-mapped.
-    calib, val : Part
+    calib, judged : Part
         What ranges are taken from and layers ranked on, and what attempts are judged on.
     classes : list of str
         Names of the K columns.
@@ -72,11 +72,11 @@ def quantise(
     -------
     dict
         - `taken`: whether an attempt passed.
-        - `attempts`: of each, `float_layers` (int), and what `compare` says on val, against float32.
+        - `attempts`: of each, `float_layers` (int), and what `compare` says on `judged`, against float32.
         - `layers`: number of layers that can be quantised.
         - `float_layers`: names of those that the last attempt left in float.
     """
-    reference = logits_of(model, images, val.positions)
+    reference = logits_of(model, images, judged.positions)
     attempts: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as temporary:
         prepared, ranges, candidate = (Path(temporary) / name for name in ("prepared.onnx", "ranges.json", "int8.onnx"))
@@ -91,10 +91,12 @@ def quantise(
             in_float = ranked[: round(len(layers) * 2.0 ** (attempt - 4))]
             if attempt > 0:
                 write_int8(prepared, candidate, [], ranges, in_float)
-            losses = compare(reference, logits_of(candidate, images, val.positions), val.labels, classes, t_star)
+            losses = compare(reference, logits_of(candidate, images, judged.positions), judged.labels, classes, t_star)
             attempts.append({"float_layers": len(in_float), **losses})
             taken = (
-                losses["macro_f1_loss"] <= settings.max_macro_f1_loss and losses["ece_rise"] <= settings.max_ece_rise
+                losses["macro_f1_loss"] <= settings.max_macro_f1_loss
+                and losses["ece_rise"] <= settings.max_ece_rise
+                and losses["same_class"] >= settings.min_same_class
             )
             if taken:
                 break
@@ -152,7 +154,11 @@ def rank(model: Path, layers: list[str], images: np.ndarray, calib: Part, ranges
 def compare(
     reference: np.ndarray, found: np.ndarray, labels: np.ndarray, classes: list[str], t_star: float
 ) -> dict[str, float]:
-    """What `found` loses against `reference`, both logits (M, K): macro F1, and how much ECE rises, at T*."""
+    """What `found` loses against `reference`, both logits (M, K): macro F1, how much ECE rises at T*, and agreement.
+
+    `same_class` is the share of images to which both give one class. On some hundred images macro F1 may stay though
+    the two are different classifiers, whose errors happen to weigh the same; then it moves on other images.
+    """
     before, after = (score(logits, labels, classes, t_star) for logits in (reference, found))
     return {
         "macro_f1_loss": before["macro_f1"] - after["macro_f1"],

@@ -109,8 +109,8 @@ def export_bundle(
         - `evaluated_max_abs`: largest difference of a probability, at T = 1, from what was evaluated.
         - `size_bytes`: of `model.onnx`.
         - `abstention`: on test, `coverage` of `settings.confidence`, and `accuracy` where it answers (None if nowhere).
-        - `int8`: as `precision.quantise` says, `val` and `test` (losses of the last attempt), `size_bytes` if taken;
-          only where it was asked for.
+        - `int8`: as `precision.quantise` says, `val_and_calib` and `test` (losses of the last attempt), `size_bytes`
+          if taken; only where it was asked for.
 
     Raises
     ------
@@ -191,11 +191,12 @@ def add_int8(
     t_star: float,
     limits: Int8Params,
 ) -> dict[str, Any]:
-    """Write `path` if int8 keeps to the limits on val. Test is only reported: nothing is chosen by it."""
-    found = precision.quantise(model, path, images, parts["calib"], parts["val"], classes, t_star, limits)
-    for split in ("val", "test"):
-        before, after = (logits_of(file, images, parts[split].positions) for file in (model, path))
-        found[split] = precision.compare(before, after, parts[split].labels, classes, t_star)
+    """Write `path` if int8 keeps to the limits on val and calib. Test is only reported: nothing is chosen by it."""
+    judged = Part(*(np.concatenate(pair) for pair in zip(parts["val"], parts["calib"], strict=True)))
+    found = precision.quantise(model, path, images, parts["calib"], judged, classes, t_star, limits)
+    for name, part in (("val_and_calib", judged), ("test", parts["test"])):
+        before, after = (logits_of(file, images, part.positions) for file in (model, path))
+        found[name] = precision.compare(before, after, part.labels, classes, t_star)
     if found["taken"]:
         found["size_bytes"] = path.stat().st_size
     else:
@@ -207,11 +208,12 @@ def refusal(int8: dict[str, Any], limits: Int8Params) -> str:
     """Why there is no int8 file, and what can be done."""
     tried = "; ".join(
         f"{attempt['float_layers']} of {int8['layers']} layers in float: macro F1 "
-        f"{-100 * attempt['macro_f1_loss']:+.2f} points, ECE {attempt['ece_rise']:+.3f}"
+        f"{-100 * attempt['macro_f1_loss']:+.2f} points, ECE {attempt['ece_rise']:+.3f}, "
+        f"{attempt['same_class']:.1%} of classes kept"
         for attempt in int8["attempts"]
     )
     return (
-        f"on val, against float32, it may cost {100 * limits.max_macro_f1_loss:g} points of macro F1 and "
-        f"{limits.max_ece_rise:g} of ECE. Tried: {tried}. Raise export.int8.max_attempts (at most 4) or its "
-        "limits, or train with another seed; model.onnx is unaffected"
+        f"on val and calib, against float32, it may cost {100 * limits.max_macro_f1_loss:g} points of macro F1 and "
+        f"{limits.max_ece_rise:g} of ECE, and must keep {limits.min_same_class:.0%} of classes. "
+        f"Tried: {tried}. Raise export.int8.max_attempts (at most 4) or its limits, or train with another seed; model.onnx is unaffected"
     )
