@@ -215,5 +215,6 @@ def refusal(int8: dict[str, Any], limits: Int8Params) -> str:
     return (
         f"on val and calib, against float32, it may cost {100 * limits.max_macro_f1_loss:g} points of macro F1 and "
         f"{limits.max_ece_rise:g} of ECE, and must keep {limits.min_same_class:.0%} of classes. "
-        f"Tried: {tried}. Raise export.int8.max_attempts (at most 4) or its limits, or train with another seed; model.onnx is unaffected"
+        f"Tried: {tried}. Raise export.int8.max_attempts (at most 4) or its limits, or train with another "
+        "seed; model.onnx is unaffected"
     )
