@@ -10,6 +10,7 @@ from . import __version__, params
 from .commands.align import align_cli
 from .commands.corpus import corpus_cli
 from .commands.index import index_cli
+from .commands.runtime import predict, watch
 from .commands.study import study_cli
 from .commands.teachers import teachers_cli
 from .errors import FerdistillError, UsageError
@@ -26,6 +27,8 @@ cli.add_typer(corpus_cli, name="corpus")
 cli.add_typer(index_cli, name="index")
 cli.add_typer(study_cli, name="study")
 cli.add_typer(teachers_cli, name="teachers")
+cli.command()(predict)
+cli.command()(watch)
 
 
 @cli.callback(invoke_without_command=True)
