@@ -22,6 +22,7 @@ import platform
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import cache
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
@@ -58,12 +59,17 @@ NOISE = 7.0  # standard deviation in grey levels; the corpus has 2 to 12
 HOLD, RAMP, GAP = 30, 8, 20  # frames an expression is held, fades in or out, and between two people
 
 
+@cache
+def wide() -> np.ndarray:
+    """The picture behind the faces, (640, 900, 3), RGB."""
+    return cv2.resize(data.coffee(), (900, 640))
+
+
 def background(number: int) -> np.ndarray:
-    """A window (480, 640, 3) that wanders over `coffee`, enlarged; RGB."""
-    wide = cv2.resize(data.coffee(), (900, 640))
+    """A window (480, 640, 3) that wanders over it."""
     time = number / FPS
     top, left = int(80 + 70 * math.sin(time)), int(130 + 120 * math.cos(time / 1.7))
-    return wide[top : top + HEIGHT, left : left + WIDTH]
+    return wide()[top : top + HEIGHT, left : left + WIDTH]
 
 
 def real(seconds: float) -> Iterator[tuple[np.ndarray, Face]]:
@@ -227,11 +233,15 @@ def following(path: Path, truths: list[Face], classifier: Classifier, pictures: 
 def naming(path: Path, truths: list[str | None], classifier: Classifier, pictures: Path | None) -> list[dict[str, Any]]:
     """Accuracy and flips of the label on the rendered faces, for several settings, from the same detections."""
     collected: list[tuple[float, int, list[Face], np.ndarray]] = []
+    start = perf_counter()
     for seen in watch(read(path), classifier, Cascade()):
         rows = np.array([track.probabilities for track in seen.tracks]).reshape(-1, len(classifier.classes))
         collected.append((seen.frame.time, seen.frame.number, [track.face for track in seen.tracks], rows))
         if pictures and seen.frame.number == round(0.32 * len(truths)):
-            save(pictures / "watch_rendered.jpg", annotate(seen, classifier.classes, FPS))
+            save(
+                pictures / "watch_rendered.jpg",
+                annotate(seen, classifier.classes, len(collected) / (perf_counter() - start)),
+            )
     threshold = confidence(classifier)
     settings = {
         "neither": Smoothing(0.0, threshold, 0.0),

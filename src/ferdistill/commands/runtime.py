@@ -70,7 +70,7 @@ def predict(
     from ..runtime import faces, pictures
     from ..runtime.classifier import Classifier
 
-    files = list(pictures.find(sources))
+    files = pictures.find(sources)
     classifier = Classifier(bundle, threads, _device(device))
     find = _detector(detector, whole, smallest, thorough=True)
     threshold = faces.confidence(classifier) if confidence is None else confidence
@@ -86,7 +86,7 @@ def predict(
             report["faces"] = found
         except CheckError as error:
             wrong += 1
-            found = []
+            found = report["faces"] = []
             report["error"] = f"{error.what}; expected {error.expected}"
         if not as_csv:
             print(json.dumps(report, ensure_ascii=False, allow_nan=False), flush=True)

@@ -116,7 +116,7 @@ def open_frames(source: str, fps: float = 25.0) -> Iterator[Frames]:
     path = Path(source)
     with ExitStack() as stack:
         if path.is_dir():
-            files = list(pictures.find([source]))
+            files = pictures.find([source])
             yield Frames(_pictures(files, fps), fps, total=len(files))
         elif source.isdecimal() or "://" in source or path.is_char_device():
             yield stack.enter_context(_camera(source))

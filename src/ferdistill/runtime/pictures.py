@@ -1,6 +1,5 @@
 """Pictures as the classifier takes them: read, cropped and resized as the training images were."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +12,13 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 SMALLEST = 8  # side in pixels; there is no expression in less
 
 
-def find(sources: list[str]) -> Iterator[Path]:
-    """Yield the picture files that files, directories (searched through) and glob patterns name, each in order.
+def find(sources: list[str]) -> list[Path]:
+    """The picture files that files, directories (searched through) and glob patterns name, each in order.
 
     Raises
     ------
     UsageError
-        If one of them names nothing. Raised before anything is yielded.
+        If one of them names nothing.
     """
     found: list[Path] = []
     for source in sources:
@@ -39,7 +38,7 @@ def find(sources: list[str]) -> Iterator[Path]:
                 hint="correct the path; quote a pattern, so that the shell leaves it alone",
             )
         found += files
-    return iter(found)
+    return found
 
 
 def read(path: Path) -> np.ndarray:
