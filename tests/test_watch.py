@@ -276,6 +276,24 @@ def test_a_camera_drops_frames_and_is_never_late():
             frames.require_all()
 
 
+def test_a_camera_that_hangs_can_be_stopped():
+    camera = Camera()
+    with latest(camera, 30.0) as frames:
+        threading.Timer(0.05, setattr, (frames, "stopped", True)).start()
+        assert list(frames) == [] and not frames.complete
+        frames.require_all()
+        camera.told.release()
+
+
+def test_a_video_without_frames_leaves_nothing(tmp_path, tone_bundle):
+    write_video(tmp_path / "whole.avi", 5)
+    head = (tmp_path / "whole.avi").read_bytes()
+    (tmp_path / "cut.avi").write_bytes(head[: head.index(b"movi") + 4])
+    result = run(tmp_path / "cut.avi", "--bundle", tone_bundle, "--out", tmp_path / "o.mp4", "--json", tmp_path / "o")
+    assert isinstance(result.exception, CheckError)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cut.avi", "whole.avi"]
+
+
 def test_the_video_of_a_camera_keeps_the_time(tmp_path):
     writer = Writer(tmp_path / "live.avi", 10.0, live=True)
     for number, at in enumerate([0.0, 0.01, 0.5, 1.0]):

@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType, ModuleType
@@ -19,6 +19,7 @@ from ..files import atomic
 
 if TYPE_CHECKING:
     from ..runtime.detector import Detector
+    from ..runtime.frames import Frames
 
 BundleOption = Annotated[Path, typer.Option("--bundle", help="Directory that `ferdistill`'s stage `export` wrote.")]
 DetectorOption = Annotated[str, typer.Option("--detector", help="haar, or a YuNet file (.onnx).")]
@@ -170,8 +171,8 @@ def watch(
         json_lines = "-"
     speed = _Speed()
     with ExitStack() as stack:
-        stop = stack.enter_context(_until_interrupted())
         watched = stack.enter_context(frames.open_frames(source, fps))
+        stack.enter_context(_interrupting(watched))
         video = stack.enter_context(frames.open_writer(out, watched.fps, watched.live)) if out else None
         lines = stack.enter_context(_lines(json_lines)) if json_lines else None
         progress = stack.enter_context(bar())
@@ -188,15 +189,14 @@ def watch(
                     video.write(seen.frame, picture)
                 if show:
                     opencv.imshow("ferdistill", opencv.cvtColor(picture, opencv.COLOR_RGB2BGR))
-                    if opencv.waitKey(1) in (ord("q"), 27):
-                        break
+                    watched.stopped |= opencv.waitKey(1) in (ord("q"), 27)
             progress.advance(task)
-            if stop():
-                break
+        if watched.read == 0:
+            watched.require_all()  # before empty files are kept
     lost = f", {watched.dropped} dropped" if watched.live else ""
     print(f"{watched.read} frames{lost}, {speed.overall:.1f} FPS", file=sys.stderr)
     watched.require_all()
-    if stop() and not watched.live:
+    if watched.stopped and not watched.live:
         raise typer.Exit(130)
 
 
@@ -248,17 +248,16 @@ def _lines(target: str) -> Iterator[IO[str]]:
 
 
 @contextmanager
-def _until_interrupted() -> Iterator[Callable[[], bool]]:
-    """Whether Ctrl-C was pressed, or the process told to end; a second time it is interrupted as always."""
-    told = []
+def _interrupting(watched: "Frames") -> Iterator[None]:
+    """End after the frame at hand on Ctrl-C, or when told to end; the second time at once, as always."""
 
     def handle(number: int, frame: FrameType | None) -> None:
-        told.append(number)
+        watched.stopped = True
         signal.signal(number, before[signal.Signals(number)])
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: bool(told)
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -48,8 +48,10 @@ class Frames:
         How many frames there should be, where that is known.
     read, dropped : int
         Frames got so far, and frames of a camera that were overtaken by a later one.
+    stopped : bool
+        Set it, from a signal or another thread, to end after the frame at hand.
     complete : bool
-        Whether the source came to its end.
+        Whether the source came to its end by itself.
     failure : CheckError or None
         What ended it early. It is kept until what was seen before is safe on disk: see `require_all`.
     """
@@ -60,16 +62,17 @@ class Frames:
     total: int | None = None
     read: int = 0
     dropped: int = 0
+    stopped: bool = False
     complete: bool = False
     failure: CheckError | None = None
 
     def __iter__(self) -> Iterator[Frame]:
         """Yield the frames, counting them."""
-        while True:
+        while not self.stopped:
             try:
                 frame = next(self.frames)
             except StopIteration:
-                self.complete = True
+                self.complete = not self.stopped
                 return
             except CheckError as error:
                 self.failure = error
@@ -78,7 +81,7 @@ class Frames:
             yield frame
 
     def require_all(self) -> None:
-        """Raise a CheckError if a picture could not be read, a camera ended, or a video ended early.
+        """Raise a CheckError if a picture could not be read, a camera ended, or a video is empty or ended early.
 
         Of the frames that a video announces, one and one in a hundred may lack: some containers tell only the length.
         """
@@ -86,6 +89,8 @@ class Frames:
             raise self.failure
         if self.complete and self.live:
             raise CheckError("the camera or stream gives no more frames", where=f"after {self.read} frames")
+        if self.complete and self.read == 0:
+            raise CheckError("a video without a frame that can be decoded", hint="get the whole file")
         if self.complete and self.total and self.total - self.read > 1 + self.total // 100:
             raise CheckError(
                 "the video ends early: it is cut off, or damaged",
@@ -226,7 +231,7 @@ def latest(capture: Readable, fps: float, clock: Callable[[], float] = time.mono
         while True:
             with slot.changed:
                 # A wait without end could not be interrupted by Ctrl-C.
-                while slot.frame is None and not slot.ended and not slot.closed:
+                while slot.frame is None and not slot.ended and not result.stopped:
                     slot.changed.wait(0.1)
                 frame, slot.frame = slot.frame, None
             if frame is None:
@@ -288,6 +293,11 @@ class Writer:
             self._video.write(picture)
             self.written += 1
 
+    def release(self) -> None:
+        """Let go of the file, whatever it holds."""
+        if self._video is not None:
+            self._video.release()
+
     def close(self) -> None:
         """Finish the file.
 
@@ -297,8 +307,8 @@ class Writer:
             If it does not hold what was written: OpenCV says nothing of a full disk.
         """
         if self._video is None:
-            return
-        self._video.release()
+            raise CheckError("there was no frame to write", where=str(self.path))
+        self.release()
         capture = _open(str(self.path))
         held = round(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
         capture.release()
@@ -343,5 +353,7 @@ def open_writer(path: Path, fps: float, live: bool) -> Iterator[Writer]:
         writer = Writer(temporary, fps, live)
         try:
             yield writer
-        finally:
-            writer.close()
+        except BaseException:
+            writer.release()
+            raise
+        writer.close()
