@@ -11,7 +11,8 @@
   too, from one frame of a track to the next. Without smoothing and hysteresis, and with.
 
 Times: wall is the clock's; cpu is the process's own time, all threads added, which other load on the machine changes
-less. The last part watches a small video again and again, and says what memory and file handles became.
+less. The saved pictures show frames a second of the latter. The last part watches a small video again and again, and
+says what memory and file handles became.
 """
 
 import argparse
@@ -216,7 +217,7 @@ def following(path: Path, truths: list[Face], classifier: Classifier, pictures: 
         tracks |= {track.number for track in hits}
         errors += [abs(track.face.tilt - truth.tilt) for track in hits]
         if seen.frame.number == round(0.6 * len(truths)):
-            best = annotate(seen, classifier.classes, (seen.frame.number + 1) / (perf_counter() - starts[0]))
+            best = annotate(seen, classifier.classes, (seen.frame.number + 1) / (process_time() - starts[1]))
     wall, cpu = perf_counter() - starts[0], process_time() - starts[1]
     if pictures and best is not None:
         save(pictures / "watch_real.jpg", best)
@@ -233,14 +234,14 @@ def following(path: Path, truths: list[Face], classifier: Classifier, pictures: 
 def naming(path: Path, truths: list[str | None], classifier: Classifier, pictures: Path | None) -> list[dict[str, Any]]:
     """Accuracy and flips of the label on the rendered faces, for several settings, from the same detections."""
     collected: list[tuple[float, int, list[Face], np.ndarray]] = []
-    start = perf_counter()
+    start = process_time()
     for seen in watch(read(path), classifier, Cascade()):
         rows = np.array([track.probabilities for track in seen.tracks]).reshape(-1, len(classifier.classes))
         collected.append((seen.frame.time, seen.frame.number, [track.face for track in seen.tracks], rows))
         if pictures and seen.frame.number == round(0.32 * len(truths)):
             save(
                 pictures / "watch_rendered.jpg",
-                annotate(seen, classifier.classes, len(collected) / (perf_counter() - start)),
+                annotate(seen, classifier.classes, len(collected) / (process_time() - start)),
             )
     threshold = confidence(classifier)
     settings = {
@@ -248,7 +249,7 @@ def naming(path: Path, truths: list[str | None], classifier: Classifier, picture
         "smoothing 0.15 s": Smoothing(0.15, threshold, 0.0),
         "smoothing 0.3 s": Smoothing(0.3, threshold, 0.0),
         "hysteresis 0.1": Smoothing(0.0, threshold, 0.1),
-        "both, 0.15 s and 0.1": Smoothing(0.15, threshold, 0.1),
+        "both, 0.15 s and 0.1 (the default)": Smoothing(0.15, threshold, 0.1),
         "both, 0.3 s and 0.1": Smoothing(0.3, threshold, 0.1),
         "neither, no abstention": Smoothing(0.0, 0.0, 0.0),
         "both, 0.15 s and 0.1, no abstention": Smoothing(0.15, 0.0, 0.1),

@@ -124,7 +124,7 @@ def watch(
     confidence: ConfidenceOption = None,
     smoothing: Annotated[
         float, typer.Option("--smoothing", min=0, help="Time constant of the averaged probabilities, s; 0 for none.")
-    ] = 0.3,
+    ] = 0.15,
     hysteresis: Annotated[
         float, typer.Option("--hysteresis", min=0, max=1, help="Lead by which another class takes the label.")
     ] = 0.1,

@@ -24,7 +24,7 @@ class Smoothing:
         before the label is withdrawn; in [0, 1].
     """
 
-    seconds: float = 0.3
+    seconds: float = 0.15
     confidence: float = 0.5
     hysteresis: float = 0.1
 
