@@ -115,7 +115,6 @@ def tone_bundle(tmp_path_factory):
     graph = helper.make_graph(nodes, "tone", [images], [probabilities], constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.save(model, directory / "model.onnx")
-    digest = sha256_file(directory / "model.onnx")
     info = {
         "schema_version": SCHEMA_VERSION,
         "classes": TONES,
@@ -123,8 +122,7 @@ def tone_bundle(tmp_path_factory):
         "t_star": 1.0,
         "thresholds": {"confidence": 0.6},
         "variants": {"fp32": "model.onnx"},
-        "files": {"model.onnx": digest},
-        "sha256": digest,
+        "files": {"model.onnx": sha256_file(directory / "model.onnx")},
     }
     write_json(directory / "bundle.json", info)
     return directory

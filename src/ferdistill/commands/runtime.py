@@ -36,7 +36,7 @@ ConfidenceOption = Annotated[
 ThreadsOption = Annotated[
     int | None, typer.Option("--threads", min=1, help="CPU threads of detector and classifier; all if not given.")
 ]
-DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or tensorrt.")]
 
 BUNDLE = Path("models/bundle")
 
@@ -216,8 +216,8 @@ def _opencv(threads: int | None) -> ModuleType:
 
 
 def _device(name: str) -> Any:
-    if name not in ("auto", "cpu", "cuda"):
-        raise UsageError(f"no device `{name}`", where="--device", expected="auto, cpu or cuda")
+    if name not in ("auto", "cpu", "cuda", "tensorrt"):
+        raise UsageError(f"no device `{name}`", where="--device", expected="auto, cpu, cuda or tensorrt")
     return name
 
 
