@@ -20,6 +20,7 @@ import tomllib
 from pathlib import Path
 from types import SimpleNamespace
 
+import gto.cli
 import numpy as np
 import pandas as pd
 import pytest
@@ -214,6 +215,7 @@ def check_dvc(words):
 
 def check_make(words):
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
+    words = [word for word in words if not re.fullmatch(r"[A-Z]+=.+", word)]
     assert words and set(words) <= set(targets), f"no target `{shlex.join(words)}` in the Makefile"
 
 
@@ -235,6 +237,11 @@ def check_pip(words):
         assert set(extra.split(",")) <= set(project["optional-dependencies"]), f"no extra `{extra}`"
 
 
+def check_gto(words):
+    command = typer.main.get_command(gto.cli.app).commands[words[0]]
+    command.make_context(words[0], words[1:])
+
+
 def check_script(words):
     assert words in (["install"], [".venv/bin/activate"])
 
@@ -244,6 +251,7 @@ CHECKS = {
     "dvc": check_dvc,
     "make": check_make,
     "git": check_git,
+    "gto": check_gto,
     "python": check_python,
     "pip": check_pip,
     "pre-commit": check_script,
