@@ -20,8 +20,8 @@ from mkdocs.structure.files import File, Files
 from ferdistill.params import Params
 
 ROOT = Path(__file__).parents[1]
-# Written by a command or not yet by anyone; the navigation names each only where it is.
-OPTIONAL = {"deploying.md", "performance.md", "realtime.md", "robustness.md", "study-report.md"}
+# Written by commands; the navigation names each only where it is.
+OPTIONAL = {"performance.md", "robustness.md", "study-report.md"}
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
 # Sections that params.yaml has several of, by the reader's own names.
 MANY = {"families", "scales"}
@@ -161,6 +161,11 @@ def _rows(node: yaml.MappingNode, section: dict[str, Any], schema: Any, lines: l
         shown = written.removesuffix("\n").removesuffix("\n...")
         about = _beside(lines, key) or " ".join(_above(lines, key))
         of = _resolve(section["properties"][key.value], schema)
+        if isinstance(value, yaml.MappingNode) and not value.flow_style:
+            variants = [_resolve(one, schema) for one in of.get("anyOf", [of])]  # a section may also be null
+            below = next(one for one in variants if "properties" in one)
+            rows += _rows(value, below, schema, lines, f"{prefix}{key.value}.")
+            continue
         parts = of.get("properties", {}).items()
         allowed = ", ".join(f"{name}: {_allowed(part, schema)}" for name, part in parts) or _allowed(of, schema)
         rows.append(f"| `{prefix}{key.value}` | `{shown}` | {allowed} | {about} |".replace("\n", " "))
@@ -227,7 +232,10 @@ def _allowed(of: dict[str, Any], schema: dict[str, Any]) -> str:
     if kind == "array":
         return f"list of {_allowed(of['items'], schema)}"
     if kind == "object":
-        return "section"
+        member = _member(of)
+        return (
+            "section" if "properties" in of else "mapping" if member is of else f"names to {_allowed(member, schema)}"
+        )
     words = {"integer": "whole number", "number": "number", "string": "text", "null": "null", "boolean": "true, false"}
     limits = {"minimum": "from", "exclusiveMinimum": "above", "maximum": "to", "exclusiveMaximum": "below"}
     said = [f"{word} {of[name]:,}" for name, word in limits.items() if name in of]

@@ -238,7 +238,7 @@ def check_pip(words):
 
 
 def check_gto(words):
-    command = typer.main.get_command(gto.cli.app).commands[words[0]]
+    command = gto.cli.app.commands[words[0]]
     command.make_context(words[0], words[1:])
 
 
