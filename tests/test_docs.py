@@ -33,7 +33,7 @@ from pydantic import TypeAdapter
 from typer.testing import CliRunner
 
 from conftest import CLASSES, face, write_fer2013
-from ferdistill import params
+from ferdistill import __version__, params
 from ferdistill.cli import cli
 from ferdistill.corpus import index as index_module
 from ferdistill.corpus.reader import CorpusDescription
@@ -280,6 +280,11 @@ def test_a_wrong_command_is_found(words):
         CHECKS[words[0]](words[1:])
 
 
+def test_what_is_not_run_is_there():
+    for name in NOT_RUN:
+        assert command_of(name.split())[1:] == (name, [])
+
+
 def test_every_command_within_a_sentence_exists():
     wrong = []
     for page, text in INLINE:
@@ -493,3 +498,15 @@ def test_the_reference_has_every_parameter_with_its_comment():
     before_scales = (ROOT / "params.yaml").read_text(encoding="utf-8").partition("\nfamilies:")[0]
     comments = re.findall(r"^\s*\w+: .*? # (.*)$", before_scales, re.M)
     assert len(comments) > 20 and [comment for comment in comments if comment.strip() not in page] == []
+
+
+def test_the_map_of_the_code_names_every_package():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    packages = [file.parent.relative_to(ROOT).as_posix() for file in (ROOT / "src/ferdistill").glob("*/__init__.py")]
+    assert len(packages) > 5 and [package for package in packages if f"`{package}/`" not in text] == []
+
+
+def test_citation_and_changelog_name_the_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == __version__ and citation["authors"] == [{"name": "ferdistill authors"}]
+    assert f"\n## {__version__} " in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
