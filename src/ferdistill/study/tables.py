@@ -24,10 +24,12 @@ RANGE = re.compile(r"\brange\b", re.I)
 # Columns that tell runs apart, and columns that are no scores.
 IDENTITY = re.compile(r"^(seeds?|epochs?|best epoch|best test epoch|n|run|id|rank|rows?|views|batch|pairs)$")
 NOT_SCORES = re.compile(
-    r"\b(lambda|alpha|beta|temperature|seed|latency|ms|params|parameters|size|bytes|mb|fps|images|support|counts?|total|within bins)\b"
+    r"\b(lambda|alpha|beta|temperature|seed|latency|ms|params|parameters|size|bytes|mb|fps|images|support|counts?|total"
+    r"|within bins)\b"
 )
 _DELTA = re.compile(
-    r"^(Δ|∆|delta\b|diff\b|difference\b|gain\b|uplift\b|improvement\b)|\b(difference|delta)$|(Δ|∆)$|(f1|accuracy|ece|brier|nll)_(rise|loss|drop)$",
+    r"^(Δ|∆|delta\b|diff\b|difference\b|gain\b|uplift\b|improvement\b)|\b(difference|delta)$|(Δ|∆)$"
+    r"|(f1|accuracy|ece|brier|nll)_(rise|loss|drop)$",
     re.I,
 )
 _OTHER = re.compile(
