@@ -289,7 +289,7 @@ def test_int8_that_costs_too_much_is_left_out_with_its_figures(
     assert list(read_json(tmp_path / "bundle" / "bundle.json")["variants"]) == ["fp32"]
     with pytest.raises(UsageError, match=r"has no int8(.|\n)*expected: one of fp32"):
         Classifier(tmp_path / "bundle", variant="int8")
-    lost = f"{-100 * result['val']['macro_f1_loss']:+.2f} points"
+    lost = f"{-100 * result['val_and_calib']['macro_f1_loss']:+.2f} points"
     assert lost in export.refusal(result, limits) and "export.int8.max_attempts" in export.refusal(result, limits)
     assert "No int8" in (tmp_path / "bundle" / "README.md").read_text(encoding="utf-8")
 
