@@ -103,9 +103,9 @@ WHOLE = [
     *(PICKLE, PICKLED_ARRAY, _zip("a.npy", PICKLED_ARRAY), _zip("a/data.pkl", PICKLE), _zip("../../a", b"x")),
     *(_npy(np.zeros(3)), b"PK\x03\x04garbage", b"PAR1PAR1", b"\x93NUMPY\x01\x00\x10\x00{'descr': '<f4' "),
     *(b"GIF89a\xff\xff\xff\xff", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", b"a: &a [*a]\n"),
-    # Each alias ten of the one before: nine lines that stand for a thousand million values.
-    "\n".join(["a0: &a0 x", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 10))]).encode(),
-    "\n".join(["a0: &a0 {}", *(f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 10)}]}}" for n in range(1, 9))]).encode(),
+    # Each alias ten of the one before: a few lines that stand for a hundred million values and more.
+    "\n".join(["a0: &a0 x", *(f"a{n}: &a{n} [{f'*a{n - 1}, ' * 10}]" for n in range(1, 10))]).encode(),
+    "\n".join(["a0: &a0 {}", *(f"a{n}: &a{n} {{<<: [{f'*a{n - 1}, ' * 10}]}}" for n in range(1, 9))]).encode(),
 ]  # fmt: skip
 
 

@@ -278,7 +278,10 @@ def test_yaml_of_a_few_lines_that_stands_for_more_than_memory_is_refused(tmp_pat
     assert yaml_file.read(tmp_path / "a.yaml")["other"] == {"x": 1, "y": [{"x": 1}, {"x": 1}]}
 
 
-@pytest.mark.parametrize("text", ["[" * 100_000, "[]", "3", "{", '{"a": ' + "9" * 5000 + "}", "\xff", '{"b": 1}'])
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 100_000, "[]", "3", "{", '{"a": ' + "9" * 5000 + "}", "\xff", '{"b": 1}', '{"a": NaN}', '{"a": 1e400}'],
+)
 def test_json_that_is_no_object_with_its_keys_is_refused(tmp_path, text):
     (tmp_path / "a.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(CheckError, match=r"a\.json"):

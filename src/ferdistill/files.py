@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import json
+import math
 import os
 import tempfile
 from collections.abc import Iterator
@@ -80,7 +81,8 @@ def read_json(path: Path | str, *keys: str) -> dict[str, Any]:
     """
     hint = "restore it with `dvc checkout --force`"
     try:
-        value = json.loads(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
+        value = json.loads(text, parse_float=_finite, parse_constant=_finite)
     except FileNotFoundError:
         raise UsageError("a file is missing", where=str(path), hint="run `dvc repro`, or `dvc pull`") from None
     except OSError as error:
@@ -95,6 +97,13 @@ def read_json(path: Path | str, *keys: str) -> dict[str, Any]:
             expected="an object" + (f" with {', '.join(keys)}" if keys else ""),
             hint=hint,
         )
+    return value
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is no number of JSON, or overflows")
     return value
 
 
