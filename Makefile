@@ -7,7 +7,7 @@ BIN    := $(if $(filter Windows_NT,$(OS)),$(VENV)/Scripts,$(VENV)/bin)
 export PATH := $(abspath $(BIN)):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-all web test-web lint drift review clean
+.PHONY: help setup repro test test-all web test-web docs lint drift review clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
@@ -39,6 +39,9 @@ test-web: web ## test that page in Chromium: the one on the path, or else Playwr
 	test -n "$$CHROMIUM" || command -v chromium || command -v chromium-browser || command -v google-chrome || \
 		$(BIN)/playwright install --with-deps chromium
 	$(BIN)/python -m pytest -m web tests/test_serve_browser.py
+
+docs: setup ## build the documentation into site/; its pages need no network
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 lint: setup ## check style and types
 	$(BIN)/ruff check .

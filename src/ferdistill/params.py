@@ -223,9 +223,22 @@ class CalibrateParams(Section):
     seed: Annotated[int, Field(ge=0)]
 
 
+class Int8Params(Section):
+    """What int8 may cost against float32, and how often to try: see `deployment.precision.quantise`."""
+
+    max_macro_f1_loss: Annotated[float, Field(ge=0, le=1)]
+    max_ece_rise: Annotated[float, Field(ge=0, le=1)]
+    min_same_class: Share
+    max_attempts: Annotated[int, Field(ge=1, le=4)]
+
+
 class ExportParams(Section):
+    """`int8` is null for a bundle without such a file."""
+
     opset: Annotated[int, Field(ge=13)]
     tolerance: PositiveFloat
+    confidence: Share
+    int8: Int8Params | None
 
 
 class BenchmarkParams(Section):
