@@ -5,18 +5,25 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+import test_runtime
+import test_serve
 from conftest import CLASSES
 from ferdistill import files, params, yaml_file
-from ferdistill.errors import CheckError, UsageError
+from ferdistill.errors import CheckError, FerdistillError, UsageError
 from ferdistill.evaluation import predictions
+from ferdistill.runtime.classifier import Classifier
 from ferdistill.study import audit, grid, results, tables
 from hostile import (
     EXAMPLES,
+    FEW,
     NPYS,
     WHOLE,
     YAML_CODE,
@@ -28,6 +35,9 @@ from hostile import (
     odd_columns,
     watched,
 )
+from test_runtime import bundle as bundle  # a fixture, which `running` needs
+from test_serve import running as running
+from test_serve import web as web
 
 ROOT = Path(__file__).parent.parent
 
@@ -128,7 +138,31 @@ def audited(form):
     return case
 
 
+def whole_bundle(root):
+    test_runtime.write_bundle(root)
+
+    def agree():
+        try:
+            info = files.read_json(root / "bundle.json", "files")
+        except FerdistillError:
+            return
+        digest = files.sha256_file(root / "model.onnx")
+        if isinstance(info["files"], dict) and "model.onnx" in info["files"]:
+            files.write_json(root / "bundle.json", info | {"files": info["files"] | {"model.onnx": digest}})
+
+    def load():
+        found = Classifier(root, threads=1, device="cpu")
+        return found.classes, found.predict(np.full((2, 8, 8, 1), 9, np.uint8)).tolist()
+
+    def well_formed(found):
+        classes, values = found
+        assert len(set(classes)) == len(classes) and np.shape(values) == (2, len(classes))
+
+    return Case(root, load, ["bundle.json", "model.onnx"], well_formed, agree)
+
+
 CASES = {
+    "bundle": whole_bundle,
     "params.yaml": params_yaml,
     "study.yaml": study_yaml,
     **{f"predictions.{form}": scored(form) for form in ("csv", "parquet", "npz")},
@@ -142,6 +176,68 @@ CASES = {
 def test_a_spoilt_file_is_read_right_or_refused(name, examples, tmp_path):
     (tmp_path / "root").mkdir()
     attack(CASES[name](tmp_path / "root"), examples)
+
+
+@pytest.mark.parametrize("location", ["../secret-outside-the-root.txt", "/etc/passwd", "/dev/zero"])
+def test_a_model_does_not_reach_out_of_its_bundle(tmp_path, location):
+    (tmp_path / "secret-outside-the-root.txt").write_bytes(bytes(12))
+    root = tmp_path / "root"
+    root.mkdir()
+    test_runtime.write_bundle(root)
+    model = onnx.load(root / "model.onnx")
+    weights = model.graph.initializer[0]
+    weights.ClearField("raw_data")
+    weights.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in (("location", location), ("offset", "0"), ("length", "12")):
+        entry = weights.external_data.add()
+        entry.key, entry.value = key, value
+    (root / "model.onnx").write_bytes(model.SerializeToString())
+    info = files.read_json(root / "bundle.json")
+    files.write_json(root / "bundle.json", info | {"files": {"model.onnx": files.sha256_file(root / "model.onnx")}})
+    with watched(root), pytest.raises(CheckError, match="cannot load the model"):
+        Classifier(root, device="cpu")
+
+
+@pytest.mark.parametrize("name", ["classes", "files", "image", "t_star", "thresholds", "variants"])
+@pytest.mark.parametrize("value", [[], "x", 0, None, [[]], {"fp32": [3]}, {"fp32": None}, ["a", "a"], True])
+def test_a_bundle_whose_description_cannot_be_one_is_refused(tmp_path, name, value):
+    test_runtime.write_bundle(tmp_path)
+    files.write_json(tmp_path / "bundle.json", files.read_json(tmp_path / "bundle.json") | {name: value})
+    with watched(tmp_path / "x"), pytest.raises(CheckError, match=f"{name} cannot be so"):
+        Classifier(tmp_path, device="cpu")
+
+
+PATHS = st.one_of(
+    st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=40),
+    st.lists(
+        st.sampled_from(["..", "%2e%2e", ".", "", "etc", "passwd", "bundle", "%00", "%2f", "\\", "model.onnx", "~"]),
+        max_size=8,
+    ).map("/".join),
+)
+
+
+@pytest.mark.parametrize("examples", EXAMPLES)
+def test_no_path_leads_out_of_the_pages_list(examples, running):
+    """`running` is the server of `test_serve`; every answer of 200 is the file of exactly that name."""
+
+    @settings(
+        max_examples=examples,
+        deadline=None,
+        database=None,
+        derandomize=examples == FEW,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(path=PATHS.map(lambda text: f"/{text}"))
+    def ask(path):
+        answer, body = test_serve.ask(running, path)
+        # Python's server takes several slashes at the front for one.
+        file = running.files.get("/" + path.partition("?")[0].lstrip("/"))
+        if file:
+            assert (answer.status, body) == (200, file.read_bytes())
+        else:
+            assert answer.status in (400, 404)
+
+    ask()
 
 
 BASE = {"label": ["a", "b", "a"], "logit_a": [1.0, 2.0, 3.0], "logit_b": [2.0, 1.0, 0.0]}
