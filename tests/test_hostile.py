@@ -376,7 +376,18 @@ def test_yaml_of_a_few_lines_that_stands_for_more_than_memory_is_refused(tmp_pat
 
 @pytest.mark.parametrize(
     "text",
-    ["[" * 100_000, "[]", "3", "{", '{"a": ' + "9" * 5000 + "}", "\xff", '{"b": 1}', '{"a": NaN}', '{"a": 1e400}'],
+    [
+        "[" * 100_000,
+        "[]",
+        "3",
+        "{",
+        '{"a": ' + "9" * 5000 + "}",
+        "\xff",
+        '{"b": 1}',
+        '{"a": NaN}',
+        '{"a": 1e400}',
+        '{"a": "\\ud800"}',
+    ],
 )
 def test_json_that_is_no_object_with_its_keys_is_refused(tmp_path, text):
     (tmp_path / "a.json").write_bytes(text.encode("latin-1"))

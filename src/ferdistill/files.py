@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -83,6 +84,8 @@ def read_json(path: Path | str, *keys: str) -> dict[str, Any]:
     try:
         text = Path(path).read_text(encoding="utf-8")
         value = json.loads(text, parse_float=_finite, parse_constant=_finite)
+        if re.search(r"\\u[dD][89a-fA-F]", text):
+            json.dumps(value, ensure_ascii=False).encode()  # raises where half a surrogate pair stands alone
     except FileNotFoundError:
         raise UsageError("a file is missing", where=str(path), hint="run `dvc repro`, or `dvc pull`") from None
     except OSError as error:
