@@ -91,8 +91,8 @@ TOKENS = [
         "//x",
         "file:///etc/passwd",
         "CON",
-        "link",
-        "link/" + OUTSIDE,
+        "link.png",
+        f"../../{OUTSIDE}",
     ),
     *("=cmd|' /C calc'!A0", "%s%n", "${jndi:x}", "{0.__class__}", "<script>", "'; DROP TABLE x; --", "`id`", "$(id)"),
     *(YAML_CODE, "!!bool x", "!!int x", "!!timestamp x", "2001-99-99", "<<: 3", '"\\U00110000"', "? [a]\n: b\n"),
@@ -140,16 +140,17 @@ class _Watch:
     """An audit hook, which cannot be taken away, so there is one; it is on only while a reader runs."""
 
     def __init__(self):
-        self.base: str | None = None
+        self.on = False
+        self.forbidden: set[str] = set()
         self.seen: list[str] = []
         sys.addaudithook(self)
 
     def __call__(self, event, arguments):
-        if self.base is None:
+        if not self.on:
             return
         if event == "open" and isinstance(arguments[0], (str, bytes)):
-            name = os.path.abspath(os.fsdecode(arguments[0]))  # noqa: PTH100 - no link is followed
-            if OUTSIDE in name or name == "/etc/passwd" or Path(name).name == CANARY:
+            name = os.path.realpath(os.fsdecode(arguments[0]))
+            if name in self.forbidden or Path(name).name == CANARY:
                 self.seen.append(f"opened {name}")
         elif event in (
             "pickle.find_class",
@@ -175,13 +176,14 @@ def watched(root):
     before = _listing(root.parent)
     signal.signal(signal.SIGVTALRM, stop)
     signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS)
-    _WATCH.seen, _WATCH.base = [], str(root)
+    _WATCH.forbidden = {os.path.realpath(root.parent / OUTSIDE), os.path.realpath("/etc/passwd")}
+    _WATCH.seen, _WATCH.on = [], True
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        _WATCH.base = None
+        _WATCH.on = False
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
     assert not _WATCH.seen
     assert not Path(CANARY).exists()

@@ -1,6 +1,8 @@
 """Hostile input: every reader of files that others may have written, see `hostile`."""
 
 import json
+import os
+import pickle
 import zipfile
 from pathlib import Path
 
@@ -25,6 +27,8 @@ from hostile import (
     EXAMPLES,
     FEW,
     NPYS,
+    OUTSIDE,
+    PICKLE,
     WHOLE,
     YAML_CODE,
     Case,
@@ -400,3 +404,24 @@ def test_json_that_is_no_object_with_its_keys_is_refused(tmp_path, text):
 @pytest.mark.parametrize("number", ["1e400", "-1e400", "1e-99999", "1e" + "9" * 5000, "9" * 400])
 def test_numbers_beyond_every_float_are_no_results(number):
     assert tables.parse(number) is None
+
+
+@pytest.mark.parametrize(
+    "deed",
+    [
+        lambda root: (root / "link").read_text(),
+        lambda root: pickle.loads(PICKLE),
+        lambda root: os.system("true"),
+        lambda root: (root / "new.txt").write_text("left behind"),
+        lambda root: (root / "old.txt").unlink(),
+    ],
+)
+def test_the_watch_over_these_tests_sees_every_forbidden_deed(tmp_path, monkeypatch, deed):
+    monkeypatch.chdir(tmp_path)
+    root = tmp_path / "root"
+    root.mkdir()
+    (tmp_path / OUTSIDE).write_text("no reader opens this")
+    (root / "link").symlink_to(tmp_path / OUTSIDE)
+    (root / "old.txt").write_text("there before")
+    with pytest.raises(AssertionError), watched(root):
+        deed(root)
