@@ -22,6 +22,10 @@ WEIGHTS = np.array([[0.02, -0.01, 0.005]], np.float32)
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
+    return write_bundle(tmp_path)
+
+
+def write_bundle(tmp_path: Path) -> Path:
     """A bundle whose probabilities are softmax(mean pixel * WEIGHTS), written without ferdistill's exporter."""
     images = helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", "height", "width", "channels"])
     probabilities = helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["batch", 3])

@@ -3,7 +3,9 @@
 import errno
 import hashlib
 import json
+import math
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -68,24 +70,44 @@ def write_json(path: Path | str, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_json(path: Path | str) -> Any:
-    """Read a JSON file that an earlier stage wrote.
+def read_json(path: Path | str, *keys: str) -> dict[str, Any]:
+    """Read a JSON file that an earlier stage wrote: an object, with these `keys` at least.
 
     Raises
     ------
     UsageError
         If the file is not there.
     CheckError
-        If it is not JSON.
+        If it cannot be read, is not JSON, or is not such an object.
     """
+    hint = "restore it with `dvc checkout --force`"
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
+        value = json.loads(text, parse_float=_finite, parse_constant=_finite)
+        if re.search(r"\\u[dD][89a-fA-F]", text):
+            json.dumps(value, ensure_ascii=False).encode()  # raises where half a surrogate pair stands alone
     except FileNotFoundError:
         raise UsageError("a file is missing", where=str(path), hint="run `dvc repro`, or `dvc pull`") from None
-    except ValueError as error:
+    except OSError as error:
+        raise CheckError(f"cannot be read: {error.strerror}", where=str(path), expected="a JSON file") from None
+    except (ValueError, RecursionError) as error:
+        raise CheckError(f"not valid JSON: {error}", where=str(path), hint=hint) from None
+    lacking = [key for key in keys if not isinstance(value, dict) or key not in value]
+    if lacking or not isinstance(value, dict):
         raise CheckError(
-            f"not valid JSON: {error}", where=str(path), hint="restore it with `dvc checkout --force`"
-        ) from None
+            f"it lacks {', '.join(lacking)}" if isinstance(value, dict) else "not a JSON object",
+            where=str(path),
+            expected="an object" + (f" with {', '.join(keys)}" if keys else ""),
+            hint=hint,
+        )
+    return value
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is no number of JSON, or overflows")
+    return value
 
 
 def sha256(data: bytes | str) -> str:

@@ -8,9 +8,9 @@ import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
+from . import yaml_file
 from .errors import UsageError
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -366,13 +366,11 @@ def load(path: Path | str = "params.yaml") -> Params:
     """
     path = Path(path)
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = yaml_file.read(path)
     except FileNotFoundError:
         raise UsageError(
             "no params file here", where=str(path.absolute()), hint="run from the repository's root"
         ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"not valid YAML: {error}", where=str(path)) from None
     if not isinstance(raw, dict):
         raise UsageError("a params file is a mapping of names to values", where=str(path))
     try:
@@ -393,9 +391,14 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
         elif item["type"] == "missing":
             message = "missing"
         elif item["type"] != "value_error":
-            message = f"{message[0].lower()}{message[1:]}; found {item['input']!r}"
+            message = f"{message[0].lower()}{message[1:]}; found {_shown(item['input'])}"
         lines.append(f"  {name}: {message}" if name else f"  {message}")
     return "\n".join(lines)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}…"
 
 
 def _sibling_names(location: tuple[int | str, ...], model: Any) -> list[str]:

@@ -1,7 +1,8 @@
 """Anybody's predictions: a label, and a logit or a probability for each class."""
 
+import warnings
 import zipfile
-import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,18 +10,21 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from ..errors import CheckError, UsageError
+from ..errors import CheckError, FerdistillError, UsageError
 from . import intervals
 from .calibration import consistency_band, log_probabilities, reliability
 from .metrics import people_of, score
 
 KINDS = ("logit_", "prob_")
+KEYS = ("label", "split", "subject", "group", "path")
 ARRAYS = {"logits": "logit_", "probs": "prob_"}
 # How far from 1 a row of probabilities may sum: float16 and a few printed digits stay within it.
 TOLERANCE = 1e-3
 # What stands for the logarithm of a probability of 0: its exponential is 0 to every digit.
 LOG_ZERO = -1e4
+MAX_BYTES = 2**32  # of an npz unpacked: more is a mistake or a bomb
 
 
 class Scored(NamedTuple):
@@ -136,25 +140,36 @@ def _load(file: Path) -> pd.DataFrame:
     """Every column of the file; empty cells of a CSV are missing, and `label` and the keys are text."""
     if not file.is_file():
         raise UsageError("no such file", where=str(file), expected="a .csv, .parquet or .npz file of predictions")
+    if file.suffix.lower() not in (".csv", ".parquet", ".npz"):
+        raise UsageError("a file of another kind", where=str(file), expected="a .csv, .parquet or .npz file")
     try:
         match file.suffix.lower():
             case ".csv":
-                text = dict.fromkeys(("label", "split", "subject", "group", "path"), str)
                 # Of a name that stands twice, read_csv alters the second.
                 names = pd.read_csv(file, header=None, nrows=1, dtype=str, keep_default_na=False).iloc[0].tolist()
-                frame = pd.read_csv(
-                    file, dtype=text, keep_default_na=False, na_values=[""], float_precision="round_trip"
-                )
+                with warnings.catch_warnings():
+                    warnings.simplefilter("error", pd.errors.ParserWarning)  # a first row longer than the header
+                    frame = pd.read_csv(
+                        file,
+                        dtype=dict.fromkeys(KEYS, str),
+                        index_col=False,
+                        keep_default_na=False,
+                        na_values=[""],
+                        float_precision="round_trip",
+                    )
             case ".parquet":
-                frame = pd.read_parquet(file)
-                names = frame.columns.tolist()
-            case ".npz":
-                with np.load(file, allow_pickle=False) as archive:
-                    frame = _frame(dict(archive), file)
-                names = frame.columns.tolist()
+                table = pq.read_table(file, partitioning=None)
+                table.validate(full=True)  # text that is not UTF-8, places outside the data
+                _refuse_odd_columns(table, file)
+                names = table.column_names
+                # What pandas wrote about the columns is not needed, and anything may stand there.
+                frame = table.to_pandas(ignore_metadata=True)
             case _:
-                raise UsageError("a file of another kind", where=str(file), expected="a .csv, .parquet or .npz file")
-    except (ValueError, OSError, EOFError, KeyError, pa.ArrowException, zipfile.BadZipFile, zlib.error) as error:
+                frame = _frame(_arrays(file), file)
+                names = frame.columns.tolist()
+    except FerdistillError:
+        raise
+    except Exception as error:  # a hostile file may raise anything
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise CheckError(
             f"cannot be read: {reason}",
@@ -170,24 +185,64 @@ def _load(file: Path) -> pd.DataFrame:
     return frame.reset_index(drop=True)
 
 
+def _refuse_odd_columns(table: pa.Table, file: Path) -> None:
+    bytes_or_nested = (
+        pa.types.is_binary,
+        pa.types.is_large_binary,
+        pa.types.is_fixed_size_binary,
+        pa.types.is_binary_view,
+        pa.types.is_nested,
+    )
+    for field in table.schema:
+        inner = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+        if (field.name in KEYS or field.name.startswith(KINDS)) and any(is_odd(inner) for is_odd in bytes_or_nested):
+            raise CheckError(
+                f"a column of type {field.type}", where=f"{file}, column {field.name}", expected="numbers or text"
+            )
+
+
+def _arrays(file: Path) -> dict[str, np.ndarray]:
+    """The arrays of an npz, their text decoded, so that what is none raises here."""
+    with zipfile.ZipFile(file) as archive:
+        size = sum(entry.file_size for entry in archive.infolist())
+    if size > MAX_BYTES:
+        raise CheckError(
+            f"arrays of {size:,} bytes", where=str(file), expected=f"at most {MAX_BYTES:,}", hint="write a Parquet file"
+        )
+    with np.load(file, allow_pickle=False) as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray) or array.dtype.kind not in "iufSU":
+            raise CheckError("neither numbers nor text", where=f"{file}, {name}", expected="an array of one of these")
+    return {name: array.astype(object) if array.dtype.kind == "U" else array for name, array in arrays.items()}
+
+
 def _frame(arrays: dict[str, np.ndarray], file: Path) -> pd.DataFrame:
     """The table that an npz stands for."""
-    columns: dict[str, np.ndarray] = {}
+    columns: list[tuple[str, np.ndarray]] = []
     for name, array in arrays.items():
         if name in ARRAYS and array.ndim == 2:
-            names = arrays.get("classes", np.arange(array.shape[1])).tolist()
-            if len(names) != array.shape[1]:
-                raise CheckError(f"{len(names)} classes for {array.shape[1]} columns", where=f"{file}, {name}")
-            columns |= {f"{ARRAYS[name]}{of}": array[:, k] for k, of in enumerate(names)}
+            names = arrays.get("classes", np.arange(array.shape[1]))
+            if names.shape != array.shape[1:]:
+                found = f"classes of shape {names.shape} for {array.shape[1]} columns"
+                raise CheckError(found, where=f"{file}, {name}", expected=f"shape ({array.shape[1]},)")
+            columns += [(f"{ARRAYS[name]}{of}", array[:, k]) for k, of in enumerate(names.tolist())]
         elif name != "classes":
             if array.ndim != 1:
                 raise CheckError(f"an array of shape {array.shape}", where=f"{file}, {name}", expected="shape (N,)")
-            columns[name] = array
-    lengths = {name: len(array) for name, array in columns.items()}
+            columns.append((name, array))
+    lengths = {name: len(array) for name, array in columns}
     if len(set(lengths.values())) > 1:
         found = ", ".join(f"{name} {length}" for name, length in lengths.items())
         raise CheckError("arrays of different lengths", where=f"{file}: {found}", expected="a value for each row")
-    return pd.DataFrame(columns)
+    if len(lengths) < len(columns):
+        counts = Counter(name for name, _ in columns)
+        raise CheckError(
+            f"a column stands twice: {', '.join(name for name in lengths if counts[name] > 1)}",
+            where=str(file),
+            expected="each class once",
+        )
+    return pd.DataFrame(dict(columns))
 
 
 def _classes(frame: pd.DataFrame, file: Path) -> tuple[str, list[str]]:
@@ -226,7 +281,13 @@ def _of_split(frame: pd.DataFrame, file: Path, split: str | None) -> pd.DataFram
 
 def _numbers(column: pd.Series, file: Path) -> np.ndarray:
     """A class's column as float64, every value finite."""
-    values = pd.to_numeric(column, errors="coerce").to_numpy(np.float64)
+    where = f"{file}, column {column.name}"
+    if column.dtype.kind not in "iufO" and not pd.api.types.is_string_dtype(column.dtype):
+        raise CheckError(f"a column of type {column.dtype}", where=where, expected="numbers")
+    try:
+        values = pd.to_numeric(column, errors="coerce").to_numpy(np.float64)
+    except (TypeError, ValueError, OverflowError) as error:  # lists, mappings, whole numbers beyond any float
+        raise CheckError(f"not a column of numbers: {error}", where=where, expected="finite numbers") from None
     wrong = ~np.isfinite(values)
     if wrong.any():
         first = int(wrong.argmax())

@@ -1,5 +1,6 @@
 """The exported bundle as a function from images to probabilities. Needs numpy and onnxruntime alone."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,36 @@ from ..files import read_json, sha256_file
 from .session import Device, open_session
 
 SCHEMA_VERSION = 2
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _are_classes(value: Any) -> bool:
+    return (
+        isinstance(value, list) and all(isinstance(name, str) for name in value) and 2 <= len(set(value)) == len(value)
+    )
+
+
+# What bundle.json must hold, and whether a value of it can be one.
+ENTRIES: dict[str, Callable[[Any], bool]] = {
+    "classes": _are_classes,
+    "files": _are_texts,
+    "image": lambda value: (
+        isinstance(value, dict)
+        and value.get("channels") in (1, 3)
+        and type(value.get("size")) is int
+        and value["size"] > 0
+    ),
+    "t_star": lambda value: _is_number(value) and value > 0,
+    "thresholds": lambda value: isinstance(value, dict) and all(map(_is_number, value.values())),
+    "variants": _are_texts,
+}
 
 
 def read_bundle(directory: Path) -> dict[str, Any]:
@@ -30,8 +61,8 @@ def read_bundle(directory: Path) -> dict[str, Any]:
             expected="a directory with bundle.json, as the stage `export` writes it",
             hint="run `dvc repro export`, or `dvc pull models/bundle`",
         )
-    info: Any = read_json(description)
-    version = info.get("schema_version") if isinstance(info, dict) else None
+    info = read_json(description)
+    version = info.get("schema_version")
     if version != SCHEMA_VERSION:
         raise CheckError(
             f"a bundle of schema version {version}",
@@ -39,11 +70,17 @@ def read_bundle(directory: Path) -> dict[str, Any]:
             expected=f"version {SCHEMA_VERSION}",
             hint="use the release of ferdistill that wrote it, or export again",
         )
-    lacking = {"classes", "files", "image", "t_star", "thresholds", "variants"} - set(info)
-    if lacking or not set(info["variants"].values()) <= set(info["files"]):
+    lacking = ENTRIES.keys() - info.keys()
+    odd = [name for name, fits in ENTRIES.items() if name in info and not fits(info[name])]
+    if lacking or odd or not set(info["variants"].values()) <= info["files"].keys():
         raise CheckError(
-            f"bundle.json lacks {', '.join(sorted(lacking)) or 'the digest of a variant'}",
+            f"bundle.json lacks {', '.join(sorted(lacking))}"
+            if lacking
+            else f"in bundle.json, {', '.join(odd)} cannot be so"
+            if odd
+            else "bundle.json lacks the digest of a variant",
             where=str(description),
+            expected="what the stage `export` writes",
             hint="copy the whole directory again",
         )
     for name, expected in info["files"].items():
@@ -107,6 +144,18 @@ class Classifier:
         self.classes: list[str] = self.info["classes"]
         self._session = open_session(directory / self.info["variants"][variant], threads, device)
         self.provider: str = self._session.get_providers()[0]
+        try:
+            takes = [one.name for one in self._session.get_inputs()]
+            gives = {one.name: one.shape for one in self._session.get_outputs()}
+        except UnicodeDecodeError:
+            takes, gives = [], {}
+        if takes != ["images"] or gives.get("probabilities", [])[1:] != [len(self.classes)]:
+            raise CheckError(
+                f"a model that takes {', '.join(takes) or 'nothing'} and gives {gives}",
+                where=str(directory / self.info["variants"][variant]),
+                expected=f"images, and probabilities of {len(self.classes)} classes",
+                hint="export it again",
+            )
 
     def predict(self, images: np.ndarray) -> np.ndarray:
         """Calibrated probabilities of face images.
@@ -126,6 +175,8 @@ class Classifier:
         ------
         UsageError
             On another dtype or shape.
+        CheckError
+            If ONNX Runtime cannot run the model on them.
         """
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
             raise UsageError(
@@ -138,5 +189,12 @@ class Classifier:
             raise UsageError(
                 "an empty batch", where=f"shape {images.shape}", expected="at least one image of one pixel or more"
             )
-        probabilities: np.ndarray = self._session.run(["probabilities"], {"images": images})[0]
+        try:
+            probabilities: np.ndarray = self._session.run(["probabilities"], {"images": images})[0]
+        except Exception as error:  # ONNX Runtime has a class of its own for each cause, and no common one
+            raise CheckError(
+                f"the model cannot be run: {str(error).splitlines()[0]}",
+                where=f"images {images.shape}",
+                expected="images with the channels that the network takes, and a model that the stage `export` wrote",
+            ) from None
         return probabilities

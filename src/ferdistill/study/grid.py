@@ -4,9 +4,9 @@ from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-import yaml
 from pydantic import Field, ValidationError, model_validator
 
+from .. import yaml_file
 from ..errors import UsageError
 from ..params import Mode, Name, Params, Positive, Section, Share, explain
 
@@ -64,11 +64,9 @@ def load(path: Path, settings: dict[str, Any]) -> list[Run]:
         does not read, or if a run stands in it twice.
     """
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = yaml_file.read(path)
     except FileNotFoundError:
         raise UsageError("no grid here", where=str(path), hint="name one with --grid") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"not valid YAML: {error}", where=str(path)) from None
     try:
         grid = Grid.model_validate(raw)
     except ValidationError as error:

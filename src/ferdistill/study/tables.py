@@ -5,6 +5,7 @@ Whichever way round a file has its table, runs stand in the rows here.
 
 import csv
 import json
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -98,6 +99,8 @@ def parse(text: str) -> tuple[float, Span, str] | None:
     value = float(digits)
     mantissa, _, exponent = digits.lower().partition("e")
     tail = mantissa.partition(".")[2]
+    if math.isinf(value) or len(exponent) > 4:
+        return None  # no result: a number that overflows, or an exponent that can only be a slip
     # A lone 0 after the point may be how a language prints a float that was rounded to a whole number.
     decimals = (0 if tail == "0" else len(tail)) - int(exponent or 0)
     half = 0.5 * 10.0**-decimals
@@ -224,7 +227,7 @@ def read_json(path: Path) -> Any:
     """What a JSON file holds; a UsageError if it is none."""
     try:
         return json.loads(_text(path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"not valid JSON: {error}", where=str(path)) from None
 
 
