@@ -82,10 +82,12 @@ def load(path: Path, index: Index) -> np.ndarray:
         packed: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise UsageError("the packed images are missing", where=str(path), hint="run `dvc repro images`") from None
-    except ValueError as error:
+    except Exception as error:  # the header of a hostile file may raise anything
         raise CheckError(
             f"not a whole array file: {error}", where=str(path), hint="run `dvc checkout --force`"
         ) from None
+    if not isinstance(packed, np.ndarray):
+        raise CheckError("an archive where one array belongs", where=str(path), hint="run `dvc repro images`")
     if packed.dtype != np.uint8 or packed.ndim != 4 or len(packed) != len(index.rows):
         raise CheckError(
             f"images of shape {packed.shape}, {packed.dtype}",

@@ -135,7 +135,7 @@ def read(path: Path, columns: list[str] | None = None) -> Index:
     """
     if not path.is_file():
         raise UsageError("no index here", where=str(path), hint="run `dvc repro index`")
-    description = read_json(path.with_suffix(".json"))
+    description = read_json(path.with_suffix(".json"), "digest", "classes")
     if description.get("schema_version") != SCHEMA_VERSION:
         raise CheckError(
             f"index schema version {description.get('schema_version')}",
@@ -153,7 +153,36 @@ def read(path: Path, columns: list[str] | None = None) -> Index:
             expected=f"digest {description['digest'][:12]}, from the JSON beside it",
             hint="restore it with `dvc checkout --force`, or run `dvc repro --force index`",
         )
-    return Index(table.result().to_pandas(), description)
+    try:
+        rows = table.result().to_pandas()
+    except (pa.ArrowException, ValueError) as error:
+        raise CheckError(
+            f"not an index: {error}", where=str(path), expected="a CSV in UTF-8", hint="run `dvc repro index`"
+        ) from None
+    _check_rows(rows, description, path, columns or COLUMNS)
+    return Index(rows, description)
+
+
+def _check_rows(rows: pd.DataFrame, description: dict[str, Any], path: Path, columns: list[str]) -> None:
+    """Refuse what only a hand could have written, its digest included."""
+    missing = [name for name in columns if name not in rows]
+    if missing:
+        raise CheckError(
+            f"columns are missing: {', '.join(missing)}",
+            where=str(path),
+            expected=", ".join(columns),
+            hint="run `dvc repro index`",
+        )
+    for name, known in (("split", SPLITS), ("label", description["classes"])):
+        odd = sorted(set(rows[name].unique()) - set(map(str, known))) if name in rows else []
+        if odd:
+            row = int((rows[name] == odd[0]).to_numpy().argmax())
+            raise CheckError(
+                f"a {name} that is none: {odd[0]!r}",
+                where=f"{path}, data row {row}, column {name}",
+                expected=", ".join(map(str, known)),
+                hint="run `dvc repro index`",
+            )
 
 
 def _read_csv(path: Path, columns: list[str] | None) -> pa.Table:

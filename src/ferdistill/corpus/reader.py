@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import numpy as np
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from .. import yaml_file
 from ..errors import CheckError, UsageError
 from ..params import explain
 from ..progress import track
 from . import sources
-from .sources import Record, Row, SafePath, decode
+from .sources import Record, Row, SafePath, decode, has_image_suffix, is_below
 
 T = TypeVar("T")
 CHUNK = 256  # faces a worker decodes at a time
@@ -60,7 +60,7 @@ def describe(corpus_dir: Path) -> CorpusDescription:
             hint="put the corpus there, or choose another with the parameter `corpus`",
         )
     try:
-        description = CorpusDescription.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
+        description = CorpusDescription.model_validate(yaml_file.read(file))
     except FileNotFoundError:
         raise UsageError(
             "a corpus has no description",
@@ -75,8 +75,6 @@ def describe(corpus_dir: Path) -> CorpusDescription:
             expected="sources, each with name, adapter and path (counted from 0 above), and perhaps subjects",
             hint="correct it; adapters: " + ", ".join(adapter_names()),
         ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"not valid YAML: {error}", where=str(file)) from None
     for source in description.sources:
         if source.adapter not in adapter_names():
             raise UsageError(
@@ -101,7 +99,9 @@ def read_rows(corpus_dir: Path, classes: list[str]) -> Iterator[tuple[str, Row]]
         On a description or a source that cannot be read as a whole, or a source with no row. A single row that
         cannot be read is yielded as the error that it is.
     """
-    for source in describe(corpus_dir).sources:
+    description = describe(corpus_dir)
+    _refuse_exits(corpus_dir, corpus_dir)
+    for source in description.sources:
         adapter = importlib.import_module(f"{sources.__name__}.{source.adapter}")
         try:
             options = adapter.Options.model_validate(source.options)
@@ -131,6 +131,26 @@ def read_rows(corpus_dir: Path, classes: list[str]) -> Iterator[tuple[str, Row]]
                 expected="at least one labelled face",
                 hint="put the images in, or take the source out of corpus.yaml",
             )
+
+
+def _refuse_exits(root: Path, folder: Path) -> None:
+    """Refuse links out of the corpus, and what is neither file nor folder, but for images: `read_image` sees to these.
+
+    A list of labels that is a link could have any file's lines quoted in a report; a pipe is never read to its end.
+    """
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                _refuse_exits(root, Path(entry.path))
+            elif not entry.is_file(follow_symlinks=False) and not has_image_suffix(entry.name):
+                leaves = entry.is_symlink() and not is_below(Path(entry.path), root)
+                if leaves or not (entry.is_symlink() or entry.is_file()):
+                    raise CheckError(
+                        "a link that leaves the corpus directory" if leaves else "neither a file nor a folder",
+                        where=ascii(entry.path),
+                        expected=f"files and folders below {root}",
+                        hint="copy what it stands for into the corpus, or take it out",
+                    )
 
 
 def records_by_path(corpus_dir: Path, classes: list[str]) -> dict[str, Record]:
@@ -200,17 +220,16 @@ def read_subjects(corpus_dir: Path) -> dict[str, str]:
     file = corpus_dir / table
     if not file.is_file():
         raise UsageError("the table of subjects is missing", where=str(file), expected="columns path, subject")
-    with file.open(newline="", encoding="utf-8-sig") as handle:
-        rows = csv.DictReader(handle)
-        if rows.fieldnames is None or not {"path", "subject"} <= set(rows.fieldnames):
-            raise CheckError("not a table of subjects", where=str(file), expected="columns path, subject")
-        subjects: dict[str, str] = {}
-        for row, fields in enumerate(rows):
-            if fields["path"] in subjects:
-                raise CheckError(
-                    f"a path has two rows: {fields['path']}",
-                    where=f"{file}, data row {row}",
-                    expected="one row a path",
-                )
-            subjects[fields["path"]] = fields["subject"]
+    try:
+        rows = list(sources.table_rows(file, ("path", "subject")))
+    except (csv.Error, UnicodeDecodeError, OSError) as error:
+        raise CheckError(f"not a table of subjects: {error}", where=str(file), expected="a CSV in UTF-8") from None
+    subjects: dict[str, str] = {}
+    for found in rows:
+        if isinstance(found, CheckError):
+            raise found
+        row, (path, subject) = found
+        if path in subjects:
+            raise CheckError(f"a path has two rows: {path}", where=f"{file}, data row {row}", expected="one row a path")
+        subjects[path] = subject
     return subjects

@@ -27,7 +27,7 @@ def verify(index: Index, index_csv: Path, corpus_dir: Path, classes: list[str]) 
 
     listed = records_by_path(corpus_dir, classes)
     # Where copies disagreed, the policy may have given the copy that stayed another label than its own.
-    conflicts = read_json(index_csv.with_suffix(".report.json"))["conflicts"]
+    conflicts = read_json(index_csv.with_suffix(".report.json"), "conflicts")["conflicts"]
     settled = {conflict["kept"] for conflict in conflicts if conflict["label"] is not None}
     present = []
     for row, (path, label, official) in enumerate(index.rows[["path", "label", "official_split"]].to_numpy()):

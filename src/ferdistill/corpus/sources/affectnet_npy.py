@@ -54,7 +54,7 @@ def _read_label(file: Path) -> str | CheckError:
         if not (isinstance(array, np.ndarray) and array.size == 1 and array.dtype.kind in "iuSU"):
             raise ValueError("one string or whole number is expected")
         code = array.astype(str).item()
-    except (ValueError, EOFError, OSError) as error:
+    except Exception as error:  # a hostile file may raise anything
         return CheckError(
             f"a label cannot be read: {error}",
             where=str(file),

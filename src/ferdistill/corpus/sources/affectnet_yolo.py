@@ -8,9 +8,8 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
-import yaml
-
-from ...errors import CheckError
+from ... import yaml_file
+from ...errors import CheckError, UsageError
 from . import (
     Dropped,
     OfficialSplit,
@@ -128,10 +127,10 @@ def check_names(file: Path) -> None:
         If it names others, or in another order, or cannot be read.
     """
     try:
-        names = yaml.safe_load(file.read_text(encoding="utf-8"))["names"]
+        names = yaml_file.read(file)["names"]
         names = [names[key] for key in sorted(names)] if isinstance(names, dict) else names
         found = [class_name(name) for name in names]
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
+    except (UsageError, KeyError, TypeError, AttributeError):
         found = []
     if found != list(CODES.values()):
         raise CheckError(

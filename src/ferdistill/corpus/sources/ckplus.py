@@ -129,7 +129,10 @@ def _stray(name: str, root: Path, expected: str) -> Dropped | CheckError:
 
 
 def _read_label(file: Path) -> str | CheckError:
-    text = file.read_text(encoding="utf-8-sig").strip()
+    try:
+        text = file.read_text(encoding="utf-8-sig").strip()
+    except (UnicodeDecodeError, OSError) as error:
+        return CheckError(f"a label cannot be read: {error}", where=str(file), expected="a number in a text file")
     try:
         value = float(text)
         code = str(int(value)) if value == int(value) else text
