@@ -16,7 +16,6 @@ Files of other names are left alone.
 
 import re
 import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -38,6 +37,7 @@ TEXTS = ["paths", "labels", "split", "classes"]
 KEYS = ["probs", "logits", *TEXTS, "temperature"]
 # How far from 1 a row of probabilities may sum: float16 and a few printed digits stay within it.
 TOLERANCE = 1e-3
+MAX_BYTES = 2**32  # of an npz unpacked: more is a mistake or a bomb
 
 
 def read_any(directory: Path) -> SoftLabels:
@@ -223,7 +223,7 @@ def _parts(
 def _load_npy(file: Path) -> np.ndarray:
     try:
         array = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+    except Exception as error:  # the header of a hostile file may raise anything
         raise _unreadable(file, error) from None
     if not isinstance(array, np.ndarray):
         raise CheckError("an archive where one array belongs", where=str(file), expected="one array (N, K)")
@@ -232,9 +232,13 @@ def _load_npy(file: Path) -> np.ndarray:
 
 def _load_npz(file: Path) -> dict[str, Any]:
     try:
+        with zipfile.ZipFile(file) as entries:
+            size = sum(entry.file_size for entry in entries.infolist())
+        if size > MAX_BYTES:
+            raise ValueError(f"it unpacks to {size:,} bytes, more than {MAX_BYTES:,}")
         with np.load(file, allow_pickle=False) as archive:
             return dict(archive)
-    except (ValueError, OSError, EOFError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+    except Exception as error:  # a hostile file may raise anything
         raise _unreadable(file, error) from None
 
 
@@ -245,6 +249,8 @@ def _load_torch(file: Path) -> Any:
     def array(value: Any) -> Any:
         if not isinstance(value, torch.Tensor):
             return value
+        if value.layout == torch.strided and value.nbytes > value.untyped_storage().nbytes():
+            raise ValueError("a tensor that repeats its numbers: it may unfold to more than memory holds")
         return (value.float() if value.is_floating_point() else value).numpy(force=True)
 
     try:
@@ -257,17 +263,21 @@ def _load_torch(file: Path) -> Any:
 def _load_csv(file: Path) -> pa.Table:
     options = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(("path", "label", "split"), pa.large_string()))
     try:
-        return pyarrow.csv.read_csv(
+        table = pyarrow.csv.read_csv(
             file, parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True), convert_options=options
         )
-    except (pa.ArrowException, OSError) as error:
+        _ = table.column_names  # raises where a name is not UTF-8
+        return table
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
         raise _unreadable(file, error) from None
 
 
 def _load_parquet(file: Path) -> pa.Table:
     try:
-        return pq.read_table(file, partitioning=None)
-    except (pa.ArrowException, OSError) as error:
+        table = pq.read_table(file, partitioning=None)
+        _ = table.column_names  # raises where a name is not UTF-8
+        return table
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
         raise _unreadable(file, error) from None
 
 
@@ -294,15 +304,25 @@ def _values(array: Any, file: Path) -> np.ndarray:
 
 
 def _texts(values: Any, file: Path, name: str) -> pa.LargeStringArray:
-    if np.ndim(values) != 1 or not all(isinstance(value, str) for value in values):
-        raise CheckError("not a list of text", where=f"{file}, {name}", expected="one text (not bytes) for each row")
-    return pa.array(values, pa.large_string())
+    expected = "one text (not bytes) for each row"
+    try:
+        texts = values.tolist() if isinstance(values, np.ndarray) else values
+        if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
+            raise CheckError("not a list of text", where=f"{file}, {name}", expected=expected)
+        return pa.array(texts, pa.large_string())
+    except (ValueError, SystemError) as error:  # numbers that are no code points, half a surrogate
+        raise CheckError(f"not a list of text: {error}", where=f"{file}, {name}", expected=expected) from None
 
 
 def _number(value: Any, file: Path) -> float:
-    if np.size(value) != 1 or not np.issubdtype(np.asarray(value).dtype, np.number):
+    try:
+        array = np.asarray(value)
+        number = float(array.item()) if array.dtype.kind in "iuf" else np.nan
+    except (TypeError, ValueError, OverflowError):
+        number = np.nan
+    if not 0 < number < np.inf:
         raise CheckError("not a number", where=f"{file}, temperature", expected="one positive number")
-    return float(np.asarray(value).item())
+    return number
 
 
 def _ambiguous(directory: Path, names: list[str]) -> CheckError:

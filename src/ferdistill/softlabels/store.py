@@ -26,6 +26,16 @@ SCHEMA_VERSION = 1
 TABLE = "softlabels.parquet"
 MANIFEST = "manifest.json"
 KEYS = ["path", "label", "split"]
+# Of the manifest's entries, all but the classes: what each may be.
+KINDS: dict[str, type | tuple[type, ...]] = {
+    "teacher": str,
+    "temperature": (int, float, type(None)),
+    "index_digest": str,
+    "checkpoint_sha256": (str, type(None)),
+    "table_sha256": str,
+    "splits": dict,
+    "provenance": (dict, type(None)),
+}
 BATCH = 65_536  # rows read at a time
 
 
@@ -142,8 +152,9 @@ def read(directory: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     soft, file = _open(directory)
     try:
         with file:
-            return file.read().to_pandas(), soft.manifest or {}
-    except (pa.ArrowException, OSError) as error:
+            # What pandas wrote about the columns is not needed, and anything may stand there.
+            return file.read().to_pandas(ignore_metadata=True), soft.manifest or {}
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
         raise _damaged(directory, error) from None
 
 
@@ -181,7 +192,7 @@ def read_batches(soft: SoftLabels) -> Iterator[tuple[dict[str, pa.LargeStringArr
                     values[:, place] = numbers(batch.column(name), path, name)
                 yield texts, values
                 start += len(batch)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, MemoryError) as error:
         raise _damaged(soft.directory, error) from None
 
 
@@ -213,6 +224,7 @@ def text(column: pa.Array | pa.ChunkedArray, file: Path, name: str, start: int =
     """A column of paths, labels or splits, from row `start` on, as one array; a CheckError where it is not all text."""
     try:
         column = column.cast(pa.large_string())
+        column.validate(full=True)  # Parquet files may hold text that is not UTF-8
     except pa.ArrowException as error:
         raise CheckError(f"not a column of text: {error}", where=f"{file}, column {name}") from None
     if column.null_count:
@@ -252,12 +264,20 @@ def _open(directory: Path) -> tuple[SoftLabels, pq.ParquetFile]:
         )
     manifest = read_json(directory / MANIFEST)
     anew = "restore it with `dvc checkout --force`, or export the soft labels anew"
-    classes = manifest.get("classes") if isinstance(manifest, dict) else None
+    classes = manifest.get("classes")
     if not isinstance(classes, list) or not classes or manifest.get("kind") != "logits":
         raise CheckError(
             "not the manifest of a store of soft labels",
             where=str(directory / MANIFEST),
             expected="an object with kind logits and a list of classes",
+            hint=anew,
+        )
+    odd = [name for name, kinds in KINDS.items() if not isinstance(manifest.get(name), kinds)]
+    if odd or not all(isinstance(name, str) for name in classes):
+        raise CheckError(
+            f"a manifest whose {odd[0] if odd else 'classes'} cannot be one",
+            where=str(directory / MANIFEST),
+            expected="what `store.write` writes there",
             hint=anew,
         )
     if manifest.get("schema_version") != SCHEMA_VERSION:
@@ -269,14 +289,14 @@ def _open(directory: Path) -> tuple[SoftLabels, pq.ParquetFile]:
         )
     try:
         file = pq.ParquetFile(directory / TABLE)
+        names = file.schema_arrow.names
     except FileNotFoundError:
         raise UsageError(
             f"soft labels without their {TABLE}", where=str(directory), hint="restore both with `dvc checkout --force`"
         ) from None
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
         raise _damaged(directory, error) from None
     wanted = ["path", "split", "label", *(f"logit_{name}" for name in classes)]
-    names = file.schema_arrow.names
     missing = [name for name in wanted if name not in names]
     if missing or len(set(names)) < len(names):
         file.close()

@@ -89,13 +89,13 @@ def read(directory: Path, index: Index, params: Params) -> Targets:
     UsageError, CheckError
         If a file is missing or damaged, or they are another index's or another family's.
     """
-    plan = read_json(directory / PLAN)
+    plan = read_json(directory / PLAN, "sha256", "index_digest", "train", "classes", "run_family", "views", "teachers")
     file = directory / TENSORS
     try:
         tensors = load_file(file)
     except FileNotFoundError:
         raise UsageError("no targets here", where=str(file), hint="run `dvc repro targets`") from None
-    except SafetensorError as error:
+    except (SafetensorError, OSError, KeyError) as error:  # a KeyError where a tensor's type is not NumPy's
         raise CheckError(
             f"not a whole safetensors file: {error}", where=str(file), hint="run `dvc checkout --force`"
         ) from None
@@ -115,4 +115,15 @@ def read(directory: Path, index: Index, params: Params) -> Targets:
                 expected=str(expected),
                 hint="run `dvc repro targets`",
             )
+    views, rows, classes = params.views, len(index.positions("train")), len(params.classes)
+    teachers = len(plan["teachers"])
+    shapes = {"logits": (teachers, views, rows, classes), "weights": (teachers,), "sources": (teachers,)}
+    found_shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    if found_shapes != shapes or not all(np.isfinite(tensor).all() for tensor in tensors.values()):
+        raise CheckError(
+            f"tensors that are no targets: {found_shapes}",
+            where=str(file),
+            expected=f"finite numbers, {shapes}",
+            hint="run `dvc repro targets`",
+        )
     return Targets(tensors["logits"], tensors["weights"], tensors["sources"], plan)

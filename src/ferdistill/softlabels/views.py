@@ -45,7 +45,7 @@ def read(directory: Path, index: Index, views: int, table_sha256: str) -> np.nda
     UsageError, CheckError
         If a file is missing or damaged, or the views are of other rows, another store or another number.
     """
-    manifest = read_json(directory / MANIFEST)
+    manifest = read_json(directory / MANIFEST, "sha256", "views", "index_digest", "train", "table_sha256")
     file = directory / TENSORS
     try:
         logits: np.ndarray = load_file(file)["logits"]
@@ -59,7 +59,7 @@ def read(directory: Path, index: Index, views: int, table_sha256: str) -> np.nda
         ("index digest", index.digest, manifest["index_digest"]),
         ("rows", digests(index.rows.iloc[index.positions("train")]), manifest["train"]),
         ("soft labels", table_sha256, manifest["table_sha256"]),
-        ("shape", (views, len(index.positions("train"))), logits.shape[:2]),
+        ("shape", (3, (views, len(index.positions("train")))), (logits.ndim, logits.shape[:2])),
     ]
     for name, expected, found in facts:
         if expected != found:
