@@ -17,6 +17,7 @@ from ..files import atomic, read_json, sha256_file, write_json
 from ..params import ImageParams, Recipe
 
 # Of pixels scaled to [0, 1]. ImageNet's for RGB, since its weights expect them.
+FETCHING = {"cache_dir", "checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay"}
 NORMALISATION = {1: ([0.5], [0.25]), 3: ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])}
 
 
@@ -35,6 +36,13 @@ def build(
         If timm knows no such model, refuses the options or cannot load ImageNet's weights, or if the model has no
         low-resolution stem here.
     """
+    # A config.json may be anybody's, and these would load files or download.
+    if not isinstance(model, str) or not timm.is_model(model) or FETCHING & set(options):
+        raise UsageError(
+            f"timm cannot build `{model}`",
+            where=f"model {model}, options {options}",
+            expected=f"a name from timm.list_models(), and no option of {', '.join(sorted(FETCHING))}",
+        )
     kwargs: dict[str, Any] = dict(options, in_chans=image.channels, num_classes=outputs)
     if stem == "low_resolution" and model.startswith("vit"):
         backbone = ConvStem(in_chans=image.channels, channels=(16, 32, 64))
@@ -131,7 +139,7 @@ def load_network(directory: Path) -> tuple[nn.Module, dict[str, Any]]:
     UsageError, CheckError
         If a file is missing, or the weights are not those that the config describes.
     """
-    config = read_json(directory / "config.json")
+    config = read_json(directory / "config.json", "classes", "image", "sha256")
     if "frozen" in config:
         from . import frozen
 
@@ -145,9 +153,17 @@ def load_network(directory: Path) -> tuple[nn.Module, dict[str, Any]]:
             expected=f"digest {config['sha256'][:12]}",
             hint="restore them with `dvc checkout --force`",
         )
-    image = ImageParams(size=config["image"]["size"], channels=config["image"]["channels"])
-    network = build(config["model"], config["options"], config["stem"], len(config["classes"]), image, False)
-    network.load_state_dict(tensors)
+    try:
+        image = ImageParams(size=config["image"]["size"], channels=config["image"]["channels"])
+        network = build(config["model"], config["options"], config["stem"], len(config["classes"]), image, False)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckError(
+            f"a config.json that describes no network: {error}",
+            where=str(directory / "config.json"),
+            expected="model, options, stem, classes and image, as `save_network` writes them",
+            hint="restore it with `dvc checkout --force`",
+        ) from None
+    _load_matching(network, tensors, set(network.state_dict()), weights)
     return network.eval(), config
 
 
@@ -182,6 +198,6 @@ def _load_tensors(path: Path, expected: str) -> dict[str, torch.Tensor]:
         tensors: dict[str, torch.Tensor] = load_file(path)
     except FileNotFoundError:
         raise UsageError("no weights here", where=str(path), expected=expected) from None
-    except SafetensorError as error:
+    except (SafetensorError, OSError, KeyError, ValueError) as error:  # a KeyError where a type is not torch's
         raise CheckError(f"not a whole safetensors file: {error}", where=str(path), expected=expected) from None
     return tensors
