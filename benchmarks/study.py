@@ -32,8 +32,9 @@ FAMILIES = ["6A", "6B", "6C", "6D", "6E"]
 
 
 def made_up(number: int) -> dict[str, Any]:
-    """Params of experiment `number`: families in turn, a seed of its own."""
-    return {"family": FAMILIES[number % len(FAMILIES)], "mode": "kd", "seed": 1000 + number}
+    """Params of experiment `number`: families in turn, and a new seed once each has had the last."""
+    turn, place = divmod(number, len(FAMILIES))
+    return {"family": FAMILIES[place], "mode": "kd", "seed": 1000 + turn}
 
 
 def write_experiments(root: Path, experiments: dict[str, dict[str, Any]], baseline: str = "HEAD") -> None:

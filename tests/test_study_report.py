@@ -213,6 +213,14 @@ def test_what_is_not_here_is_said(tmp_path):
         assert sentence in words
 
 
+def test_too_few_seeds_leave_a_report_without_a_decision(tmp_path):
+    frame = table(tmp_path / "r.csv", only=["6A", "6E"])
+    frame[frame["seed"] == 42].assign(grid_at_edge="false", misaligned="false").to_csv(tmp_path / "r.csv", index=False)
+    report.make(tmp_path / "r.csv", SETTINGS, tmp_path / "r.html", tmp_path / "r.md")
+    text = (tmp_path / "r.md").read_text(encoding="utf-8")
+    assert "**not decided**" in text and "Nothing is decided: no recipe has 3 seeds" in text
+
+
 # ---- words that turn ---------------------------------------------------------------------------------------
 
 

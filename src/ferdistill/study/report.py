@@ -16,6 +16,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ..corpus import index
+from ..errors import CheckError
 from ..evaluation import diversity
 from ..evaluation.metrics import read_predictions
 from ..files import atomic, read_json, write_text
@@ -56,7 +57,7 @@ def make(table: Path, params: Params, html: Path, markdown: Path, store: Path | 
     frame = results.read(table)
     study = gather(frame, params, compare.local_cache() if store is None else store)
     made = [section(study) for section in track(SECTIONS, "sections")]
-    chosen = study.decision["chosen"]["label"]
+    chosen = study.decision["chosen"]["label"] if study.decision else None
     summary = {"runs": len(frame), "recipes": len(study.recipes), "chosen": chosen, "table": table.as_posix()}
     figures = markdown.with_suffix("")
     written = [html, markdown]
@@ -104,6 +105,10 @@ def gather(frame: pd.DataFrame, params: Params, store: Path | None) -> Study:
             picture = Path(directory) / "diversity.png"
             diversity.picture(picture, teachers, f"Teachers on {teachers['n']} test images")
             drawn["diversity"] = picture.read_bytes()
+    try:
+        decision, undecided = decide.decide(frame, params, benchmark, export), ""
+    except CheckError as error:  # too few seeds: the rest of the report stands without it
+        decision, undecided = None, f"Nothing is decided: {error.what}. To decide, {error.hint}."
     return Study(
         frame=frame,
         recipes=found,
@@ -114,7 +119,8 @@ def gather(frame: pd.DataFrame, params: Params, store: Path | None) -> Study:
         classes=classes,
         teachers=params.teachers,
         bins=params.calibrate.bins,
-        decision=decide.decide(frame, params, benchmark, export),
+        decision=decision,
+        undecided=undecided,
         benchmark=benchmark,
         predictions=_predictions(found, classes, store),
         curves=_curves(found),

@@ -77,8 +77,8 @@ class Study:
         As `Recipe.point`.
     classes : list of str
     teachers : list of str
-    decision : dict
-        From `decide.decide`.
+    decision : dict or None
+        From `decide.decide`; `undecided` says why there is none.
     predictions : dict
         By the selector of a recipe, its runs' (logits, labels, T*), of those found in DVC's cache.
     curves : dict
@@ -100,7 +100,8 @@ class Study:
     classes: list[str]
     teachers: list[str]
     bins: int
-    decision: dict[str, Any]
+    decision: dict[str, Any] | None
+    undecided: str = ""
     benchmark: dict[str, Any] | None = None
     predictions: dict[str, list[tuple[np.ndarray, np.ndarray, float]]] = field(default_factory=dict)
     curves: dict[str, dict[str, pd.DataFrame]] = field(default_factory=dict)
@@ -770,6 +771,9 @@ def _confusion(study: Study, counts: np.ndarray, label: str, of: str, name: str)
 
 def pareto(study: Study) -> Section:
     """The decision, its reasons, and the Pareto front."""
+    title = "Accuracy, calibration, latency: what to deploy"
+    if study.decision is None:
+        return Section("deployment", title, [study.undecided])
     chosen, fallback = study.decision["chosen"], study.decision["fallback"]
     marked = {chosen["recipe"], fallback["recipe"] if fallback else ""}
     drawn = [
@@ -789,7 +793,7 @@ def pareto(study: Study) -> Section:
     front = [point["label"] for point in drawn if point["front"]]
     return Section(
         "deployment",
-        "Accuracy, calibration, latency: what to deploy",
+        title,
         [
             f"Chosen: {chosen['label']}, seed {chosen['deploy']['seed']}"
             + (f"; fallback: {fallback['label']}." if fallback else "; there is no fallback."),
