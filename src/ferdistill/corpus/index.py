@@ -72,7 +72,7 @@ def write(path: Path, rows: pd.DataFrame, classes: list[str], corpus: str) -> di
                 expected="every class in every split",
                 hint="the sources must mark some images of each class as test (test/CLASS/FILE, test_0001, PrivateTest)"
                 if split == "test"
-                else "add training images, or raise index.val or index.calib",
+                else "raise index.val or index.calib, or try another index.seed: it says which people go where",
             )
     with atomic(path) as temporary:
         rows.to_csv(temporary, index=False, lineterminator="\n", encoding="utf-8")

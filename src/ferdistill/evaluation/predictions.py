@@ -307,7 +307,7 @@ def _log_probabilities(values: np.ndarray, rows: pd.Index, classes: list[str], f
             f"a negative probability: {values[row, k]:g}",
             where=f"{file}, data row {rows[row]}, column prob_{classes[k]}",
             expected="probabilities of at least 0",
-            hint="name the columns logit_<class> if these are logits",
+            hint="name the columns logit_<class> if these are logits before the softmax",
         )
     sums = values.sum(axis=1, keepdims=True)
     worst = int(np.abs(sums - 1).argmax())
@@ -317,7 +317,9 @@ def _log_probabilities(values: np.ndarray, rows: pd.Index, classes: list[str], f
             f"{off} of {len(sums)} rows of probabilities do not sum to 1; the worst sums to {sums[worst, 0]:g}",
             where=f"{file}, data row {rows[worst]}, columns prob_{classes[0]} to prob_{classes[-1]}",
             expected=f"1, within {TOLERANCE:g}",
-            hint="name the columns logit_<class> if these are logits",
+            hint="divide by 100 if these are percent"
+            if abs(sums[worst, 0] - 100) < 1
+            else "give every class its column; name them logit_<class> if these are logits before the softmax",
         )
     return np.where(values > 0, np.log(np.where(values > 0, values / sums, 1)), LOG_ZERO)
 
