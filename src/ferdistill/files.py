@@ -17,7 +17,8 @@ from .errors import CheckError, UsageError
 def atomic(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` if the block succeeds, else remove it.
 
-    The temporary file keeps the suffix of `path`, since some writers choose a format by it.
+    The temporary file keeps the suffix of `path`, since some writers choose a format by it. A process killed outright
+    leaves it behind, under a name that git and DVC are told to ignore: `.STEM-XXXXXXXX.partial.SUFFIX`.
 
     Raises
     ------
@@ -26,7 +27,7 @@ def atomic(path: Path | str) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=f".partial{path.suffix}")
     os.close(handle)
     temporary = Path(name)
     try:
