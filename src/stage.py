@@ -12,7 +12,6 @@ import threading
 import time
 from pathlib import Path
 
-from ferdistill import params
 from ferdistill.errors import FerdistillError
 
 
@@ -39,6 +38,8 @@ if __name__ == "__main__":
         print(f"usage: python src/stage.py STAGE [TEACHER], STAGE one of {', '.join(known)}", file=sys.stderr)
         sys.exit(2)
     try:
+        from ferdistill import params  # here, since its second is long enough for a Ctrl-C
+
         stage = importlib.import_module(f"ferdistill.stages.{sys.argv[1]}")
         stage.run(params.load(), *sys.argv[2:])
     except FerdistillError as error:
