@@ -1,12 +1,13 @@
 # Needs Python 3.11 or newer, git and make. Everything else is installed into .venv.
 PYTHON ?= python3
+BASE   ?= origin/main
 VENV   ?= .venv
 BIN    := $(if $(filter Windows_NT,$(OS)),$(VENV)/Scripts,$(VENV)/bin)
 # DVC runs the stages with the `python` that it finds first.
 export PATH := $(abspath $(BIN)):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-all web test-web lint drift clean
+.PHONY: help setup repro test test-all web test-web docs lint drift review clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
@@ -39,6 +40,9 @@ test-web: web ## test that page in Chromium: the one on the path, or else Playwr
 		$(BIN)/playwright install --with-deps chromium
 	$(BIN)/python -m pytest -m web tests/test_serve_browser.py
 
+docs: setup ## build the documentation into site/; its pages need no network
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 lint: setup ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -46,6 +50,9 @@ lint: setup ## check style and types
 
 drift: setup ## do code, params and data still give what dvc.lock and metrics/ say?
 	$(BIN)/python .ci/drift.py
+
+review: setup ## what this branch does to results: review/summary.md and review/plots, beside BASE=origin/main
+	$(BIN)/python .ci/review.py $(BASE)
 
 clean: ## remove the environment and caches, never data or results
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,7 +1,7 @@
 """Time of collecting a study's experiments into a table, and of its report, on made-up experiments.
 
-Works in a throw-away clone of this repository, so it needs `dvc repro` or `dvc pull` to have run here: the clone's
-index is looked up in DVC's cache.
+Works in a throw-away clone of the repository that it is called in, where `dvc repro` or `dvc pull` must have run: the
+clone needs the index.
 """
 
 import argparse
@@ -84,9 +84,8 @@ def commands() -> list[list[str]]:
     return [*found, ["ferdistill", "study", "report"]] if " report " in shown else found
 
 
-def measure(root: Path, count: int) -> list[dict[str, Any]]:
+def measure(here: Path, root: Path, count: int) -> list[dict[str, Any]]:
     """Clone, make `count` experiments, and time each command from start to exit."""
-    here = Path(__file__).parents[1]
     git(here, "clone", "--quiet", "--no-local", str(here), str(root))
     cache = subprocess.run(["dvc", "cache", "dir"], cwd=here, check=True, capture_output=True, text=True).stdout.strip()
     settings = yaml.safe_load((root / "params.yaml").read_text())
@@ -116,7 +115,7 @@ def main() -> None:
     if arguments.experiments < 1:
         parser.error("--experiments: at least 1")
     with tempfile.TemporaryDirectory() as name:
-        rows = measure(Path(name) / "clone", arguments.experiments)
+        rows = measure(Path.cwd(), Path(name) / "clone", arguments.experiments)
     device = {"machine": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()}
     if arguments.json:
         write_json(arguments.json, {"device": device, "rows": rows})

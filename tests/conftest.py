@@ -4,11 +4,15 @@ import csv
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pandas as pd
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from ferdistill.corpus import index as index_module
+from ferdistill.files import sha256_file, write_json
+from ferdistill.runtime.classifier import SCHEMA_VERSION
 
 CLASSES = ["angry", "disgust", "fear", "happy", "neutral", "sad", "surprise"]
 
@@ -79,3 +83,46 @@ def make_index(path: Path, lengths: dict[str, int], classes: list[str], seed: in
     frame = frame.sort_values("path").reset_index(drop=True)[index_module.COLUMNS]
     index_module.write(path, frame, classes, "invented")
     return index_module.read(path)
+
+
+TONES = ["dark", "middle", "light"]
+
+
+def tone_probabilities(means):
+    """What the model of `tone_bundle` gives: a softmax over the mean pixel. Shape (N,) to (N, 3)."""
+    off = np.asarray(means, np.float64)[:, None] - 128
+    odds = np.exp(off * np.array([-0.05, 0.0, 0.05]))
+    return odds / odds.sum(axis=1, keepdims=True)
+
+
+@pytest.fixture(scope="session")
+def tone_bundle(tmp_path_factory):
+    """A bundle that tells dark faces from light ones, written without ferdistill's exporter; grey, 8 x 8 pixels."""
+    directory = tmp_path_factory.mktemp("bundle")
+    nodes = [
+        helper.make_node("Cast", ["images"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["float"], ["mean"], axes=[1, 2], keepdims=0),
+        helper.make_node("Sub", ["mean", "half"], ["off"]),
+        helper.make_node("MatMul", ["off", "weights"], ["logits"]),
+        helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
+    ]
+    constants = [
+        numpy_helper.from_array(np.array(128, np.float32), "half"),
+        numpy_helper.from_array(np.array([[-0.05, 0.0, 0.05]], np.float32), "weights"),
+    ]
+    images = helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", "height", "width", 1])
+    probabilities = helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["batch", 3])
+    graph = helper.make_graph(nodes, "tone", [images], [probabilities], constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, directory / "model.onnx")
+    info = {
+        "schema_version": SCHEMA_VERSION,
+        "classes": TONES,
+        "image": {"size": 8, "channels": 1},
+        "t_star": 1.0,
+        "thresholds": {"confidence": 0.6},
+        "variants": {"fp32": "model.onnx"},
+        "files": {"model.onnx": sha256_file(directory / "model.onnx")},
+    }
+    write_json(directory / "bundle.json", info)
+    return directory

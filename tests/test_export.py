@@ -1,25 +1,35 @@
+"""Export: the graph against torch, Pillow and float64; int8; the bundle."""
+
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pandas as pd
 import pytest
 import timm
 import torch
 import yaml
+from PIL import Image
 from scipy.special import softmax
+from sklearn.metrics import f1_score
 
-from ferdistill.errors import CheckError
-from ferdistill.files import read_json
-from ferdistill.params import BenchmarkParams, ExportParams
+from ferdistill.corpus.images import resize
+from ferdistill.deployment import graph, precision
+from ferdistill.deployment.card import model_card
+from ferdistill.deployment.graph import Deployed, Part
+from ferdistill.errors import CheckError, UsageError
+from ferdistill.files import read_json, sha256_file
+from ferdistill.params import BenchmarkParams, ExportParams, ImageParams, Int8Params
 from ferdistill.runtime.classifier import Classifier
 from ferdistill.stages import benchmark, export
 
 CLASSES = ["angry", "happy", "sad"]
 MEAN, STD = [0.4], [0.2]
-SETTINGS = ExportParams(opset=17, tolerance=1e-5)
+INT8 = Int8Params(max_macro_f1_loss=0.05, max_ece_rise=0.05, min_same_class=0.9, max_attempts=4)
+SETTINGS = ExportParams(opset=17, tolerance=1e-5, confidence=0.5, int8=None)
 CALIBRATION = {"t_star": 1.7}
 SCORES = {"nll": 0.9, "brier": 0.5, "ece": 0.1, "mce": 0.2}
 EVALUATION = {
@@ -52,13 +62,17 @@ def images() -> np.ndarray:
 
 
 @pytest.fixture
-def network() -> Any:
+def network(images: np.ndarray) -> Any:
     torch.manual_seed(0)
     network: Any = timm.create_model("test_efficientnet", in_chans=1, num_classes=3)
     with torch.no_grad():
         network(torch.randn(64, 1, 32, 32))  # moves the batch norms' statistics off 0 and 1
         network.get_classifier().weight.mul_(50)
-    return network.eval()
+        network.eval()
+        network.get_classifier().bias -= torch.from_numpy(
+            logits_of(network, images).mean(axis=0)
+        )  # every class is chosen
+    return network
 
 
 def logits_of(network: Any, images: np.ndarray) -> np.ndarray:
@@ -76,17 +90,26 @@ def export_to(
     calibration: dict[str, Any] = CALIBRATION,
     settings: ExportParams = SETTINGS,
 ) -> dict[str, Any]:
-    positions = np.arange(len(images))[::-1][:300]
-    evaluated = logits_of(network, images[positions]) if evaluated is None else evaluated
-    arguments = (network, CONFIG, calibration, EVALUATION, images, positions, evaluated, SOURCES)
+    arguments = (network, CONFIG, calibration, EVALUATION, images, parts_of(network, images, evaluated), SOURCES)
     return export.export_bundle(*arguments, directory, settings)
+
+
+def parts_of(network: Any, images: np.ndarray, evaluated: np.ndarray | None = None) -> dict[str, Part]:
+    """Splits whose labels are the network's own classes, but for every fifth image."""
+    parts = {}
+    for name, rows in {"test": range(319, 19, -1), "val": range(200), "calib": range(200, 320)}.items():
+        positions = np.array(rows)
+        logits = logits_of(network, images[positions])
+        labels = (logits.argmax(axis=1) + (positions % 5 == 0)) % 3
+        parts[name] = Part(positions, labels, logits if name != "test" or evaluated is None else evaluated)
+    return parts
 
 
 def test_bundle_gives_torchs_probabilities_at_t_star(network: Any, images: np.ndarray, tmp_path: Path) -> None:
     result = export_to(tmp_path / "bundle", network, images)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle"]
     assert sorted(path.name for path in (tmp_path / "bundle").iterdir()) == [
-        "MODEL_CARD.md",
+        "README.md",
         "bundle.json",
         "model.onnx",
     ]
@@ -103,11 +126,53 @@ def test_bundle_gives_torchs_probabilities_at_t_star(network: Any, images: np.nd
     assert classifier.info["test"] == EVALUATION["test"]
 
 
+class Pixels(torch.nn.Module):
+    """A network that gives what it is given."""
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return pixels.flatten(1)
+
+
+@pytest.fixture(scope="module", params=[1, 3])
+def preprocessing(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A graph whose logits are the pixels, in 0..255, of a network of this many channels."""
+    channels = request.param
+    image = {"size": 32, "channels": channels, "mean": [0] * channels, "std": [1 / 255] * channels}
+    file = tmp_path_factory.mktemp("pixels") / f"{channels}.onnx"
+    graph.export_onnx(Deployed(Pixels(), image, 1.0), file, 17)
+    return file
+
+
+@pytest.mark.parametrize("given", [1, 3])
+@pytest.mark.parametrize("shape", [(32, 32), (1, 1), (7, 200), (31, 33), (64, 64), (150, 97)])
+def test_graph_converts_and_resizes_as_torch_and_pillow_do(
+    preprocessing: Path, shape: tuple[int, int], given: int
+) -> None:
+    """Random pixels: antialiasing and rounding show most in them."""
+    pixels = np.random.default_rng(1).integers(0, 256, (2, *shape, given), dtype=np.uint8)
+    found = graph.open_model(preprocessing).run(["logits"], {"images": pixels})[0]
+    channels = int(preprocessing.stem)
+    colour = [Image.fromarray(np.repeat(one, 3 // given, axis=2)) for one in pixels]
+    converted = np.stack([np.array(one.convert("L" if channels == 1 else "RGB")).reshape(*shape, -1) for one in colour])
+    exact = torch.nn.functional.interpolate(
+        torch.from_numpy(converted.transpose(0, 3, 1, 2)).double(), (32, 32), mode="bilinear", antialias=True
+    )
+    found = found.reshape(exact.shape)
+    assert np.allclose(found, exact, atol=2e-3)
+    pillow = np.stack([resize(np.array(one), ImageParams(size=32, channels=channels)) for one in colour])
+    # Pillow rounds to whole levels after each of the two directions.
+    assert np.abs(found - pillow.transpose(0, 3, 1, 2)).max() <= (1e-4 if shape == (32, 32) else 1.01)
+
+
 def test_onnx_takes_raw_pixels_and_gives_logits_too(network: Any, images: np.ndarray, tmp_path: Path) -> None:
     export_to(tmp_path / "bundle", network, images)
     session = onnxruntime.InferenceSession(tmp_path / "bundle" / "model.onnx", providers=["CPUExecutionProvider"])
     (taken,) = session.get_inputs()
-    assert (taken.name, taken.type, taken.shape) == ("images", "tensor(uint8)", ["batch", 32, 32, 1])
+    assert (taken.name, taken.type, taken.shape) == (
+        "images",
+        "tensor(uint8)",
+        ["batch", "height", "width", "channels"],
+    )
     assert [(out.name, out.type) for out in session.get_outputs()] == [
         ("logits", "tensor(float)"),
         ("probabilities", "tensor(float)"),
@@ -133,7 +198,7 @@ def test_parity_failure_leaves_the_last_bundle(
     before = {path.name: path.read_bytes() for path in bundle.iterdir()}
     original = export.export_onnx
 
-    def export_altered(deployed: export.Deployed, *arguments: Any) -> None:
+    def export_altered(deployed: Deployed, *arguments: Any) -> None:
         network: Any = deployed.network
         bias = network.get_classifier().bias
         with torch.no_grad():
@@ -170,11 +235,85 @@ def test_images_of_another_size_are_refused(network: Any, images: np.ndarray, tm
 
 def test_model_card_says_what_was_measured_and_on_what(network: Any, images: np.ndarray, tmp_path: Path) -> None:
     export_to(tmp_path / "bundle", network, images)
-    card = (tmp_path / "bundle" / "MODEL_CARD.md").read_text(encoding="utf-8")
+    card = (tmp_path / "bundle" / "README.md").read_text(encoding="utf-8")
     for text in ("n = 300", "family 6E, mode kd", "about 0.030", "| fer2013 | 10 | 300 |", "| Macro F1 | 0.500 |"):
         assert text in card, text
     info = read_json(tmp_path / "bundle" / "bundle.json") | {"run_family": "none", "run_mode": "none"}
-    assert "cross-entropy alone, without teachers" in export.model_card(info, SOURCES)
+    assert "cross-entropy alone, without teachers" in model_card(info, SOURCES)
+
+
+def with_an_outlier(network: Any) -> Any:
+    """One channel after the first layer is large, and nothing reads it: that costs float nothing, and int8 a lot."""
+    with torch.no_grad():
+        network.bn1.bias[0] = 300
+        network.blocks[0][0].conv.weight[:, 0] = 0
+    return network
+
+
+def int8_of(tmp_path: Path, network: Any, images: np.ndarray, limits: Int8Params) -> dict[str, Any]:
+    settings = SETTINGS.model_copy(update={"int8": limits})
+    result: dict[str, Any] = export_to(tmp_path / "bundle", network, images, settings=settings)["int8"]
+    return result
+
+
+def test_int8_is_smaller_and_near(network: Any, images: np.ndarray, tmp_path: Path) -> None:
+    result = int8_of(tmp_path, network, images, INT8)
+    assert result["taken"] and result["attempts"] == [{"float_layers": 0, **result["val_and_calib"]}]
+    bundle = tmp_path / "bundle"
+    assert result["size_bytes"] == (bundle / "model.int8.onnx").stat().st_size
+    assert result["size_bytes"] < (bundle / "model.onnx").stat().st_size / 2
+    exact, near = (Classifier(bundle, 1, "cpu", variant).predict(images) for variant in ("fp32", "int8"))
+    assert 1e-4 < np.abs(exact - near).max() < 0.2
+    assert result["test"]["same_class"] == (exact.argmax(1) == near.argmax(1))[20:].mean()
+    kinds = {node.op_type for node in onnx.load(bundle / "model.int8.onnx").graph.node}
+    assert {"QuantizeLinear", "DequantizeLinear"} <= kinds
+    assert "`model.int8.onnx`: every layer" in (bundle / "README.md").read_text(encoding="utf-8")
+
+
+def test_layers_that_int8_hurts_stay_in_float(network: Any, images: np.ndarray, tmp_path: Path) -> None:
+    result = int8_of(tmp_path, with_an_outlier(network), images, INT8)
+    assert [attempt["float_layers"] for attempt in result["attempts"]] == [0, 2]
+    assert result["attempts"][0]["macro_f1_loss"] > 0.2 and result["taken"]
+    # The layer that writes the large channel, and the one that reads it.
+    assert result["float_layers"] == ["/network/blocks/blocks.0/blocks.0.0/conv/Conv", "/network/conv_stem/Conv"]
+    assert "16 layers of 18 in int8" in (tmp_path / "bundle" / "README.md").read_text(encoding="utf-8")
+
+
+def test_int8_that_costs_too_much_is_left_out_with_its_figures(
+    network: Any, images: np.ndarray, tmp_path: Path
+) -> None:
+    limits = Int8Params(max_macro_f1_loss=0.001, max_ece_rise=0.0, min_same_class=1.0, max_attempts=1)
+    result = int8_of(tmp_path, with_an_outlier(network), images, limits)
+    assert not result["taken"] and "size_bytes" not in result
+    assert not (tmp_path / "bundle" / "model.int8.onnx").exists()
+    assert list(read_json(tmp_path / "bundle" / "bundle.json")["variants"]) == ["fp32"]
+    with pytest.raises(UsageError, match=r"has no int8(.|\n)*expected: one of fp32"):
+        Classifier(tmp_path / "bundle", variant="int8")
+    lost = f"{-100 * result['val_and_calib']['macro_f1_loss']:+.2f} points"
+    assert lost in export.refusal(result, limits) and "export.int8.max_attempts" in export.refusal(result, limits)
+    assert "No int8" in (tmp_path / "bundle" / "README.md").read_text(encoding="utf-8")
+
+
+def test_losses_are_scikit_learns(images: np.ndarray) -> None:
+    rng = np.random.default_rng(3)
+    labels, before, after = rng.integers(0, 3, 200), rng.normal(size=(200, 3)), rng.normal(size=(200, 3))
+    found = precision.compare(before, after, labels, CLASSES, 1.3)
+    scores = [f1_score(labels, logits.argmax(1), average="macro") for logits in (before, after)]
+    assert found["macro_f1_loss"] == pytest.approx(scores[0] - scores[1])
+
+
+def test_every_file_of_a_bundle_has_its_digest(network: Any, images: np.ndarray, tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    result = export_to(bundle, network, images)
+    info = read_json(bundle / "bundle.json")
+    assert info["files"] == {name: sha256_file(bundle / name) for name in ("README.md", "model.onnx")}
+    assert info["thresholds"] == {"confidence": 0.5}
+    probabilities = Classifier(bundle, 1, "cpu").predict(images)[20:]
+    assert result["abstention"]["coverage"] == pytest.approx((probabilities.max(axis=1) >= 0.5).mean(), abs=0.01)
+    with (bundle / "README.md").open("a") as file:
+        file.write("edited")
+    with pytest.raises(CheckError, match=r"damaged(.|\n)*README.md"):
+        Classifier(bundle)
 
 
 def test_benchmark_measures_both_peers(

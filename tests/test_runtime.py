@@ -2,15 +2,19 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from scipy.special import softmax
+from typer.testing import CliRunner
 
+from ferdistill.cli import cli
 from ferdistill.errors import CheckError, UsageError
 from ferdistill.files import read_json, sha256_file, write_json
+from ferdistill.runtime import latency
 from ferdistill.runtime.classifier import Classifier
 
 WEIGHTS = np.array([[0.02, -0.01, 0.005]], np.float32)
@@ -19,23 +23,31 @@ WEIGHTS = np.array([[0.02, -0.01, 0.005]], np.float32)
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
     """A bundle whose probabilities are softmax(mean pixel * WEIGHTS), written without ferdistill's exporter."""
-    images = helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", 8, 8, 1])
+    images = helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", "height", "width", "channels"])
     probabilities = helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["batch", 3])
     nodes = [
         helper.make_node("Cast", ["images"], ["float"], to=TensorProto.FLOAT),
-        helper.make_node("ReduceMean", ["float"], ["mean"], axes=[1, 2], keepdims=0),
-        helper.make_node("MatMul", ["mean", "weights"], ["logits"]),
+        helper.make_node("ReduceMean", ["float"], ["mean"], axes=[1, 2, 3], keepdims=0),
+        helper.make_node("Unsqueeze", ["mean", "last"], ["column"]),
+        helper.make_node("MatMul", ["column", "weights"], ["logits"]),
         helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
     ]
-    weights = numpy_helper.from_array(WEIGHTS, "weights")
-    graph = helper.make_graph(nodes, "mean", [images], [probabilities], [weights])
+    weights = [numpy_helper.from_array(WEIGHTS, "weights"), numpy_helper.from_array(np.array([1]), "last")]
+    graph = helper.make_graph(nodes, "mean", [images], [probabilities], weights)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.save(model, tmp_path / "model.onnx")
     info = {
-        "schema_version": 1,
+        "schema_version": 2,
         "classes": ["a", "b", "c"],
         "image": {"size": 8, "channels": 1},
-        "sha256": sha256_file(tmp_path / "model.onnx"),
+        "t_star": 1.0,
+        "thresholds": {"confidence": 0.5},
+        "variants": {"fp32": "model.onnx"},
+        "run_family": "6E",
+        "run_mode": "kd",
+        "architecture": "mean",
+        "test": {"macro_f1": 0.5},
+        "files": {"model.onnx": sha256_file(tmp_path / "model.onnx")},
     }
     write_json(tmp_path / "bundle.json", info)
     return tmp_path
@@ -74,18 +86,19 @@ assert all(sys.modules[name] is None for name in absent)
     [
         np.zeros((2, 8, 8, 1), np.float32),
         np.zeros((8, 8, 1), np.uint8),
-        np.zeros((2, 8, 8, 3), np.uint8),
-        np.zeros((2, 9, 8, 1), np.uint8),
+        np.zeros((2, 8, 8, 4), np.uint8),
+        np.zeros((2, 8, 8, 1), np.uint16),
     ],
 )
 def test_other_images_are_refused(bundle: Path, images: np.ndarray) -> None:
-    with pytest.raises(UsageError, match=r"expected: uint8 \(N, 8, 8, 1\)"):
+    with pytest.raises(UsageError, match=r"expected: uint8 \(N, H, W, 1\)"):
         Classifier(bundle, device="cpu").predict(images)
 
 
-def test_an_empty_batch_is_refused(bundle: Path) -> None:
+@pytest.mark.parametrize("shape", [(0, 8, 8, 1), (1, 0, 8, 1)])
+def test_an_empty_batch_is_refused(bundle: Path, shape: tuple[int, ...]) -> None:
     with pytest.raises(UsageError, match="empty batch"):
-        Classifier(bundle, device="cpu").predict(np.zeros((0, 8, 8, 1), np.uint8))
+        Classifier(bundle, device="cpu").predict(np.zeros(shape, np.uint8))
 
 
 def test_a_damaged_model_is_refused(bundle: Path) -> None:
@@ -99,14 +112,111 @@ def test_a_damaged_model_is_refused(bundle: Path) -> None:
 
 def test_a_bundle_of_another_version_is_refused(bundle: Path) -> None:
     info = read_json(bundle / "bundle.json")
-    (bundle / "bundle.json").write_text(json.dumps(info | {"schema_version": 2}), encoding="utf-8")
-    with pytest.raises(CheckError, match="schema version 2"):
+    (bundle / "bundle.json").write_text(json.dumps(info | {"schema_version": 1}), encoding="utf-8")
+    with pytest.raises(CheckError, match="schema version 1"):
         Classifier(bundle)
 
 
 def test_an_incomplete_bundle_is_refused(bundle: Path) -> None:
     (bundle / "model.onnx").unlink()
-    with pytest.raises(UsageError, match="without its model"):
+    with pytest.raises(UsageError, match=r"without one of its files(.|\n)*model.onnx"):
         Classifier(bundle)
-    with pytest.raises(UsageError, match="missing"):
+    with pytest.raises(UsageError, match="no bundle here"):
         Classifier(bundle / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"files": {"../model.onnx": "0"}, "variants": {}}, UsageError, "without one of its files"),
+        ({"variants": {"fp32": "other.onnx"}}, CheckError, "lacks the digest of a variant"),
+        ({"variants": {"int8": "model.onnx"}}, UsageError, r"has no fp32(.|\n)*expected: one of int8"),
+    ],
+)
+def test_a_description_that_lies_is_refused(
+    bundle: Path, change: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    write_json(bundle / "bundle.json", read_json(bundle / "bundle.json") | change)
+    (bundle.parent / "model.onnx").touch()
+    with pytest.raises(error, match=message):
+        Classifier(bundle)
+
+
+def test_a_description_without_thresholds_is_refused(bundle: Path) -> None:
+    info = read_json(bundle / "bundle.json")
+    del info["thresholds"]
+    write_json(bundle / "bundle.json", info)
+    with pytest.raises(CheckError, match="lacks thresholds"):
+        Classifier(bundle)
+
+
+def test_a_file_that_is_no_model_is_named(bundle: Path) -> None:
+    (bundle / "model.onnx").write_text("no model")
+    info = read_json(bundle / "bundle.json")
+    write_json(bundle / "bundle.json", info | {"files": {"model.onnx": sha256_file(bundle / "model.onnx")}})
+    with pytest.raises(CheckError, match=r"cannot load the model(.|\n)*model\.onnx"):
+        Classifier(bundle, device="cpu")
+
+
+def test_an_unknown_device_is_refused(bundle: Path) -> None:
+    with pytest.raises(UsageError, match="no device `gpu`"):
+        Classifier(bundle, device="gpu")  # type: ignore[arg-type]
+
+
+def test_rounds_call_each_model_once_and_take_turns_to_begin() -> None:
+    order: list[int] = []
+    times = latency.interleave([lambda: order.append(0), lambda: order.append(1)], warmup=2, repeats=10)
+    assert times.shape == (2, 10) and (times > 0).all()
+    assert len(order) == 24 and order[4:8] == [0, 1, 1, 0]
+
+
+def test_summary_of_known_times() -> None:
+    found = latency.summary(np.array([0.001] * 99 + [0.101]), 8)
+    assert found["p50_ms"] == pytest.approx(1) and found["p95_ms"] == pytest.approx(1)
+    assert found["p99_ms"] == pytest.approx(2)  # linear between the 99th value and the last
+    assert found["images_per_s"] == pytest.approx(8 * 100 / 0.2)
+
+
+def test_bench_sets_models_side_by_side(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = [
+        "bench",
+        str(bundle),
+        str(bundle / "model.onnx"),
+        "--shape",
+        "8,8,1",
+        "--batch",
+        "1,3",
+        "--rounds",
+        "10",
+    ]
+    done = CliRunner().invoke(cli, [*arguments, "--json"])
+    assert done.exit_code == 0, done.output
+    result = json.loads(done.stdout)
+    first, second = result["models"]
+    assert first["run_family"] == "6E" and "run_family" not in second
+    assert first["batch_1"]["ratio"] == 1 and first["provider"] == "cpu"
+    assert second["batch_3"]["ratio"] == pytest.approx(second["batch_3"]["p50_ms"] / first["batch_3"]["p50_ms"])
+    assert first["peak_memory_bytes"] is None or first["peak_memory_bytes"] > 10e6
+    assert result["threads"] == 1 and result["machine"] and result["versions"]["onnxruntime"]
+    monkeypatch.setenv("COLUMNS", "200")
+    done = CliRunner().invoke(cli, arguments)
+    assert done.exit_code == 0 and "images/s" in done.output and str(bundle / "model.onnx") in done.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["model.onnx"], "--shape"),
+        (["model.onnx", "--shape", "8,8"], "an input of shape"),
+        (["model.onnx", "--shape", "8,x,1"], "whole numbers"),
+        (["nowhere"], "no bundle here"),
+        ([".", "--provider", "tpu"], "one of auto, cpu, cuda, tensorrt"),
+        ([".", "--batch", "0"], "whole numbers"),
+    ],
+)
+def test_bench_says_what_it_cannot_measure(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
+    monkeypatch.chdir(bundle)
+    with pytest.raises(UsageError, match=message):
+        CliRunner().invoke(cli, ["bench", *arguments], catch_exceptions=False)

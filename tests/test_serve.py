@@ -213,10 +213,11 @@ def test_a_damaged_or_missing_bundle_is_refused_at_the_start(web, bundle, tmp_pa
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for another process")
 def test_the_command_serves_until_ctrl_c(web, bundle):
     program = f"""
-import sys
+import signal, sys
 from pathlib import Path
 from ferdistill.runtime import server
 from ferdistill.cli import app
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are born deaf to it
 server.WEB = Path({str(web)!r})
 sys.argv = ["ferdistill", "serve", "--bundle", {str(bundle)!r}, "--port", "0", "--json"]
 app()
@@ -229,6 +230,9 @@ assert not {{"torch", "pandas"}} & set(sys.modules)
         connection.request("GET", "/")
         assert connection.getresponse().status == 200
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=20)
+        try:
+            _, err = process.communicate(timeout=20)
+        finally:
+            process.kill()
     assert process.returncode == 0, err
     assert err == b""

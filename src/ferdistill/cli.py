@@ -9,9 +9,11 @@ import typer
 from . import __version__, params
 from .commands.align import align_cli
 from .commands.audit import audit
+from .commands.bench import bench
 from .commands.corpus import corpus_cli
 from .commands.data import data_cli
 from .commands.index import index_cli
+from .commands.runtime import predict, watch
 from .commands.score import score
 from .commands.serve import serve
 from .commands.study import study_cli
@@ -34,6 +36,9 @@ cli.add_typer(teachers_cli, name="teachers")
 cli.command("audit")(audit)
 cli.command("score")(score)
 cli.command()(serve)
+cli.command("bench")(bench)
+cli.command()(predict)
+cli.command()(watch)
 
 
 @cli.callback(invoke_without_command=True)

@@ -88,6 +88,17 @@ class Family(Section):
         """The teachers that the family reads, each once, in the order they are first named."""
         return list(dict.fromkeys(name for source in self.sources for name in source.teachers))
 
+    def mixture(self, lambda_: float) -> dict[str, float]:
+        """Each teacher's weight in the family as a whole, by its name; those that count nothing are left out.
+
+        In mode kd with probabilities fused at the temperature, a student's loss depends on nothing else.
+        """
+        found = dict.fromkeys(self.teachers, 0.0)
+        for source in self.sources:
+            for name, weight in source.teachers.items():
+                found[name] += source.resolved_weight(lambda_) * weight
+        return {name: weight for name, weight in found.items() if weight > 0}
+
 
 class Phase(Section):
     """Epochs with one learning rate and one augmentation."""
@@ -212,9 +223,22 @@ class CalibrateParams(Section):
     seed: Annotated[int, Field(ge=0)]
 
 
+class Int8Params(Section):
+    """What int8 may cost against float32, and how often to try: see `deployment.precision.quantise`."""
+
+    max_macro_f1_loss: Annotated[float, Field(ge=0, le=1)]
+    max_ece_rise: Annotated[float, Field(ge=0, le=1)]
+    min_same_class: Share
+    max_attempts: Annotated[int, Field(ge=1, le=4)]
+
+
 class ExportParams(Section):
+    """`int8` is null for a bundle without such a file."""
+
     opset: Annotated[int, Field(ge=13)]
     tolerance: PositiveFloat
+    confidence: Share
+    int8: Int8Params | None
 
 
 class BenchmarkParams(Section):
@@ -222,6 +246,26 @@ class BenchmarkParams(Section):
     threads: Positive
     warmup: Annotated[int, Field(ge=0)]
     repeats: Annotated[int, Field(ge=10)]
+
+
+class DecideParams(Section):
+    """What `ferdistill study decide` calls negligible, large and too slow: see `study.decide`."""
+
+    min_seeds: Annotated[int, Field(ge=2)]
+    negligible_macro_f1: Share
+    large_macro_f1: Share
+    large_ece: Share
+    max_p95_ms: PositiveFloat
+    max_mb: PositiveFloat
+
+    @model_validator(mode="after")
+    def _large_is_more(self) -> "DecideParams":
+        if self.negligible_macro_f1 > self.large_macro_f1:
+            raise ValueError(
+                f"negligible_macro_f1 ({self.negligible_macro_f1:g}) must not be above large_macro_f1 "
+                f"({self.large_macro_f1:g})"
+            )
+        return self
 
 
 class Params(Section):
@@ -249,6 +293,7 @@ class Params(Section):
     calibrate: CalibrateParams
     export: ExportParams
     benchmark: BenchmarkParams
+    decide: DecideParams
     scales: dict[Name, Scale]
 
     @model_validator(mode="after")

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.progress import TextColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from .. import params
 from ..errors import CheckError, UsageError
@@ -287,3 +287,74 @@ def _short(value: float | None) -> str:
 
 def _p(found: dict[str, Any], name: str) -> str:
     return "-" if found[name] is None else f"{found[name]:.3g} ({found[name + '_min']:.3g})"
+
+
+@study_cli.command("decide")
+def decide(
+    table: Annotated[Path | None, typer.Option("--results", help="CSV of runs.", show_default=False)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of sentences.")] = False,
+) -> None:
+    """Choose the student to deploy and a fallback, and say why, step by step.
+
+    A large drop of ECE for a negligible loss of macro F1 is acceptable, the reverse is not; of recipes that the seeds
+    do not tell apart, the simpler is taken. The thresholds are under `decide` in params.yaml. Reads
+    metrics/benchmark.json and metrics/export.json too, and exits with 1 if the student is too slow or too
+    large. Examples:
+
+        ferdistill study decide
+
+        ferdistill study decide --results other/results_summary.csv --json
+    """
+    from ..files import read_json
+    from ..study import decide as library
+    from ..study import results
+
+    settings = params.load()
+    measured = [Path("metrics") / f"{name}.json" for name in ("benchmark", "export")]
+    benchmark, export = (read_json(path) if path.is_file() else None for path in measured)
+    decision = library.decide(results.read(table or results.SUMMARY), settings, benchmark, export)
+    if as_json:
+        print(json.dumps(decision, indent=2, ensure_ascii=False, allow_nan=False))
+    else:
+        heads = ["teachers", "seeds", "F1 val", "F1 test", "ECE scaled", "acceptable", "Pareto"]
+        shown = Table(Column("recipe", overflow="fold"), *heads)
+        for row in decision["candidates"]:
+            numbers = [f"{row[key]:.4f}" for key in ("val_macro_f1", "macro_f1", "ece_scaled")]
+            flags = ["yes" if row[key] else "" for key in ("acceptable", "pareto")]
+            shown.add_row(row["label"], str(row["teachers"]), str(row["seeds"]), *numbers, *flags)
+        console = Console()
+        console.print(shown)
+        for number, sentence in enumerate(decision["reasoning"], 1):
+            console.print(f"{number}. {sentence}", markup=False, highlight=False)
+    if not decision["ok"]:
+        raise typer.Exit(1)
+
+
+@study_cli.command("report")
+def report(
+    table: Annotated[Path | None, typer.Option("--results", help="CSV of runs.", show_default=False)] = None,
+    out: Annotated[Path, typer.Option("--out", help="The page; one file that needs no network.")] = Path(
+        "plots/study/report.html"
+    ),
+    markdown: Annotated[
+        Path, typer.Option("--markdown", help="The same as Markdown, with a directory of figures beside it.")
+    ] = Path("docs/study-report.md"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
+) -> None:
+    """Write the study report: tables, figures and findings, every sentence made from the numbers.
+
+    Reads metrics/study/results_summary.csv. What is not here (predictions, soft labels, curves of experiments) is left
+    out, and the report says so. Examples:
+
+        ferdistill study report
+
+        ferdistill study report --results other/results_summary.csv --out other/report.html --markdown other/report.md
+    """
+    from ..study import report as library
+    from ..study import results
+
+    written = library.make(table or results.SUMMARY, params.load(), out, markdown)
+    if as_json:
+        print(json.dumps({"written": [path.as_posix() for path in written]}, indent=2))
+    else:
+        print(f"{out} ({out.stat().st_size / 1e6:.1f} MB) and {markdown} written, with {len(written) - 2} figures")

@@ -41,26 +41,14 @@ def diversity(
 
         ferdistill teachers diversity --out diversity.png
     """
-    import numpy as np
-
-    from ..corpus import index, truth
+    from ..corpus import index
     from ..evaluation import diversity as library
-    from ..softlabels import alignment, store
 
     if split not in index.SPLITS:
         raise UsageError(f"no split `{split}`", where="--split", expected=f"one of {', '.join(index.SPLITS)}")
     settings = params.load()
     rows = index.read(index_csv or settings.index_csv)
-    directories = [settings.softlabels_dir(name) for name in settings.teachers]
-    alignment.require(alignment.check(directories, rows, settings.classes))
-    at = rows.positions(split)
-    report = library.measure(
-        np.stack([store.logits_of(store.read(directory)[0], settings.classes)[at] for directory in directories]),
-        rows.codes(settings.classes)[at],
-        settings.teachers,
-        settings.temperature if temperature is None else temperature,
-        truth.distribution(settings.corpus_dir, rows.rows["path"].iloc[at].tolist(), settings.classes),
-    )
+    report = library.of_split(settings, rows, split, settings.temperature if temperature is None else temperature)
     title = f"Teachers on {split}: {report['n']} images, T = {report['temperature']:g}"
     if out:
         library.picture(out, report, title)

@@ -12,9 +12,12 @@ import numpy as np
 from scipy.special import entr, log_softmax, logsumexp, rel_entr
 from sklearn.metrics import f1_score
 
-from ..corpus.truth import kl_from_truth, total_variation
+from ..corpus.index import Index
+from ..corpus.truth import distribution, kl_from_truth, total_variation
 from ..errors import CheckError, UsageError
 from ..files import atomic
+from ..params import Params
+from ..softlabels import alignment, store
 from .calibration import check_scored
 
 BLUE, ORANGE, GREY = "#0072B2", "#E69F00", "#7F7F7F"  # of Okabe & Ito (2008), told apart in every colour vision
@@ -190,6 +193,26 @@ def measure(
         "jensen_shannon_of_all": fused["entropy"] - float(np.mean([of["entropy"] for of in each.values()])),
         "variance": variance_shrinkage(probabilities),
     }
+
+
+def of_split(params: Params, rows: Index, split: str, temperature: float) -> dict[str, Any]:
+    """`measure` the teachers of params.yaml on a split of an index, beside the truth where the corpus has one.
+
+    Raises
+    ------
+    CheckError
+        If soft labels are out of step with the index.
+    """
+    directories = [params.softlabels_dir(name) for name in params.teachers]
+    alignment.require(alignment.check(directories, rows, params.classes))
+    at = rows.positions(split)
+    return measure(
+        np.stack([store.logits_of(store.read(directory)[0], params.classes)[at] for directory in directories]),
+        rows.codes(params.classes)[at],
+        params.teachers,
+        temperature,
+        distribution(params.corpus_dir, rows.rows["path"].iloc[at].tolist(), params.classes),
+    )
 
 
 def picture(path: Path, report: dict[str, Any], title: str) -> None:

@@ -1,17 +1,64 @@
 """The exported bundle as a function from images to probabilities. Needs numpy and onnxruntime alone."""
 
-import ctypes
-import sys
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import numpy as np
-import onnxruntime
 
 from ..errors import CheckError, UsageError
 from ..files import read_json, sha256_file
+from .session import Device, open_session
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+
+
+def read_bundle(directory: Path) -> dict[str, Any]:
+    """Check a bundle and read its bundle.json.
+
+    Raises
+    ------
+    UsageError
+        If there is no bundle, or one of its files is missing.
+    CheckError
+        If a file is not the one that bundle.json describes, or another release wrote the bundle.
+    """
+    description = directory / "bundle.json"
+    if not description.is_file():
+        raise UsageError(
+            "no bundle here",
+            where=str(directory),
+            expected="a directory with bundle.json, as the stage `export` writes it",
+            hint="run `dvc repro export`, or `dvc pull models/bundle`",
+        )
+    info: Any = read_json(description)
+    version = info.get("schema_version") if isinstance(info, dict) else None
+    if version != SCHEMA_VERSION:
+        raise CheckError(
+            f"a bundle of schema version {version}",
+            where=str(description),
+            expected=f"version {SCHEMA_VERSION}",
+            hint="use the release of ferdistill that wrote it, or export again",
+        )
+    lacking = {"classes", "files", "image", "t_star", "thresholds", "variants"} - set(info)
+    if lacking or not set(info["variants"].values()) <= set(info["files"]):
+        raise CheckError(
+            f"bundle.json lacks {', '.join(sorted(lacking)) or 'the digest of a variant'}",
+            where=str(description),
+            hint="copy the whole directory again",
+        )
+    for name, expected in info["files"].items():
+        file = directory / name
+        if Path(name).name != name or not file.is_file():
+            raise UsageError("a bundle without one of its files", where=str(file), hint="copy the whole directory")
+        found = sha256_file(file)
+        if found != expected:
+            raise CheckError(
+                "a file is damaged, or belongs to another bundle",
+                where=f"{file}, SHA-256 {found}",
+                expected=f"SHA-256 {expected}, as bundle.json says",
+                hint="copy the whole directory again",
+            )
+    return info
 
 
 class Classifier:
@@ -20,16 +67,18 @@ class Classifier:
     Parameters
     ----------
     bundle_dir : path
-        Directory with `bundle.json` and `model.onnx`.
+        Directory with `bundle.json` and the files that it names.
     threads : int, optional
         CPU threads of one prediction; None leaves it to ONNX Runtime.
-    device : {"auto", "cpu", "cuda"}
+    device : {"auto", "cpu", "cuda", "tensorrt"}
         `auto` takes CUDA where there is a GPU, and the CPU otherwise.
+    variant : str
+        `fp32`, or `int8` where the bundle has it: see `info["variants"]`.
 
     Attributes
     ----------
     info : dict
-        What `bundle.json` holds: classes, image size, T*, metrics, digests.
+        What `bundle.json` holds: classes, preprocessing, T*, thresholds, metrics, digests.
     classes : list of str
         Names of the K columns of `predict`.
     provider : str
@@ -38,63 +87,35 @@ class Classifier:
     Raises
     ------
     UsageError
-        If there is no bundle, or `device` is `cuda` and no GPU can be used.
+        If there is no bundle or no such variant, or the device cannot be used.
     CheckError
-        If the model is not the one that `bundle.json` describes.
+        If a file is not the one that `bundle.json` describes.
     """
 
     def __init__(
-        self,
-        bundle_dir: Path | str,
-        threads: int | None = None,
-        device: Literal["auto", "cpu", "cuda"] = "auto",
+        self, bundle_dir: Path | str, threads: int | None = None, device: Device = "auto", variant: str = "fp32"
     ) -> None:
         directory = Path(bundle_dir)
-        model = directory / "model.onnx"
-        self.info = read_json(directory / "bundle.json")
-        if self.info.get("schema_version") != SCHEMA_VERSION:
-            raise CheckError(
-                f"a bundle of schema version {self.info.get('schema_version')}",
-                where=str(directory / "bundle.json"),
-                expected=f"version {SCHEMA_VERSION}",
-                hint="use the release of ferdistill that wrote it, or export again",
-            )
-        if not model.is_file():
-            raise UsageError("a bundle without its model", where=str(model), hint="copy the whole directory")
-        found = sha256_file(model)
-        if found != self.info["sha256"]:
-            raise CheckError(
-                "the model is damaged, or belongs to another bundle",
-                where=f"{model}, SHA-256 {found}",
-                expected=f"SHA-256 {self.info['sha256']}, as bundle.json says",
-                hint="copy the whole directory again",
+        self.info = read_bundle(directory)
+        if variant not in self.info["variants"]:
+            raise UsageError(
+                f"the bundle has no {variant}",
+                where=str(directory),
+                expected=f"one of {', '.join(self.info['variants'])}",
+                hint="README.md in the bundle says why there is no int8",
             )
         self.classes: list[str] = self.info["classes"]
-        options = onnxruntime.SessionOptions()
-        if threads is not None:
-            options.intra_op_num_threads = threads
-        providers: list[str | tuple[str, dict[str, str]]] = ["CPUExecutionProvider"]
-        if device == "cuda" or (device == "auto" and _has_cuda()):
-            onnxruntime.preload_dlls()
-            # TF32 keeps ten bits of a pixel's product: too few for the parity that `export` has checked.
-            providers.insert(0, ("CUDAExecutionProvider", {"use_tf32": "0"}))
-        self._session = onnxruntime.InferenceSession(model, options, providers=providers)
+        self._session = open_session(directory / self.info["variants"][variant], threads, device)
         self.provider: str = self._session.get_providers()[0]
-        if device == "cuda" and self.provider != "CUDAExecutionProvider":
-            raise UsageError(
-                "ONNX Runtime cannot use a GPU here",
-                where=f"providers {onnxruntime.get_available_providers()}",
-                expected="onnxruntime-gpu, with an NVIDIA driver, CUDA and cuDNN",
-                hint="see the messages above, or use device='cpu'",
-            )
 
     def predict(self, images: np.ndarray) -> np.ndarray:
         """Calibrated probabilities of face images.
 
         Parameters
         ----------
-        images : (N, size, size, channels) uint8 array
-            N >= 1; RGB, or grey with one channel; cropped as the training images were.
+        images : (N, H, W, C) uint8 array
+            N, H, W >= 1; RGB, or grey with one channel, whichever the network takes; cropped as the training images
+            were. They are resized to the network's size, each side by itself; `info["image"]["size"]` is fastest.
 
         Returns
         -------
@@ -106,30 +127,16 @@ class Classifier:
         UsageError
             On another dtype or shape.
         """
-        size, channels = self.info["image"]["size"], self.info["image"]["channels"]
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (size, size, channels):
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
             raise UsageError(
-                "not a batch of images that this model takes",
+                "not a batch of images",
                 where=f"{images.dtype} {images.shape}",
-                expected=f"uint8 (N, {size}, {size}, {channels})",
-                hint="resize first; wrap a single image as images[None]",
+                expected="uint8 (N, H, W, 1) for grey or (N, H, W, 3) for RGB",
+                hint="wrap a single image as images[None]; drop an alpha channel as images[..., :3]",
             )
-        if len(images) == 0:
-            raise UsageError("an empty batch", where=f"shape {images.shape}", expected="at least one image")
+        if images.size == 0:
+            raise UsageError(
+                "an empty batch", where=f"shape {images.shape}", expected="at least one image of one pixel or more"
+            )
         probabilities: np.ndarray = self._session.run(["probabilities"], {"images": images})[0]
         return probabilities
-
-
-def _has_cuda() -> bool:
-    """Whether ONNX Runtime is built for CUDA and the NVIDIA driver sees a GPU.
-
-    onnxruntime-gpu names CUDA as available on every machine, and fails noisily where there is no GPU.
-    """
-    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-        return False
-    try:
-        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
-    except OSError:
-        return False
-    count = ctypes.c_int(0)
-    return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0

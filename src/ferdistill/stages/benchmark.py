@@ -1,86 +1,53 @@
-"""Stage `benchmark`: latency and throughput of the bundle on the CPU, beside torch in the same run."""
-
-import platform
-import re
-import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+"""Stage `benchmark`: latency and memory of the bundle on the CPU, beside torch in the same rounds."""
 
 import numpy as np
-import onnxruntime
 import torch
 
-from ..files import read_json, write_json
-from ..params import BenchmarkParams, Params
-from ..runtime.classifier import Classifier
+from ..files import write_json
+from ..params import Params
+from ..runtime import footprint, latency
+from ..runtime.session import open_session
 from ..training.models import load_network
-from .export import BUNDLE, STUDENT, Deployed
+from .export import BUNDLE, STUDENT
 
 
 def run(params: Params) -> None:
     """Write `metrics/benchmark.json`.
 
-    Both peers take the same uint8 images to probabilities, on `benchmark.threads` threads. `torch_ratio` is
-    torch's median time divided by ONNX Runtime's: above 1, ONNX Runtime is the faster.
+    All take the same uint8 images at the network's size to probabilities, on `benchmark.threads` threads. Torch, eager,
+    does not resize, as nobody would there. `torch_ratio` is torch's median time divided by ONNX Runtime's: above 1,
+    ONNX Runtime is the faster. `batch_N` is the float32 file; a bundle with others has `int8.batch_N` and so on.
     """
     settings = params.benchmark
-    classifier = Classifier(BUNDLE, settings.threads, device="cpu")
-    network, config = load_network(STUDENT)
-    t_star = read_json(BUNDLE / "bundle.json")["t_star"]
-    deployed = Deployed(network, config["image"]["mean"], config["image"]["std"], t_star).eval()
-    torch.set_num_threads(settings.threads)
+    network, _ = load_network(STUDENT)
+    models = latency.models_at(BUNDLE)
+    (t_star, image), names = (models[0].info[key] for key in ("t_star", "image")), list(models[0].info["variants"])
+    mean, std = torch.tensor(image["mean"]), torch.tensor(image["std"])
 
-    def run_torch(images: np.ndarray) -> None:
+    def in_torch(images: np.ndarray) -> None:
         with torch.inference_mode():
-            deployed(torch.from_numpy(images))
+            pixels = ((torch.from_numpy(images).float() / 255 - mean) / std).permute(0, 3, 1, 2)
+            torch.softmax(network(pixels) / t_star, dim=1)
 
-    size, channels = config["image"]["size"], config["image"]["channels"]
-    rng = np.random.default_rng(0)
-    result: dict[str, Any] = {}
+    before = torch.get_num_threads()
+    torch.set_num_threads(settings.threads)
+    sessions = [open_session(model.file, settings.threads, "cpu") for model in models]
+    rows: list[dict[str, object]] = [{} for _ in models]
     for batch in settings.batches:
-        images = rng.integers(0, 256, (batch, size, size, channels), dtype=np.uint8)
-        ours, peer = measure(classifier.predict, images, settings), measure(run_torch, images, settings)
-        result[f"batch_{batch}"] = ours | {
-            "torch_p50_ms": peer["p50_ms"],
-            "torch_ratio": peer["p50_ms"] / ours["p50_ms"],
-        }
-    result["model_bytes"] = (BUNDLE / "model.onnx").stat().st_size
+        images = latency.draw(models[0], sessions[0], batch)
+        calls = [latency.caller(session, images) for session in sessions]
+        *own, peer = latency.interleave([*calls, lambda: in_torch(images)], settings.warmup, settings.repeats)  # noqa: B023
+        torch_ms = float(np.median(peer)) * 1000
+        for row, seconds in zip(rows, own, strict=True):
+            found = latency.summary(seconds, batch)
+            row[f"batch_{batch}"] = found | {"torch_p50_ms": torch_ms, "torch_ratio": torch_ms / found["p50_ms"]}
+    torch.set_num_threads(before)
+    shape = [1, image["size"], image["size"], image["channels"]]
+    for row, model in zip(rows, models, strict=True):
+        row["model_bytes"] = model.file.stat().st_size
+        row["peak_memory_bytes"] = footprint.measure(model.file, shape, "uint8", settings.threads, "cpu")["peak_memory"]
+    result = rows[0] | dict(zip(names[1:], rows[1:], strict=True))
     result["cpu_threads"] = settings.threads
-    result["machine"] = processor()
-    result["versions"] = {
-        "onnxruntime": onnxruntime.__version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
+    result["machine"] = latency.processor()
+    result["versions"] = latency.versions() | {"torch": torch.__version__}
     write_json("metrics/benchmark.json", result)
-
-
-def measure(
-    function: Callable[[np.ndarray], object], images: np.ndarray, settings: BenchmarkParams
-) -> dict[str, float]:
-    """Time `function(images)`: percentiles over the calls in ms, and images per second over all of them."""
-    for _ in range(settings.warmup):
-        function(images)
-    times = np.empty(settings.repeats)
-    for i in range(settings.repeats):
-        start = time.perf_counter()
-        function(images)
-        times[i] = time.perf_counter() - start
-    p50, p95, p99 = (float(value) for value in np.percentile(times * 1000, [50, 95, 99]))
-    return {
-        "p50_ms": p50,
-        "p95_ms": p95,
-        "p99_ms": p99,
-        "images_per_s": len(images) * len(times) / float(times.sum()),
-    }
-
-
-def processor() -> str:
-    """The CPU's model name."""
-    try:
-        description = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        description = ""  # not Linux
-    found = re.search(r"^model name\s*: (.+)$", description, re.MULTILINE)
-    return found.group(1) if found else platform.processor() or platform.machine()

@@ -184,7 +184,7 @@ def examples(before: pd.DataFrame, after: pd.DataFrame, cache: Path | None = Non
     listed = [str(digest[seed]) for digest in digests for seed in seeds]
     if not all(re.fullmatch(r"[0-9a-f]{32}", digest) for digest in listed):
         return {"available": False, "why": "a run has no md5 of its predictions"}
-    root = _cache() if cache is None else cache
+    root = local_cache() if cache is None else cache
     if root is None:
         return {"available": False, "why": "not in a DVC repository, so there is no cache to look predictions up in"}
     files = [Path(root) / "files" / "md5" / digest[:2] / digest[2:] for digest in listed]
@@ -461,7 +461,8 @@ def _predictions(file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.nda
     return read.logits[order], read.labels[order], groups[order], read.paths[order], names
 
 
-def _cache() -> Path | None:
+def local_cache() -> Path | None:
+    """DVC's cache of the repository one stands in; None outside of one."""
     from dvc.exceptions import NotDvcRepoError
     from dvc.repo import Repo
 

@@ -69,10 +69,23 @@ def git(*arguments: str, stdin: bytes | None = None) -> bytes:
 
 
 def baselines(revs: list[str]) -> list[str]:
-    """Commits that experiments may have started from: those named, or HEAD and its ancestors, nearest first."""
-    if revs:
-        return [git("rev-parse", "--verify", f"{rev}^{{commit}}").decode().strip() for rev in revs]
-    return git("rev-list", "HEAD").decode().split()
+    """Commits that experiments may have started from: those named, or HEAD and its ancestors, nearest first.
+
+    Raises
+    ------
+    UsageError
+        If a named commit is not there.
+    """
+    if not revs:
+        return git("rev-list", "HEAD").decode().split()
+    asked = "".join(f"{rev}^{{commit}}\n" for rev in revs).encode()
+    found = git("cat-file", "--batch-check=%(objectname) %(objecttype)", stdin=asked)
+    commits = []
+    for rev, line in zip(revs, found.decode().splitlines(), strict=True):
+        if not line.endswith(" commit"):
+            raise UsageError(f"no commit `{rev}`", expected="a branch, tag or commit", hint="see git log")
+        commits.append(line.split()[0])
+    return commits
 
 
 def read(starts: list[str], paths: list[str]) -> list[Experiment]:

@@ -24,10 +24,13 @@ RANGE = re.compile(r"\brange\b", re.I)
 # Columns that tell runs apart, and columns that are no scores.
 IDENTITY = re.compile(r"^(seeds?|epochs?|best epoch|best test epoch|n|run|id|rank|rows?|views|batch|pairs)$")
 NOT_SCORES = re.compile(
-    r"\b(lambda|alpha|beta|temperature|seed|latency|ms|params|parameters|size|bytes|mb|fps|images|support|counts?|total)\b"
+    r"\b(lambda|alpha|beta|temperature|seed|latency|ms|params|parameters|size|bytes|mb|fps|images|support|counts?|total"
+    r"|within bins)\b"
 )
 _DELTA = re.compile(
-    r"^(Δ|∆|delta\b|diff\b|difference\b|gain\b|uplift\b|improvement\b)|\b(difference|delta)$|(Δ|∆)$", re.I
+    r"^(Δ|∆|delta\b|diff\b|difference\b|gain\b|uplift\b|improvement\b)|\b(difference|delta)$|(Δ|∆)$"
+    r"|(f1|accuracy|ece|brier|nll)_(rise|loss|drop)$",
+    re.I,
 )
 _OTHER = re.compile(
     r"^(?:best|worst|max|min|median|std|sd|ci|total|sum)\b|[\s(\[:,_-](?:best|worst|max|min|median|std|sd)[)\]]?$", re.I
@@ -318,6 +321,9 @@ def _cell(text: str, row: int | str, column: str) -> Cell:
 
 
 def _json_row(path: Path, leaves: dict[str, Any], place: str) -> Grid:
+    bare = {name for name in leaves if plain(name) in CLASSES}
+    if not any(quantity(name) in ("macro_f1", "f1") for name in leaves.keys() - bare):
+        leaves = {name: item for name, item in leaves.items() if name not in bare}  # something else of each class
     cells = {name: _cell(_leaf(item), place or "top", name) for name, item in leaves.items()}
     return _without_counts(Grid(str(path), list(cells), [Run(cells, {}, place or "top")]))
 

@@ -2,7 +2,7 @@
 
 import * as ort from "./vendor/ort.wasm.min.mjs";
 
-const SCHEMA_VERSIONS = [1, 2];
+const SCHEMA_VERSION = 2;
 
 /** A stop that the page shows as it stands. */
 export class BundleError extends Error {}
@@ -21,15 +21,15 @@ export class BundleError extends Error {}
  */
 export async function loadModel() {
   const info = await (await get("bundle/bundle.json")).json();
-  if (!SCHEMA_VERSIONS.includes(info.schema_version)) {
+  if (info.schema_version !== SCHEMA_VERSION) {
     throw new BundleError(
-      `This bundle has schema version ${info.schema_version}, and the page reads ${SCHEMA_VERSIONS.join(" and ")}. ` +
+      `This bundle has schema version ${info.schema_version}, and the page reads ${SCHEMA_VERSION}. ` +
         "Use the release of ferdistill that wrote it, or export again.",
     );
   }
   const bytes = await (await get("bundle/model.onnx")).arrayBuffer();
   const sha256 = hex(await crypto.subtle.digest("SHA-256", bytes));
-  const expected = info.schema_version === 1 ? info.sha256 : info.files["model.onnx"];
+  const expected = info.files["model.onnx"];
   if (sha256 !== expected) {
     throw new BundleError(
       "The model is damaged, or belongs to another bundle: model.onnx has SHA-256 " +

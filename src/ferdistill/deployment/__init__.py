@@ -1,0 +1,1 @@
+"""The student as files that run without torch: ONNX graph, precisions, model card."""

@@ -1,0 +1,120 @@
+"""The model card."""
+
+from typing import Any
+
+import pandas as pd
+
+
+def model_card(info: dict[str, Any], sources: pd.DataFrame) -> str:
+    """The model card, Markdown.
+
+    Parameters
+    ----------
+    info : dict
+        What `bundle.json` holds.
+    sources : DataFrame
+        Number of images by source (rows) and split (columns).
+    """
+    test = info["test"]
+    size, channels = info["image"]["size"], info["image"]["channels"]
+    recipe = (
+        "cross-entropy alone, without teachers"
+        if info["run_family"] == "none"
+        else f"distillation of teacher family {info['run_family']}, mode {info['run_mode']}"
+    )
+    splits = [name for name in ("train", "val", "calib", "test") if name in sources.columns]
+    data = "\n".join(
+        " | ".join([f"| {source}", *(str(row[name]) for name in splits)]) + " |" for source, row in sources.iterrows()
+    )
+    scores = "\n".join(f"| {name} | {value:.3f} |" for name, value in test["f1"].items())
+    confidence = info["thresholds"]["confidence"]
+    return f"""# Facial-expression classifier
+
+{info["architecture"]}, {recipe}, seed {info["seed"]}.
+One face image in, probabilities of {len(info["classes"])} expressions out: {", ".join(info["classes"])}.
+
+```python
+from ferdistill.runtime.classifier import Classifier  # pip install ferdistill[runtime]
+
+classifier = Classifier(".")  # this directory
+probabilities = classifier.predict(faces)  # uint8 (N, H, W, 1 or 3) -> (N, {len(info["classes"])})
+```
+
+## Intended use
+Research on facial-expression recognition and on distillation. The input is one cropped face, uint8, grey or RGB, of
+any size, cropped as the training images were. The file itself makes it {"RGB" if channels == 3 else "grey"} and
+resizes it to {size} x {size} pixels (bilinear, antialiased; a crop that is not square is squeezed, as in training).
+Probabilities are softmax(logits / T*) with T* = {info["t_star"]:.4g}, fitted on the calib split.
+
+## Files
+{_files(info)}
+
+## Training data
+Images by source and split, after exact duplicates, label conflicts and leaks were dropped.
+Index digest `{info["index_digest"]}`.
+
+| Source | {" | ".join(splits)} |
+|---|{"---|" * len(splits)}
+{data}
+
+## Metrics
+Test split, n = {test["n"]}; used for nothing but this report.
+
+| Metric | Raw | At T* |
+|---|---|---|
+| Macro F1 | {test["macro_f1"]:.3f} | the same |
+| Accuracy | {test["accuracy"]:.3f} | the same |
+| NLL | {test["raw"]["nll"]:.3f} | {test["scaled"]["nll"]:.3f} |
+| Brier score | {test["raw"]["brier"]:.3f} | {test["scaled"]["brier"]:.3f} |
+| ECE | {test["raw"]["ece"]:.3f} | {test["scaled"]["ece"]:.3f} |
+
+A perfectly calibrated model would show an ECE of about {test["ece_null"]:.3f} on a test split of this size:
+an ECE near it is no sign of miscalibration.
+
+| Class | F1 |
+|---|---|
+{scores}
+
+In real time, abstain where the largest probability is under {confidence:g} (`thresholds.confidence` in bundle.json): on
+test {_abstention(info["abstention"])}.
+
+## Limits
+- One training run. Another seed gives other numbers; differences between runs need several seeds.
+- Scores hold for images like the test split's. Other cameras, crops, ages, skin tones and cultures were not
+  measured.
+- Calibration holds for the class frequencies of the calib split.
+- Classes with a low F1 above are not to be relied on.
+
+## Ethics
+A facial expression is not an emotion: the same face can go with different feelings, and people differ in how
+they show them. Do not use this model to judge a person's state of mind, honesty, health or fitness, nor for
+decisions on employment, education, credit, policing or migration. The law restricts emotion recognition in
+some places (in the European Union, at work and in education). Ask people before their faces are processed.
+"""
+
+
+def _files(info: dict[str, Any]) -> str:
+    lines = ["- `model.onnx`: float32. It gives torch's probabilities and classes on the whole test split."]
+    int8 = info["int8"]
+    if int8 is not None:
+        what = "every layer" if not int8["float_layers"] else f"{int8['layers'] - len(int8['float_layers'])} layers"
+        figures = "; ".join(
+            f"on {split.replace('_', ' ')} it loses {100 * int8[split]['macro_f1_loss']:.2f} points of macro F1, ECE "
+            f"rises by {int8[split]['ece_rise']:.3f}, and {int8[split]['same_class']:.1%} of images keep their class"
+            for split in ("val_and_calib", "test")
+        )
+        lines.append(
+            f"- `model.int8.onnx`: {what} of {int8['layers']} in int8; {figures}."
+            if int8["taken"]
+            else f"- No int8: with {len(int8['float_layers'])} of {int8['layers']} layers left in float, {figures}."
+        )
+        lines.append("  It was judged on val and calib alone; negative figures are gains, which are chance.")
+    return "\n".join(lines)
+
+
+def _abstention(figures: dict[str, Any]) -> str:
+    if figures["accuracy"] is None:
+        return "it would answer none of the images"
+    return (
+        f"it answers {figures['coverage']:.1%} of the images, and {figures['accuracy']:.1%} of these answers are right"
+    )

@@ -1,0 +1,215 @@
+"""Faces in a frame, by detectors that share one form, and their upright crops. Needs OpenCV."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from ..errors import CheckError, UsageError
+
+Box = tuple[float, float, float, float]
+
+TILTS = (0.0, 20.0, -20.0, 40.0, -40.0)  # degrees; the cascade sees faces that are turned by about 15 at most
+STEEPEST = 60.0  # degrees; further turned, a head is a false find
+
+
+# The cascade's box has about 0.875 of the side of a rendered training image, so this margin restores its frame.
+MARGIN = 0.07
+
+
+@dataclass(frozen=True)
+class Face:
+    """Where a face is.
+
+    Attributes
+    ----------
+    box : left, top, width and height in pixels; may reach over the frame's edge
+    tilt : degrees by which the head is turned clockwise in the picture
+    """
+
+    box: Box
+    tilt: float = 0.0
+
+
+# Takes a frame, RGB uint8 (H, W, 3), and the faces that were there a moment ago; gives those of now.
+Detector = Callable[[np.ndarray, Sequence[Face]], list[Face]]
+
+
+def iou(a: Box, b: Box) -> float:
+    """Intersection over union of two boxes, in [0, 1]."""
+    across = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
+    down = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
+    if across <= 0 or down <= 0:
+        return 0.0
+    return across * down / (a[2] * a[3] + b[2] * b[3] - across * down)
+
+
+class Cascade:
+    """OpenCV's Haar cascade `frontalface_alt2` (Lienhart & Maydt, 2002), which its packages carry.
+
+    The whole frame is searched for upright faces. Where one was seen a moment ago and is not found now, its
+    surroundings are searched at the angles of `TILTS` from the last.
+
+    Parameters
+    ----------
+    smallest : float
+        Side of the smallest face, as a share of the frame's shorter side, above 0, at most 1. Time goes with its
+        inverse square.
+    thorough : bool
+        Search the whole frame at the other angles of `TILTS` too, until there is a face: for pictures, where no
+        frame came before.
+
+    Raises
+    ------
+    UsageError
+        If the installed OpenCV has no cascades, as those from version 5 on.
+    """
+
+    side = 20  # pixels of the smallest face after scaling: the window of the cascade
+
+    def __init__(self, smallest: float = 0.1, thorough: bool = False) -> None:
+        self.smallest, self.thorough = smallest, thorough
+        data = getattr(cv2, "data", None)
+        file = Path(data.haarcascades if data else "") / "haarcascade_frontalface_alt2.xml"
+        if not hasattr(cv2, "CascadeClassifier") or not file.is_file():
+            raise UsageError(
+                "this OpenCV has no Haar cascades",
+                where=f"OpenCV {cv2.__version__}",
+                expected="opencv-python-headless 4",
+                hint='pip install "opencv-python-headless<5", or give a YuNet file with --detector',
+            )
+        self._cascade = cv2.CascadeClassifier(str(file))
+
+    def __call__(self, frame: np.ndarray, near: Sequence[Face] = ()) -> list[Face]:
+        """Find the faces of a frame; see `Detector`."""
+        grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
+        height, width = grey.shape
+        smallest = max(self.smallest * min(height, width), 8.0)
+        found = [Face(box) for box in self._search(grey, smallest, min(height, width))]
+        for tilt in TILTS[1:] if self.thorough and not found else ():
+            diagonal = math.hypot(height, width)
+            move = _upright((width / 2, height / 2), tilt, diagonal)
+            turned = cv2.warpAffine(grey, move, (round(diagonal),) * 2, borderMode=cv2.BORDER_REPLICATE)
+            found = [Face(_back(box, move), tilt) for box in self._search(turned, smallest, min(height, width))]
+            if found:
+                break
+        for face in near:
+            if all(iou(face.box, other.box) < 0.3 for other in found):
+                found += [
+                    again
+                    for again in self._follow(grey, face)
+                    if all(iou(again.box, other.box) < 0.3 for other in found)
+                ]
+        return found
+
+    def _follow(self, grey: np.ndarray, face: Face) -> list[Face]:
+        """The face that was at `face` a moment ago, sought in its surroundings, at angles near its own first."""
+        left, top, width, height = face.box
+        side = max(width, height)
+        for tilt in (face.tilt + turn for turn in TILTS):
+            if abs(tilt) > STEEPEST:
+                continue
+            move = _upright((left + width / 2, top + height / 2), tilt, 2 * side)
+            patch = cv2.warpAffine(grey, move, (round(2 * side),) * 2, borderMode=cv2.BORDER_REPLICATE)
+            found = self._search(patch, 0.7 * side, 1.4 * side)
+            if found:
+                nearest = max(found, key=lambda box: iou(box, (side / 2, side / 2, side, side)))
+                return [Face(_back(nearest, move), tilt)]
+        return []
+
+    def _search(self, grey: np.ndarray, smallest: float, largest: float) -> list[Box]:
+        """Upright faces whose sides lie between two lengths."""
+        scale = min(1.0, self.side / smallest)
+        small = cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        low, high = math.floor(scale * smallest), math.ceil(scale * largest)
+        found = self._cascade.detectMultiScale(small, 1.1, 3, minSize=(low, low), maxSize=(high, high))
+        return [(float(x / scale), float(y / scale), float(w / scale), float(h / scale)) for x, y, w, h in found]
+
+
+def _upright(middle: tuple[float, float], tilt: float, side: float) -> np.ndarray:
+    """The affine map (2, 3) that turns a picture by -`tilt` and takes `middle` to that of a square of `side`."""
+    turn = cv2.getRotationMatrix2D(middle, tilt, 1.0)
+    return turn + np.array([[0, 0, side / 2 - middle[0]], [0, 0, side / 2 - middle[1]]])
+
+
+def _back(box: Box, forward: np.ndarray) -> Box:
+    """Place a box of a turned picture in the original, where it stays square to the axes."""
+    left, top, width, height = box
+    across, down = cv2.invertAffineTransform(forward) @ (left + width / 2, top + height / 2, 1.0)
+    return float(across - width / 2), float(down - height / 2), width, height
+
+
+class YuNet:
+    """The YuNet detector (Wu, Peng & Yu, 2023), from its ONNX file, through OpenCV's `FaceDetectorYN`.
+
+    Its eyes give the tilt. The box is made square around its middle.
+
+    Raises
+    ------
+    UsageError, CheckError
+        If the file is missing, or OpenCV cannot load it.
+    """
+
+    def __init__(self, model: Path, score: float = 0.7) -> None:
+        if not model.is_file():
+            raise UsageError(
+                "no such detector",
+                where=str(model),
+                expected="haar, or a YuNet file (.onnx)",
+                hint="the file is face_detection_yunet_*.onnx of the OpenCV Zoo",
+            )
+        try:
+            self._network = cv2.FaceDetectorYN.create(str(model), "", (320, 320), score)
+        except cv2.error as error:
+            raise CheckError(
+                f"OpenCV cannot load the detector: {str(error.err or error).strip()}",
+                where=str(model),
+                expected="a YuNet file (.onnx)",
+                hint="take face_detection_yunet_*.onnx of the OpenCV Zoo",
+            ) from None
+
+    def __call__(self, frame: np.ndarray, near: Sequence[Face] = ()) -> list[Face]:
+        """Find the faces of a frame; see `Detector`."""
+        height, width = frame.shape[:2]
+        self._network.setInputSize((width, height))
+        rows = self._network.detect(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))[1]
+        faces = []
+        for left, top, across, down, *points in [] if rows is None else rows.tolist():
+            side = max(across, down)
+            box = (left + (across - side) / 2, top + (down - side) / 2, side, side)
+            # The first point is the person's right eye, which lies to the left in the picture.
+            tilt = math.degrees(math.atan2(points[3] - points[1], points[2] - points[0]))
+            faces.append(Face(box, tilt))
+        return faces
+
+
+def whole(frame: np.ndarray, near: Sequence[Face] = ()) -> list[Face]:
+    """Take the whole frame for one face; see `Detector`."""
+    return [Face((0.0, 0.0, float(frame.shape[1]), float(frame.shape[0])))]
+
+
+def crop(frame: np.ndarray, face: Face, margin: float = MARGIN) -> np.ndarray:
+    """The square around a face, turned upright, at the frame's own resolution.
+
+    Parameters
+    ----------
+    frame : (H, W, 3) uint8 array
+    face : Face
+    margin : float
+        Added on each side, as a share of the box's longer side; above -0.5.
+
+    Returns
+    -------
+    (side, side, 3) uint8 array
+        Beyond the frame, its edge is repeated.
+    """
+    left, top, width, height = face.box
+    side = max(1, round(max(width, height) * (1 + 2 * margin)))
+    move = _upright((left + width / 2, top + height / 2), face.tilt, side)
+    if face.tilt == 0:
+        move = np.round(move)  # whole pixels: a copy, not an interpolation
+    upright: np.ndarray = cv2.warpAffine(frame, move, (side, side), borderMode=cv2.BORDER_REPLICATE)
+    return upright

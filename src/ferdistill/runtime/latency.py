@@ -1,0 +1,199 @@
+"""Latency of models side by side. Needs numpy and onnxruntime alone."""
+
+import platform
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnxruntime
+
+from ..errors import UsageError
+from . import footprint
+from .classifier import read_bundle
+from .session import PROVIDERS, Device, open_session
+
+DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32", "tensor(float16)": "float16"}
+
+
+class Model(NamedTuple):
+    """A file to be measured.
+
+    Attributes
+    ----------
+    name : str
+        The path as it was given, and the variant of a bundle that has several.
+    file : path
+        The ONNX file.
+    shape : tuple of int, optional
+        Of one input, without the batch; None where the graph must tell.
+    info : dict
+        What bundle.json says; empty for a bare file.
+    """
+
+    name: str
+    file: Path
+    shape: tuple[int, ...] | None
+    info: dict[str, Any]
+
+
+def models_at(path: Path, shape: tuple[int, ...] | None = None) -> list[Model]:
+    """The variants of a bundle, or the one model of an ONNX file.
+
+    Raises
+    ------
+    UsageError, CheckError
+        If there is neither, or the bundle is not whole.
+    """
+    if path.is_file():
+        return [Model(str(path), path, shape, {})]
+    info = read_bundle(path)
+    size, channels = info["image"]["size"], info["image"]["channels"]
+    variants = info["variants"].items()
+    return [
+        Model(
+            f"{path} {variant}" if len(variants) > 1 else str(path), path / name, shape or (size, size, channels), info
+        )
+        for variant, name in variants
+    ]
+
+
+def bench(
+    models: list[Model],
+    batches: list[int],
+    threads: int,
+    device: Device,
+    warmup: int,
+    repeats: int,
+    advance: Callable[[], object] = lambda: None,
+) -> dict[str, Any]:
+    """Measure models in turn, so that a machine that slows down slows all of them.
+
+    Parameters
+    ----------
+    models : list of Model
+        At least one.
+    batches : list of int
+        Images of a call.
+    threads : int
+        CPU threads of a call.
+    device : {"auto", "cpu", "cuda", "tensorrt"}
+        As `runtime.session.open_session` takes it.
+    warmup, repeats : int
+        Rounds before the clock counts, and rounds that count. Every model is called once a round.
+    advance : callable
+        Called after each batch size.
+
+    Returns
+    -------
+    dict
+        `models`: of each `name`, `provider`, `size_bytes`, `load_s`, `first_prediction_s`, `peak_memory_bytes` (of a
+        fresh process, at the largest batch), for bundles `run_family`, `run_mode`, `architecture`, `macro_f1`, and
+        `batch_N`: `summary` of N images a call, with `ratio`: this model's median time divided by the first one's.
+        `threads`, `machine`, `versions`.
+
+    Raises
+    ------
+    UsageError, CheckError
+        If a model cannot be loaded, or does not take such inputs.
+    """
+    sessions = [open_session(model.file, threads, device) for model in models]
+    inputs = [
+        [draw(model, session, batch) for batch in batches] for model, session in zip(models, sessions, strict=True)
+    ]
+    rows = []
+    for model, session, drawn in zip(models, sessions, inputs, strict=True):
+        largest = max(drawn, key=len)
+        used = next(name for name, provider in PROVIDERS.items() if provider == session.get_providers()[0])
+        fresh = footprint.measure(model.file, list(largest.shape), str(largest.dtype), threads, used)
+        row = {"name": model.name, "provider": used, "size_bytes": model.file.stat().st_size}
+        row |= {"load_s": fresh["load_s"], "first_prediction_s": fresh["first_prediction_s"]}
+        row["peak_memory_bytes"] = fresh["peak_memory"]
+        if model.info:
+            row |= {name: model.info[name] for name in ("run_family", "run_mode", "architecture")}
+            row["macro_f1"] = model.info["test"]["macro_f1"]
+        rows.append(row)
+    for number, batch in enumerate(batches):
+        calls = [caller(session, drawn[number]) for session, drawn in zip(sessions, inputs, strict=True)]
+        times = interleave(calls, warmup, repeats)
+        for row, own in zip(rows, times, strict=True):
+            row[f"batch_{batch}"] = summary(own, batch) | {"ratio": float(np.median(own) / np.median(times[0]))}
+        advance()
+    return {"models": rows, "threads": threads, "machine": processor(), "versions": versions()}
+
+
+def draw(model: Model, session: onnxruntime.InferenceSession, batch: int) -> np.ndarray:
+    """Random input for a model: uint8 in 0..255, or floats in [0, 1)."""
+    taken = session.get_inputs()
+    if len(taken) != 1 or taken[0].type not in DTYPES or not taken[0].shape:
+        raise UsageError(
+            f"a model with inputs {[(one.name, one.type, one.shape) for one in taken]}",
+            where=model.name,
+            expected="one input of images, uint8 or float",
+        )
+    # Axes that the graph leaves open are strings or None.
+    graph: list[Any] = taken[0].shape
+    own = graph[1:] if model.shape is None else list(model.shape)
+    if not all(isinstance(size, int) for size in own):
+        raise UsageError(
+            f"the graph leaves the shape of its input open: {graph}",
+            where=model.name,
+            hint="give it with --shape, as --shape 48,48,1",
+        )
+    shape = [batch, *own]
+    if len(shape) != len(graph) or any(
+        isinstance(fixed, int) and fixed != size for fixed, size in zip(graph, shape, strict=True)
+    ):
+        raise UsageError(f"an input of shape {shape}", where=model.name, expected=f"{graph}, as the graph says")
+    rng, dtype = np.random.default_rng(0), np.dtype(DTYPES[taken[0].type])
+    if dtype == np.uint8:
+        return rng.integers(0, 256, shape, dtype=np.uint8)
+    return rng.random(shape, dtype=np.float32).astype(dtype)
+
+
+def caller(session: onnxruntime.InferenceSession, images: np.ndarray) -> Callable[[], object]:
+    """A call that gives probabilities, or all outputs of a model that has none by that name."""
+    outputs = [output.name for output in session.get_outputs()]
+    feed, wanted = {session.get_inputs()[0].name: images}, ["probabilities"] if "probabilities" in outputs else None
+    return lambda: session.run(wanted, feed)
+
+
+def interleave(calls: list[Callable[[], object]], warmup: int, repeats: int) -> np.ndarray:
+    """Seconds (calls, repeats) of each call; in every round each is called once, the first of them in turn."""
+    times = np.empty((len(calls), repeats))
+    for round_ in range(-warmup, repeats):
+        for number in range(len(calls)):
+            which = (number + round_) % len(calls)
+            start = time.perf_counter()
+            calls[which]()
+            if round_ >= 0:
+                times[which, round_] = time.perf_counter() - start
+    return times
+
+
+def summary(seconds: np.ndarray, batch: int) -> dict[str, float]:
+    """Percentiles of the calls in ms, and images per second over all of them."""
+    p50, p95, p99 = (float(value) for value in np.percentile(seconds * 1000, [50, 95, 99]))
+    return {
+        "p50_ms": p50,
+        "p95_ms": p95,
+        "p99_ms": p99,
+        "images_per_s": batch * len(seconds) / float(seconds.sum()),
+    }
+
+
+def processor() -> str:
+    """The CPU's model name."""
+    try:
+        description = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        description = ""  # not Linux
+    found = re.search(r"^model name\s*: (.+)$", description, re.MULTILINE)
+    return found.group(1) if found else platform.processor() or platform.machine()
+
+
+def versions() -> dict[str, str]:
+    """Of what the runtime is made of."""
+    return {"onnxruntime": onnxruntime.__version__, "numpy": np.__version__, "python": platform.python_version()}

@@ -1,0 +1,79 @@
+"""Pictures as the classifier takes them: read, cropped and resized as the training images were."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ..corpus.sources import read_image
+from ..errors import CheckError, UsageError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+SMALLEST = 8  # side in pixels; there is no expression in less
+
+
+def find(sources: list[str]) -> list[Path]:
+    """The picture files that files, directories (searched through) and glob patterns name, each in order.
+
+    Raises
+    ------
+    UsageError
+        If one of them names nothing.
+    """
+    found: list[Path] = []
+    for source in sources:
+        path = Path(source)
+        if path.is_file():
+            files = [path]
+        elif path.is_dir():
+            files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+        else:
+            anchor = Path(path.anchor)
+            files = sorted(file for file in anchor.glob(str(path.relative_to(anchor))) if file.is_file())
+        if not files:
+            raise UsageError(
+                "no picture there",
+                where=source,
+                expected=f"a file, a directory that holds {', '.join(SUFFIXES)}, or a glob pattern",
+                hint="correct the path; quote a pattern, so that the shell leaves it alone",
+            )
+        found += files
+    return found
+
+
+def read(path: Path) -> np.ndarray:
+    """Decode a picture to upright RGB, uint8, (H, W, 3), by the code that decodes the training images.
+
+    Sixteen-bit grey is scaled to eight; palettes are resolved; an alpha channel is dropped.
+
+    Raises
+    ------
+    CheckError
+        If it is not a whole picture, has more than 50 million pixels, or fewer than 8 a side.
+    """
+    file = path.resolve()
+    try:
+        pixels = read_image(file.parent, file.name)
+    except CheckError as error:
+        hint = "replace the file, or leave it out"
+        raise CheckError(error.what, where=str(path), expected=error.expected, hint=hint) from None
+    height, width = pixels.shape[:2]
+    if min(height, width) < SMALLEST:
+        raise CheckError(
+            f"a picture of {width} x {height} pixels",
+            where=str(path),
+            expected=f"at least {SMALLEST} pixels a side",
+            hint="give the whole picture of the face",
+        )
+    return pixels
+
+
+def resize(pixels: np.ndarray, size: int, channels: int) -> np.ndarray:
+    """RGB uint8 (H, W, 3) to (size, size, channels), as `corpus.images.resize` does, which needs pandas.
+
+    Antialiased bilinear after the conversion to grey (ITU-R 601), if `channels` is 1.
+    """
+    picture = Image.fromarray(pixels).convert("L" if channels == 1 else "RGB")
+    if picture.size != (size, size):
+        picture = picture.resize((size, size), Image.Resampling.BILINEAR)
+    return np.asarray(picture).reshape(size, size, channels)

@@ -1,0 +1,218 @@
+"""The study report: one HTML file that needs no network, and the same in Markdown with its figures beside it.
+
+Same table, cache and working tree: same bytes. Nothing in it is a fixed claim; see `sections`.
+"""
+
+import base64
+import re
+import subprocess
+from functools import cache, partial
+from io import StringIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from ..corpus import index
+from ..evaluation import diversity
+from ..evaluation.metrics import read_predictions
+from ..files import atomic, read_json, write_text
+from ..params import Params
+from ..progress import track
+from . import compare, decide, recipes, results
+from .sections import SECTIONS, Picture, Section, Study
+
+CURVES = {
+    "macro F1 on val": "plots/student/plots/metrics/val/macro_f1.tsv",
+    "loss on train": "plots/student/plots/metrics/train/loss.tsv",
+}
+
+
+def make(table: Path, params: Params, html: Path, markdown: Path, store: Path | None = None) -> list[Path]:
+    """Read what there is, and write the report.
+
+    Parameters
+    ----------
+    table : Path
+        The results, see `results.read`.
+    params : Params
+    html, markdown : Path
+        What to write. Figures of the Markdown go to a directory beside it, of the same name without suffix.
+    store : Path, optional
+        DVC's cache, where the runs' predictions are looked up; by default that of the repository one stands in.
+
+    Returns
+    -------
+    list of Path
+        Everything written.
+
+    Raises
+    ------
+    UsageError, CheckError
+        See `results.read` and `recipes.of`.
+    """
+    frame = results.read(table)
+    study = gather(frame, params, compare.local_cache() if store is None else store)
+    made = [section(study) for section in track(SECTIONS, "sections")]
+    chosen = study.decision["chosen"]["label"]
+    summary = {"runs": len(frame), "recipes": len(study.recipes), "chosen": chosen, "table": table.as_posix()}
+    figures = markdown.with_suffix("")
+    written = [html, markdown]
+    for picture in (block for section in made for block in section.blocks if isinstance(block, Picture)):
+        path = figures / (picture.name + picture.suffix)
+        with atomic(path) as temporary:
+            temporary.write_bytes(picture.data)
+        written.append(path)
+    for stale in set(figures.glob("*.svg")) | set(figures.glob("*.png")):
+        if stale not in written:
+            stale.unlink()
+    write_text(html, render("report.html.j2", made, summary, figures.name))
+    write_text(markdown, render("report.md.j2", made, summary, figures.name))
+    return written
+
+
+def render(template: str, sections: list[Section], summary: dict[str, Any], figures: str) -> str:
+    """Fill one of the two templates."""
+    environment = Environment(
+        loader=PackageLoader("ferdistill.study"),
+        autoescape=template.endswith(".html.j2"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["data_uri"] = _data_uri
+    environment.filters["md"] = _markdown
+    return environment.get_template(template).render(sections=sections, summary=summary, figures=figures)
+
+
+def gather(frame: pd.DataFrame, params: Params, store: Path | None) -> Study:
+    """Everything that the sections need, from the table, DVC's cache, git and the working tree."""
+    classes = results.classes_of(frame)
+    needed = [name for name in results.columns(classes) if name not in _MAY_BE_EMPTY]
+    found = recipes.of(frame, params, needed)
+    benchmark, export = (_json_if_there(Path("metrics") / f"{name}.json") for name in ("benchmark", "export"))
+    misalignment = _json_if_there(Path("metrics/study/misalignment.json"))
+    drawn = {}
+    if misalignment is not None and (picture := Path("plots/study/misalignment.png")).is_file():
+        drawn["misalignment"] = picture.read_bytes()
+    teachers = _diversity(params)
+    if teachers is not None:
+        with TemporaryDirectory() as directory:
+            picture = Path(directory) / "diversity.png"
+            diversity.picture(picture, teachers, f"Teachers on {teachers['n']} test images")
+            drawn["diversity"] = picture.read_bytes()
+    return Study(
+        frame=frame,
+        recipes=found,
+        difference=cache(recipes.difference),
+        same_loss=partial(recipes.same_loss, params),
+        examples=lambda one, other: compare.examples(one.runs, other.runs, store, params.calibrate.bins),
+        point=lambda family, lambda_: recipes.point(params.families[family].mixture(lambda_)),
+        classes=classes,
+        teachers=params.teachers,
+        bins=params.calibrate.bins,
+        decision=decide.decide(frame, params, benchmark, export),
+        benchmark=benchmark,
+        predictions=_predictions(found, classes, store),
+        curves=_curves(found),
+        working_tree=_working_tree(),
+        diversity=teachers,
+        misalignment=misalignment if "misalignment" in drawn else None,
+        drawn=drawn,
+    )
+
+
+# Settings that do not apply to every recipe, and what a run may have lost: its predictions, its commit.
+_MAY_BE_EMPTY = {*results.RECIPE, "commit", "model", "predictions"}
+
+
+def _json_if_there(path: Path) -> Any:
+    return read_json(path) if path.is_file() else None
+
+
+def _diversity(params: Params) -> dict[str, Any] | None:
+    """`diversity.of_split` on test, if the index and every teacher's soft labels are here."""
+    directories = [params.softlabels_dir(name) for name in params.teachers]
+    if not params.index_csv.is_file() or not all(directory.is_dir() for directory in directories):
+        return None
+    return diversity.of_split(params, index.read(params.index_csv), "test", params.temperature)
+
+
+def _predictions(found: list[recipes.Recipe], classes: list[str], store: Path | None) -> dict[str, list[Any]]:
+    """Logits and labels on test, and T*, of the runs whose predictions lie in the cache."""
+    read: dict[str, list[Any]] = {}
+    if store is None:
+        return read
+    for recipe in track(found, "predictions"):
+        for md5, t_star in zip(recipe.runs["predictions"], recipe.runs["t_star"], strict=True):
+            path = store / "files" / "md5" / str(md5)[:2] / str(md5)[2:]
+            if re.fullmatch("[0-9a-f]{32}", str(md5)) and path.is_file():
+                test = read_predictions(path, "test", classes)
+                read.setdefault(recipe.selector, []).append((test.logits, test.labels, float(t_star)))
+    return read
+
+
+def _curves(found: list[recipes.Recipe]) -> dict[str, dict[str, pd.DataFrame]]:
+    """By title and recipe, a frame of epochs by seeds, from the experiments' commits, of those in this clone."""
+    wanted = [
+        (title, recipe.selector, int(seed), f"{commit}:{path}")
+        for recipe in found
+        for commit, seed in zip(recipe.runs["commit"], recipe.runs["seed"], strict=True)
+        if re.fullmatch("[0-9a-f]{7,64}", str(commit))
+        for title, path in CURVES.items()
+    ]
+    texts = _git_files([name for *_, name in wanted])
+    curves: dict[str, dict[str, dict[int, pd.Series]]] = {}
+    for (title, selector, seed, _), text in zip(wanted, texts, strict=True):
+        if text is not None:
+            table = pd.read_csv(StringIO(text), sep="\t", index_col="step")
+            curves.setdefault(title, {}).setdefault(selector, {})[seed] = table.iloc[:, -1]
+    return {title: {selector: pd.DataFrame(series) for selector, series in of.items()} for title, of in curves.items()}
+
+
+def _git_files(names: list[str]) -> list[str | None]:
+    """The text of each `COMMIT:PATH`, None where this clone does not have it; one process for all."""
+    if not names:
+        return []
+    try:
+        done = subprocess.run(
+            ["git", "cat-file", "--batch"], input="\n".join(names).encode() + b"\n", capture_output=True, check=True
+        )
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        return [None] * len(names)
+    texts: list[str | None] = []
+    rest = done.stdout
+    for _ in names:
+        head, _, rest = rest.partition(b"\n")
+        if head.endswith((b" missing", b" ambiguous")):
+            texts.append(None)
+            continue
+        size = int(head.split()[-1])
+        texts.append(rest[:size].decode("utf-8"))
+        rest = rest[size + 1 :]
+    return texts
+
+
+def _working_tree() -> dict[str, Any]:
+    """The pipeline's own run, as `dvc repro` left it."""
+    files = {name: Path("plots") / f"{name}.csv" for name in ("confusion", "reliability")}
+    student = _json_if_there(Path("metrics/student.json"))
+    if student is None or not all(path.is_file() for path in files.values()):
+        return {}
+    label = f"{student['run_family']} {student['run_mode']}, working tree"
+    return {"label": label, **{name: pd.read_csv(path) for name, path in files.items()}}
+
+
+def _data_uri(picture: Picture) -> str:
+    kind = {".svg": "image/svg+xml", ".png": "image/png"}[picture.suffix]
+    return f"data:{kind};base64,{base64.b64encode(picture.data).decode('ascii')}"
+
+
+def _markdown(text: str) -> str:
+    """Plain text as Markdown: no character of it is markup."""
+    for character in "\\`*|<[":
+        text = text.replace(character, "\\" + character)
+    return text

@@ -1,0 +1,170 @@
+"""`ferdistill predict`: pictures in every state, known probabilities, exit codes."""
+
+import csv
+import io
+import json
+import struct
+import sys
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+from skimage import data
+from typer.testing import CliRunner
+
+from conftest import TONES, tone_probabilities
+from ferdistill.cli import app, cli
+from ferdistill.corpus.images import resize as resize_for_training
+from ferdistill.errors import CheckError, UsageError
+from ferdistill.params import ImageParams
+from ferdistill.runtime import pictures
+from ferdistill.runtime.detector import Cascade, iou
+
+FACE = (177.0, 66.0, 97.0, 97.0)  # of scikit-image's astronaut
+
+
+@pytest.fixture(scope="module")
+def astronaut():
+    return data.astronaut()
+
+
+def predict(*arguments):
+    return CliRunner().invoke(cli, ["predict", *map(str, arguments)])
+
+
+def lines(result):
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("shape", [(48, 48), (97, 61), (5, 300), (20, 20)])
+def test_faces_are_resized_as_the_training_images_were(channels, shape):
+    pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    expected = resize_for_training(pixels, ImageParams(size=48, channels=channels))
+    assert np.array_equal(pictures.resize(pixels, 48, channels), expected)
+
+
+def test_pictures_of_every_kind_become_upright_rgb(tmp_path):
+    rgb = np.random.default_rng(1).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    grey = rgb[..., 0]
+    Image.fromarray(rgb).save(tmp_path / "rgb.png")
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    Image.fromarray(np.dstack([rgb, grey])).save(tmp_path / "rgba.png")
+    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "deep.png")
+    turned = Image.Exif()
+    turned[0x0112] = 6  # the camera was turned by 90 degrees
+    Image.fromarray(rgb).save(tmp_path / "turned.png", exif=turned)
+    for name in ("rgb", "rgba"):
+        assert np.array_equal(pictures.read(tmp_path / f"{name}.png"), rgb)
+    for name in ("grey", "deep"):
+        assert np.array_equal(pictures.read(tmp_path / f"{name}.png"), np.repeat(grey[..., None], 3, axis=2))
+    assert np.array_equal(pictures.read(tmp_path / "turned.png"), np.rot90(rgb, -1))
+
+
+def write_header(path, width, height):
+    """A PNG that announces a size and holds next to nothing."""
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)), (b"IDAT", zlib.compress(b"\0" * 100))]
+    body = b"".join(
+        struct.pack(">I", len(text)) + kind + text + struct.pack(">I", zlib.crc32(kind + text)) for kind, text in chunks
+    )
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + body)
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "expected"),
+    [(8000, 8000, "at most 50,000,000"), (60_000, 60_000, "whole JPEG|at most"), (1, 1, "at least 8 pixels")],
+)
+def test_pictures_of_impossible_sizes_are_refused_by_their_header(tmp_path, width, height, expected):
+    if width == 1:
+        Image.new("RGB", (1, 1)).save(tmp_path / "x.png")
+    else:
+        write_header(tmp_path / "x.png", width, height)
+    with pytest.raises(CheckError, match=expected) as refused:
+        pictures.read(tmp_path / "x.png")
+    assert "x.png" in refused.value.where and "corpus" not in str(refused.value)
+
+
+@pytest.mark.parametrize("whole", [b"", b"not a picture", None])
+def test_what_is_no_whole_picture_is_refused(tmp_path, whole, astronaut):
+    file = tmp_path / "x.png"
+    if whole is None:
+        Image.fromarray(astronaut).save(file)
+        whole = file.read_bytes()[:20_000]
+    file.write_bytes(whole)
+    with pytest.raises(CheckError, match="cannot be decoded"):
+        pictures.read(file)
+
+
+def test_whole_pictures_have_the_models_probabilities(tmp_path, tone_bundle):
+    for tone in (30, 130, 220):
+        Image.new("L", (20, 30), tone).save(tmp_path / f"{tone:03}.png")
+    result = predict(tmp_path, "--whole", "--bundle", tone_bundle)
+    assert result.exit_code == 0
+    reports = lines(result)
+    assert [report["path"].rsplit("/", 1)[1] for report in reports] == ["030.png", "130.png", "220.png"]
+    found = [report["faces"][0] for report in reports]
+    assert [face["label"] for face in found] == ["dark", None, "light"]  # the bundle's confidence is 0.6
+    assert found[0]["box"] == [0, 0, 20, 30]
+    expected = tone_probabilities([30, 130, 220])
+    assert np.allclose([list(face["probabilities"].values()) for face in found], expected, atol=1e-6)
+    assert list(found[0]["probabilities"]) == TONES
+    sure = predict(tmp_path / "130.png", "--whole", "--bundle", tone_bundle, "--confidence", "0.1")
+    assert lines(sure)[0]["faces"][0]["label"] == "light"
+
+
+def test_faces_are_found_with_their_boxes_and_tilts(tmp_path, tone_bundle, astronaut):
+    Image.fromarray(astronaut).save(tmp_path / "one.png")
+    head = astronaut[:230, 110:340]
+    Image.fromarray(np.tile(head, (2, 2, 1))).save(tmp_path / "four.png")
+    Image.fromarray(data.coffee()).save(tmp_path / "none.png")
+    result = predict(tmp_path / "one.png", tmp_path / "four.png", tmp_path / "none.png", "--bundle", tone_bundle)
+    one, four, none = lines(result)
+    assert result.exit_code == 0 and none["faces"] == []
+    assert len(one["faces"]) == 1 and iou(tuple(one["faces"][0]["box"]), FACE) > 0.7
+    places = [(x, y) for x in (67, 297) for y in (66, 296)]
+    assert len(four["faces"]) == 4
+    for x, y in places:
+        assert sum(iou(tuple(face["box"]), (x, y, 97, 97)) > 0.7 for face in four["faces"]) == 1
+
+    # Pillow turns against the clock.
+    turned = np.asarray(Image.fromarray(astronaut).rotate(-35, center=(225.5, 114.5)))
+    assert Cascade()(turned) == []
+    (face,) = Cascade(thorough=True)(turned)
+    assert face.tilt in (20, 40) and iou(face.box, FACE) > 0.6
+
+
+@pytest.mark.parametrize("option", [[], ["--csv"]])
+def test_a_bad_picture_is_named_and_the_others_go_on(tmp_path, tone_bundle, option, monkeypatch, capsys):
+    Image.new("L", (20, 20), 10).save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes(b"nothing")
+    Image.new("L", (20, 20), 250).save(tmp_path / "c.png")
+    pattern = str(tmp_path / "*.png")
+    command = ["ferdistill", "predict", pattern, "--whole", "--bundle", str(tone_bundle), *option]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit) as stop:
+        app()
+    shown = capsys.readouterr()
+    assert stop.value.code == 1 and "1 of 3 pictures" in shown.err
+    if not option:
+        a, b, c = map(json.loads, shown.out.splitlines())
+        assert (a["faces"][0]["label"], b["faces"], c["faces"][0]["label"]) == ("dark", [], "light")
+        assert "not an image" in b["error"]
+        return
+    a, b, c = csv.DictReader(io.StringIO(shown.out))
+    assert (a["label"], b["label"], c["label"]) == ("dark", "", "light")
+    assert "not an image" in b["error"] and a["error"] == ""
+    assert float(c["prob_light"]) == pytest.approx(tone_probabilities([250])[0, 2], abs=1e-6)
+
+
+@pytest.mark.parametrize("source", ["nowhere.png", "*.png", "."])
+def test_no_picture_is_a_wrong_call(tmp_path, monkeypatch, source):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="no picture there"):
+        pictures.find([source])
+
+
+def test_a_missing_bundle_is_a_wrong_call(tmp_path):
+    Image.new("L", (20, 20)).save(tmp_path / "a.png")
+    result = predict(tmp_path / "a.png", "--bundle", tmp_path / "nowhere")
+    assert isinstance(result.exception, UsageError) and result.exception.exit_code == 2

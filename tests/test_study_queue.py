@@ -1,0 +1,327 @@
+"""The study's grid, its queue and its table."""
+
+import csv
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from ferdistill import params
+from ferdistill.cli import cli
+from ferdistill.errors import CheckError, UsageError
+from ferdistill.study import collect, experiments, grid, queue
+from ferdistill.study.grid import Run
+
+ROOT = Path(__file__).parents[1]
+SETTINGS = yaml.safe_load((ROOT / "params.yaml").read_text())
+
+
+def load_benchmark():
+    spec = importlib.util.spec_from_file_location("benchmark_study", ROOT / "benchmarks/study.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def write_grid(path, text):
+    path.write_text(text)
+    return path
+
+
+def test_the_studys_grid_is_the_reports_and_more():
+    runs = grid.load(ROOT / grid.GRID, SETTINGS)
+    assert len(runs) == 104 == len({run.name for run in runs})
+    by_name = {run.name: run.overrides for run in runs}
+    assert by_name["study-none-s1337"] == {"family": "none", "mode": "none", "seed": 1337}
+    assert by_name["study-6D-dkd-lambda0.7-beta4-s42"] == {
+        "family": "6D", "mode": "dkd", "lambda": 0.7, "beta": 4.0, "seed": 42,
+    }  # fmt: skip
+    assert by_name["study-6E-kd-views4-s47"]["views"] == 4
+    for recipe in ("none", "6A-kd", "6C-kd", "6E-kd", "6C_t1-kd", "6C_logit-kd", "6E-kd-views4"):
+        assert sum(name.startswith(f"study-{recipe}-s") for name in by_name) == 8
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        ("{family: 6Z, mode: kd, seeds: [1]}", "unknown `6Z`"),
+        ("{family: 6A, mode: kd, seeds: many}", "cells.0.seeds: unknown `many`; known here: one"),
+        ("{family: 6A, mode: kd, sedes: one}", "sedes: unknown parameter; did you mean `seeds`?"),
+        ("{family: 6A, mode: kd, seeds: one, beta: [2]}", "beta is read in mode dkd alone"),
+        ("{family: 6A, mode: kd, seeds: one, lambda: [0.5]}", "6A has no source weighted with lambda"),
+        ("{family: 6D, mode: kd, seeds: one, lambda: [1.5]}", "less than or equal to 1"),
+        ("{family: 6A, mode: kd, seeds: [1, 1]}", "`study-6A-kd-s1` stands in the grid twice"),
+        ("{family: 6A, mode: kd, seeds: one, views: [0]}", "greater than or equal to 1"),
+        ("{family: 6A, mode: kd, seeds: []}", "at least 1 item"),
+    ],
+)
+def test_a_wrong_grid_is_refused_before_anything_runs(tmp_path, cell, message):
+    path = write_grid(tmp_path / "grid.yaml", f"seeds: {{one: [1]}}\ncells:\n  - {cell}\n")
+    with pytest.raises(UsageError) as caught:
+        grid.load(path, SETTINGS)
+    assert message in str(caught.value) and str(path) in str(caught.value)
+
+
+def test_one_run_with_other_views_goes_first_and_its_like_wait_for_it():
+    runs = [Run(f"{views}-{seed}", {"views": views, "seed": seed}) for seed in (1, 2) for views in (1, 4)]
+    now = experiments.Present({"views": 1}, {}, {})
+    first, later = queue._pioneers(runs, now)
+    assert [run.name for run in first] == ["4-1", "1-1", "1-2"]
+    assert {name: [run.name for run in waiting] for name, waiting in later.items()} == {"4-1": ["4-2"]}
+
+
+MADE_UP = ["study-none-s7", "study-6A-kd-s1337", "study-6D-kd-lambda0.7-s42", "study-6E-dkd-beta4-s42"]
+
+
+@pytest.fixture(scope="module")
+def made_up(tmp_path_factory):
+    """This repository's files in one of its own, and made-up experiments that started from two commits."""
+    root = tmp_path_factory.mktemp("made_up") / "ferdistill"
+    root.mkdir()
+    names = ["params.yaml", "dvc.yaml", "dvc.lock", ".dvc", "metrics", "src", "conf", ".gitignore", ".dvcignore"]
+    for name in names:
+        if (ROOT / name).is_dir():
+            ignored = shutil.ignore_patterns("tmp", "cache", "config.local", "__pycache__", "offline.html")
+            shutil.copytree(ROOT / name, root / name, ignore=ignored)
+        else:
+            shutil.copy2(ROOT / name, root / name)
+    student = json.loads((root / "metrics/student.json").read_text())
+    index = root / f"data/index/{SETTINGS['index_tag']}.json"
+    index.parent.mkdir(parents=True)
+    index.write_text(json.dumps({"digest": student["index_digest"]}))
+    benchmark = load_benchmark()
+    benchmark.git(root, "init", "-q")
+    benchmark.git(root, "config", "user.name", "tester")
+    benchmark.git(root, "config", "user.email", "tester@example.org")
+    benchmark.git(root, "add", "-A")
+    benchmark.git(root, "commit", "-qm", "one")
+    old = {"repeated": {"family": "6A", "mode": "kd", "seed": 1}}
+    benchmark.write_experiments(root, old)
+    benchmark.git(root, "commit", "-q", "--allow-empty", "-m", "two")
+    runs = {run.name: run.overrides for run in grid.load(root / grid.GRID, SETTINGS) if run.name in MADE_UP}
+    strange = {
+        "other-scale": {"scale": "smoke"},
+        "other-tag": {"index_tag": "another"},
+        "other-training": {"training": SETTINGS["training"] | {"clip_norm": 1.0}},
+        "same-recipe": {"family": "6A", "mode": "kd", "seed": 1},
+    }
+    benchmark.write_experiments(root, runs | strange)
+    return root
+
+
+@pytest.fixture
+def inside(made_up, monkeypatch):
+    monkeypatch.chdir(made_up)
+    return made_up
+
+
+def test_collect_writes_one_row_a_run_and_says_what_it_leaves_out_and_why(inside, tmp_path):
+    arguments = ["study", "collect", "--out", str(tmp_path / "a.csv"), "--json"]
+    done = CliRunner().invoke(cli, arguments, catch_exceptions=False)
+    assert done.exit_code == 0
+    left_out = {item["experiment"]: item["reason"] for item in json.loads(done.stdout)["left_out"]}
+    assert left_out["other-scale"] == "its scale is smoke, the workspace's is embedded"
+    assert "index tag is another" in left_out["other-tag"]
+    assert "differs from the workspace in training" in left_out["other-training"]
+    assert len(left_out) == 4  # and one of the two that repeat a recipe
+    with (tmp_path / "a.csv").open(newline="") as file:
+        rows = {row["experiment"]: row for row in csv.DictReader(file)}
+    assert len(rows) == 5
+    row = rows["study-6D-kd-lambda0.7-s42"]
+    assert (row["family"], row["mode"], row["lambda"], row["beta"], row["seed"]) == ("6D", "kd", "0.7", "", "42")
+    assert (row["fusion"], row["alpha"], row["temperature"]) == ("probability", "0.5", "2.0")
+    assert (row["misaligned"], row["time"]) == ("false", "2025-11-25T00:00:00+08:00")
+    ref = load_benchmark().git(inside, "for-each-ref", "--format=%(objectname)", f"refs/exps/*/*/{row['experiment']}")
+    assert row["commit"] == ref
+    shown = json.loads(load_benchmark().git(inside, "show", f"{ref}:metrics/evaluation.json"))["test"]
+    assert {name: repr(value) for name, value in shown["f1"].items()} == {
+        name: row[f"f1_{name}"] for name in SETTINGS["classes"]
+    }
+    plain = rows["study-none-s7"]
+    assert [plain[key] for key in ("lambda", "beta", "dkd_target_term", "fusion", "alpha", "temperature")] == [""] * 6
+    # The same bytes again; another offset changes the times alone.
+    CliRunner().invoke(cli, [*arguments[:3], str(tmp_path / "b.csv")], catch_exceptions=False)
+    assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
+    CliRunner().invoke(cli, [*arguments[:3], str(tmp_path / "c.csv"), "--tz-offset", "0"], catch_exceptions=False)
+    assert "2025-11-24T16:00:00+00:00" in (tmp_path / "c.csv").read_text()
+
+
+def test_collect_takes_the_commits_that_are_named(inside):
+    found = collect.collect(params.load(), ["HEAD~1"], 0)
+    assert [row["experiment"] for row in found.rows] == ["repeated"] and not found.left_out
+    with pytest.raises(UsageError, match="no commit `no-such`"):
+        collect.collect(params.load(), ["no-such"], 0)
+
+
+def test_a_misaligned_run_and_one_without_its_own_student_are_left_out(inside):
+    settings = params.load()
+    here = collect._Here(settings)
+    experiment = next(e for e in experiments.read(experiments.baselines([]), collect.METRICS) if "6A" in e.name)
+    student = json.loads(experiment.files["metrics/student.json"])
+    marked = experiment.files | {"metrics/student.json": json.dumps(student | {"misaligned": True})}
+    for files, reason in (
+        (marked, "marked misaligned"),
+        (experiment.files | {"metrics/evaluation.json": None}, "it has no metrics/evaluation.json"),
+        (experiment.files | {"params.yaml": (inside / "params.yaml").read_text()}, "was not run with its own params"),
+    ):
+        with pytest.raises(CheckError, match=reason):
+            collect._row(experiment._replace(files=files), here, None)
+
+
+def test_a_run_is_done_only_while_code_params_and_data_are_those_it_was_run_with(inside):
+    now = experiments.present()
+    # The lock of a repository whose code was edited since its last `dvc repro` says so; then no run could be done.
+    for name, facts in now.stages.items():
+        locked = {dep["path"]: dep["md5"] for dep in now.lock[name]["deps"]}
+        facts["sources"] = {path: locked[path] for path in facts["sources"]}
+    runs = grid.load(Path("conf/study.yaml"), SETTINGS)
+    standing = queue.standing(runs, now)
+    assert [name for name, why in standing.items() if not why] == MADE_UP
+    assert {why for why in standing.values() if why} == {queue.NOT_RUN}
+
+    def why(changed):
+        return queue.standing([run for run in runs if run.name == MADE_UP[1]], changed)[MADE_UP[1]]
+
+    student = now.stages["student"]
+    path = "src/ferdistill/stages/student.py"
+    edited = now._replace(stages=now.stages | {"student": student | {"sources": student["sources"] | {path: "0"}}})
+    assert why(edited) == f"its student was run with another {path}"
+    assert why(now._replace(params=now.params | {"alpha": 0.9})) == "its student was run with other params"
+    assert why(now._replace(params=now.params | {"scale": "smoke"})) == "its scale is embedded, not smoke"
+    families = now.params["families"] | {"6B": {"fusion": "logit", "sources": []}}
+    assert why(now._replace(params=now.params | {"families": families})) == ""
+    images = now.lock["images"] | {"outs": []}
+    assert why(now._replace(lock=now.lock | {"images": images})) == "its images gave other files"
+
+
+KILLED_WHILE_QUEUEING = """
+import os, signal
+from pathlib import Path
+from dvc.repo import Repo
+from dvc.repo.experiments.queue.base import BaseStashQueue
+from ferdistill.study import queue
+from ferdistill.study.grid import Run
+
+edit = BaseStashQueue._update_params
+def die(*arguments, **keywords):
+    edit(*arguments, **keywords)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+BaseStashQueue._update_params = die
+queue.STATE.mkdir(parents=True, exist_ok=True)
+with Repo() as repo:
+    queue._queue(repo, repo.experiments.celery_queue, Run("killed", {"family": "6A", "seed": 5}))
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="SIGKILL")
+@pytest.mark.parametrize("edited", [True, False])
+def test_a_kill_while_dvc_holds_the_workspace_loses_no_edit(inside, edited):
+    git = load_benchmark().git
+    branch = git(inside, "symbolic-ref", "HEAD")
+    listed = (inside / ".gitignore").read_text()
+    if edited:
+        (inside / ".gitignore").write_text(f"{listed}# mine\n")
+    before = git(inside, "diff")
+    killed = subprocess.run([sys.executable, "-c", KILLED_WHILE_QUEUEING], cwd=inside, check=False, env=environment())
+    assert killed.returncode == -signal.SIGKILL
+    assert subprocess.run(["git", "symbolic-ref", "-q", "HEAD"], cwd=inside, check=False).returncode
+    assert "seed: 5" in (inside / "params.yaml").read_text()
+    queue._mend_workspace()
+    assert git(inside, "symbolic-ref", "HEAD") == branch
+    assert git(inside, "diff") == before and not git(inside, "stash", "list") and not git(inside, "diff", "--cached")
+    assert not queue.QUEUEING.exists()
+    (inside / ".gitignore").write_text(listed)
+
+
+def environment():
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    source = os.pathsep.join([str(ROOT / "src"), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return os.environ | {"PATH": path, "PYTHONPATH": source, "OMP_WAIT_POLICY": "passive"}
+
+
+# ---- the real thing ----------------------------------------------------------------------------------------
+
+STUDY = """\
+seeds: {two: [1, 2]}
+cells:
+  - {family: 6A, mode: kd, seeds: two}
+  - {family: none, mode: none, seeds: two}
+  - {family: 6E, mode: kd, seeds: [13]}
+"""
+UNLUCKY = '    if params.seed == 13:\n        raise SystemExit("an unlucky number")\n'
+
+
+def study(project, *arguments):
+    command = ["ferdistill", "study", *arguments]
+    return subprocess.run(command, cwd=project, env=environment(), capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="SIGKILL")
+def test_a_study_killed_with_its_workers_goes_on_to_the_same_table_and_tells_what_failed(tmp_path):
+    from test_pipeline import commit, copy_of_repository, run
+
+    project = copy_of_repository(tmp_path / "ferdistill")
+    stage = project / "src/ferdistill/stages/student.py"
+    head = "    rows = index.read(params.index_csv)\n"
+    assert stage.read_text().count(head) == 1
+    stage.write_text(stage.read_text().replace(head, UNLUCKY + head))
+    write_grid(project / "conf/small.yaml", STUDY)
+    commit(project)
+    refused = study(project, "run", "--grid", "conf/small.yaml")
+    assert refused.returncode == 2 and "not up to date" in refused.stderr and "dvc repro" in refused.stderr
+    run(project, "dvc", "repro", "evaluate")
+    refused = study(project, "run", "--grid", "conf/small.yaml")
+    assert refused.returncode == 2 and "not committed: dvc.lock" in refused.stderr
+    commit(project)
+
+    command = ["ferdistill", "study", "run", "--grid", "conf/small.yaml", "--jobs", "2"]
+    process = subprocess.Popen(command, cwd=project, env=environment(), stderr=subprocess.PIPE, text=True)
+    for line in process.stderr:
+        if " 2 running" in line:
+            break
+    workers = [
+        p
+        for p in psutil.process_iter(["cmdline", "cwd"])
+        if "queue-worker" in (p.info["cmdline"] or []) and Path(p.info["cwd"] or "/").is_relative_to(project)
+    ]
+    time.sleep(10)
+    process.kill()
+    process.wait()
+    assert len(workers) == 2
+    for worker in workers:
+        worker.kill()
+
+    again = study(project, *command[2:])
+    assert again.returncode == 1
+    assert "study-6E-kd-s13 failed" in again.stderr and "an unlucky number" in again.stderr
+    assert "4 of 5 runs are done, 1 failed" in again.stdout
+    assert run(project, "git", "status", "--porcelain").stdout == ""
+    assert json.loads(study(project, "collect", "--json").stdout)["rows"] == 4
+    table = (project / collect.OUT).read_text()
+
+    # What was not disturbed gives the same scores and weights.
+    for name in ("study-6A-kd-s1", "study-6A-kd-s2", "study-none-s1", "study-none-s2"):
+        run(project, "dvc", "exp", "remove", name)
+    shutil.rmtree(project / ".dvc/cache/runs")
+    (project / collect.OUT).unlink()
+    undisturbed = study(project, *command[2:])
+    assert "4 of 5 runs are done" in undisturbed.stdout
+    study(project, "collect")
+
+    def scores(text):
+        return [{k: v for k, v in row.items() if k not in ("commit", "time")} for row in csv.DictReader(text.split())]
+
+    assert scores((project / collect.OUT).read_text()) == scores(table)
+    assert "4 of 5 runs are done" in study(project, "run", "--dry-run", "--grid", "conf/small.yaml").stdout

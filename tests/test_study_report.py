@@ -1,0 +1,408 @@
+"""The study report and the decision: complete, offline, repeatable, and words that turn when the numbers do."""
+
+import json
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from conftest import CLASSES
+from ferdistill import params
+from ferdistill.cli import cli
+from ferdistill.errors import CheckError, UsageError
+from ferdistill.evaluation import statistics
+from ferdistill.study import decide, figures, recipes, report, results, sections
+
+SETTINGS = params.load(Path(__file__).parents[1] / "params.yaml")
+SEEDS = [1337, 2025, 42, 7]
+NOISE = [0.004, -0.003, 0.001, -0.002]  # of a seed, common to all recipes
+OWN = [0.0005, -0.0004, 0.0003, -0.0004]  # of a seed and recipe, so that differences have an interval; sums to 0
+RECIPES = [
+    ("none", "none", {}),
+    ("6A", "kd", {}),
+    ("6B", "kd", {}),
+    ("6C", "kd", {}),
+    ("6D", "kd", {"lambda": 0.3}),
+    ("6D", "kd", {"lambda": 0.7}),
+    ("6E", "kd", {}),
+    ("6E", "kd", {"views": 4}),
+    ("6E", "dkd", {"beta": 2.0}),
+    ("6E", "dkd", {"beta": 4.0}),
+    ("6C_t1", "kd", {}),
+    ("6C_logit", "kd", {}),
+    ("efficientnet_b3", "kd", {}),
+]
+NAMES = ["none", "6A", "6B", "6C", "6D.3", "6D.7", "6E", "views", "dkd2", "dkd4", "t1", "logit", "single"]
+FUSIONS = {"6C_t1": "probability_t1", "6C_logit": "logit"}
+
+
+def table(path, f1=None, ece=None, only=NAMES, jitter=(), **columns):
+    """Results of every recipe: macro F1 0.78 and ECE 0.05 unless told, the same on val; `jitter` have wide noise."""
+    f1, ece = f1 or {}, ece or {}
+    rows = []
+    for number, (name, (family, mode, settings)) in enumerate(zip(NAMES, RECIPES, strict=True)):
+        if name not in only:
+            continue
+        # Recipes of one loss agree at every seed, so their own noise is that of the first of them.
+        same = {"6C": "6E", "6B": "6D.7"}.get(name, name)
+        signs = np.random.default_rng(NAMES.index(same)).permutation(OWN) * (40 if name in jitter else 1)
+        for at, seed in enumerate(SEEDS):
+            mean = f1.get(name, 0.78) + NOISE[at] + signs[at]
+            error = ece.get(name, 0.05) + 0.2 * signs[at]
+            row = {
+                **dict.fromkeys(results.columns(CLASSES), ""),
+                **{"experiment": f"run-{number}-{seed}", "family": family, "mode": mode, "views": 1, "seed": seed},
+                **{"fusion": FUSIONS.get(family, "probability"), "alpha": 0.5, "temperature": 2.0},
+                **({"dkd_target_term": "official"} if mode == "dkd" else {}),
+                **({"fusion": "", "alpha": "", "temperature": ""} if mode == "none" else {}),
+                **settings,
+                **{"best_epoch": 5 + at, "best_test_epoch": 10, "best_test_macro_f1": mean + 0.01},
+                **{"optimism_macro_f1": 0.01, "best_test_acc": mean, "grid_at_edge": str(at == 0).lower()},
+                **dict.fromkeys(["val_macro_f1", "val_accuracy", "macro_f1", "accuracy"], mean),
+                **{f"{key}{name}": mean for key in ("f1_", "best_test_f1_") for name in CLASSES},
+                **dict.fromkeys(["ece", "ece_scaled", "ece_null", "mce", "mce_scaled"], error),
+                **dict.fromkeys(["nll", "nll_scaled", "brier", "brier_scaled"], 0.6),
+                **{"t_star": 1.1, "t_star_grid": 1.2, "scale": "embedded", "corpus": "embedded"},
+                **{"index_tag": "t", "index_digest": "d" * 64, "misaligned": "false", "code": "c0de"},
+                **{"time": "2026-11-25T10:00:00+08:00", **columns},
+            }
+            rows.append(row)
+    frame = pd.DataFrame(rows)[results.columns(CLASSES)]
+    frame.to_csv(path, index=False)
+    return results.read(path)
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """No results of a working tree near."""
+    monkeypatch.chdir(tmp_path)
+
+
+def said(tmp_path, **numbers):
+    """The findings, by their leads."""
+    study = report.gather(table(tmp_path / "r.csv", **numbers), SETTINGS, None)
+    (bullets, _) = sections.findings(study).blocks
+    return dict(bullets.lines)
+
+
+# ---- the page ----------------------------------------------------------------------------------------------
+
+
+def predictions(store, seed):
+    """A predictions.parquet in a DVC cache, under the md5 returned."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(140) % 7
+    logits = rng.normal(0, 1, (140, 7)) + 2.5 * np.eye(7)[labels]
+    frame = pd.DataFrame(logits.astype(np.float32), columns=[f"logit_{name}" for name in CLASSES])
+    frame.insert(0, "label", [CLASSES[label] for label in labels])
+    frame.insert(0, "subject", [f"s{row // 7}" for row in range(140)])
+    frame.insert(0, "group", [f"s{row // 7}" for row in range(140)])
+    frame.insert(0, "split", "test")
+    frame.insert(0, "path", [f"{row:03d}.png" for row in range(140)])
+    md5 = f"{seed:032x}"
+    path = store / "files" / "md5" / md5[:2] / md5[2:]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    frame.to_parquet(path)
+    return md5
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A report with predictions and curves, and all that it was made from."""
+    root = tmp_path_factory.mktemp("report")
+    curves = root / "repository"
+    for path, values in zip(report.CURVES.values(), ("0.7\n0.8", "1.5\n1.1"), strict=True):
+        (curves / path).parent.mkdir(parents=True)
+        first, last = values.split("\n")
+        (curves / path).write_text(f"step\tvalue\n1\t{first}\n2\t{last}\n")
+    git = ["git", "-C", str(curves), "-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "add", "."], check=True)
+    subprocess.run([*git, "commit", "-qm", "run"], check=True)
+    commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    table(root / "results.csv", commit=commit)
+    frame = pd.read_csv(root / "results.csv", dtype=str, keep_default_na=False)
+    stored = (frame["family"].isin(["none", "6A", "6E"])) & (frame["mode"] != "dkd") & (frame["views"] == "1")
+    frame.loc[stored, "predictions"] = [predictions(root / "cache", seed) for seed in range(int(stored.sum()))]
+    frame.to_csv(root / "results.csv", index=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(curves)
+        written = report.make(root / "results.csv", SETTINGS, root / "report.html", root / "report.md", root / "cache")
+    return root, curves, written
+
+
+class Page(HTMLParser):
+    def __init__(self, text):
+        super().__init__()
+        self.tags = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def test_the_page_is_one_file_that_asks_for_nothing(made):
+    text = (made[0] / "report.html").read_text(encoding="utf-8")
+    page = Page(text)
+    assert "http:" not in text and "https:" not in text and "url(" not in text and "@import" not in text
+    assert not page.all("script") and not page.all("link") and not page.all("iframe")
+    assert all(image["src"].startswith("data:image/") for image in page.all("img"))
+    assert all(link["href"].startswith("#") for link in page.all("a"))
+    assert "default-src 'none'" in text and "@media print" in text and 'name="viewport"' in text
+
+
+def test_every_section_is_there_and_every_figure_has_words(made):
+    text = (made[0] / "report.html").read_text(encoding="utf-8")
+    page = Page(text)
+    ids = [section["id"] for section in page.all("section")]
+    assert ids == [
+        "findings", "results", "differences", "split-and-fused", "fusions", "sweeps", "classes", "reliability",
+        "confusion", "deployment", "curves", "diversity", "misalignment", "threats", "provenance",
+    ]  # fmt: skip
+    anchors = {attributes.get("id") for _, attributes in page.tags}
+    assert {link["href"][1:] for link in page.all("a")} <= anchors
+    images = page.all("img")
+    assert len(images) == 14 and all(len(image["alt"]) > 40 for image in images)
+    assert len(ids) == len(set(ids)) and text.count("<h1>") == 1 and '<html lang="en">' in text
+
+
+def test_the_markdown_says_the_same_and_its_figures_lie_beside_it(made):
+    root, _, written = made
+    text = (root / "report.md").read_text(encoding="utf-8")
+    for path in written[2:]:
+        assert path.is_file() and f"(report/{path.name})" in text
+    assert len(written) == 2 + 14
+    assert "## Threats to validity" in text and "**Null pairs.**" in text
+
+
+def test_the_same_input_makes_the_same_bytes_and_leaves_no_stale_figure(made, tmp_path, monkeypatch):
+    root, curves, written = made
+    monkeypatch.chdir(curves)
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "old.svg").write_text("<svg/>")
+    again = report.make(
+        root / "results.csv", SETTINGS, tmp_path / "report.html", tmp_path / "report.md", root / "cache"
+    )
+    for first, second in zip(written, again, strict=True):
+        assert first.read_bytes() == second.read_bytes(), first.name
+    assert not (tmp_path / "report" / "old.svg").exists()
+
+
+def test_numbers_in_the_page_are_those_of_the_table(made):
+    root = made[0]
+    text = (root / "report.html").read_text(encoding="utf-8")
+    f1 = results.select(results.read(root / "results.csv"), "6E:kd")["macro_f1"].to_numpy()
+    low, high = statistics.paired_t_interval(f1)
+    assert f"{f1.mean():.4f} [{low:.4f}, {high:.4f}]" in text
+
+
+def test_what_is_not_here_is_said(tmp_path):
+    study = report.gather(table(tmp_path / "r.csv", only=["6A", "6E"]), SETTINGS, None)
+    words = json.dumps([section(study).blocks for section in sections.SECTIONS], default=str, ensure_ascii=False)
+    for sentence in (
+        "No predictions are here", "curves are not in this clone", "soft labels are not here", "Not run here",
+        "No null pair was run", "lacks the baseline", "no student of a single teacher was run",
+    ):  # fmt: skip
+        assert sentence in words
+
+
+# ---- words that turn ---------------------------------------------------------------------------------------
+
+
+def test_distillation_wins_loses_or_cannot_be_told(tmp_path):
+    lead = "Does distillation help?"
+    assert said(tmp_path, f1={"none": 0.75})[lead].startswith("6E kd beats labels alone, +3.00 points")
+    assert said(tmp_path, f1={"none": 0.81})[lead].startswith("6E kd loses to labels alone, −3.00 points")
+    assert said(tmp_path, f1={"none": 0.781}, jitter=["none"])[lead].startswith("6E kd is not told from labels alone")
+
+
+def test_holm_is_over_every_recipe_of_the_table(tmp_path):
+    study = report.gather(table(tmp_path / "r.csv", f1={"none": 0.779, "6A": 0.79}), SETTINGS, None)
+    baseline = study.baseline
+    others = [recipe for recipe in study.recipes if recipe is not baseline]
+    p = [
+        statistics.paired_t_p(list(study.difference(baseline, recipe, "macro_f1").per_seed.values()))
+        for recipe in others
+    ]
+    kept = sum(value < 0.05 for value in statistics.holm(p))
+    assert (
+        f"After Holm's correction over {len(others)} comparisons, {kept} remain at 0.05"
+        in said(tmp_path, f1={"none": 0.779, "6A": 0.79})["Does distillation help?"]
+    )
+
+
+def test_more_teachers_against_the_best_single_one(tmp_path):
+    lead = "Do more teachers help?"
+    words = "{} have an interval of the difference from efficientnet_b3 kd that lies above zero, {} below"
+    assert words.format(9, 0) in said(tmp_path, f1={"single": 0.76})[lead]
+    assert words.format(0, 9) in said(tmp_path, f1={"single": 0.80})[lead]
+
+
+def test_null_pairs_that_agree_blame_the_other_pipeline(tmp_path):
+    words = said(tmp_path, f1={"6A": 0.77})["Null pairs."]
+    assert "6B kd = 6D kd λ=0.7; 6C kd = 6E kd" in words and "agree to the last digit at every seed" in words
+    assert "The principal effect, +1.00 points, is larger than that" in words
+
+
+def test_a_null_gap_above_the_headline_unmakes_it(tmp_path):
+    words = said(tmp_path, f1={"6C": 0.76, "6A": 0.775})["Null pairs."]
+    assert "largest mean gap is +2.00 points" in words and "look for a fault" in words
+    assert "is no larger than this gap, so it is no evidence" in words
+    noisy = said(tmp_path, f1={"6C": 0.775}, jitter=["6C"])["Null pairs."]
+    assert "look for a fault" not in noisy and "that much is noise" in noisy
+
+
+def test_the_fusion_that_makes_the_reports_gap_is_named(tmp_path):
+    lead = "Which fusion makes the report's gap?"
+    gap = sections.REPORT_GAP_FUSED
+    words = said(tmp_path, f1={"logit": 0.78 + gap})[lead]
+    assert "So 6C_logit kd can make such a gap." in words and "6C kd 0.00 points [0.00, 0.00], does not" in words
+    assert "None of these fusions makes such a gap here." in said(tmp_path)[lead]
+    assert "6C_t1 kd cannot be ruled out" in said(tmp_path, f1={"t1": 0.775}, jitter=["t1"])[lead]
+
+
+def test_the_headline_is_set_beside_the_reports(tmp_path):
+    lead = "The report's principal comparison."
+    assert "agrees in direction with the report's +0.42" in said(tmp_path, f1={"6A": 0.77})[lead]
+    assert "contradicts the report's +0.42" in said(tmp_path, f1={"6A": 0.79})[lead]
+    assert "does not confirm the report's +0.42" in said(tmp_path, jitter=["6A"])[lead]
+
+
+def test_views_and_dkd_are_judged(tmp_path):
+    found = said(tmp_path, f1={"views": 0.80, "dkd2": 0.76})
+    assert found["Recorded views."].startswith("6E kd views=4 less 6E kd: +2.00 points [")
+    assert found["Recorded views."].endswith("which is above zero.")
+    assert "clearly worse in 1 (6E dkd β=2)" in found["DKD or KD?"]
+    assert "which is below zero" in said(tmp_path, f1={"views": 0.76})["Recorded views."]
+
+
+# ---- the simplex -------------------------------------------------------------------------------------------
+
+
+def test_null_pairs_follow_from_params_and_share_a_point(tmp_path):
+    found = recipes.of(table(tmp_path / "r.csv"), SETTINGS, [])
+    by_label = {recipe.label: recipe for recipe in found}
+    assert by_label["6B kd"].point == by_label["6D kd λ=0.7"].point != by_label["6D kd λ=0.3"].point
+    assert by_label["6C kd"].point == by_label["6E kd"].point and by_label["6C_logit kd"].point is None
+    study = report.gather(table(tmp_path / "r.csv"), SETTINGS, None)
+    pairs = {(one.label, other.label) for one, other in study.null_pairs}
+    assert pairs == {("6B kd", "6D kd λ=0.7"), ("6C kd", "6E kd")}
+
+
+def test_the_projection_keeps_distances_that_lie_in_a_plane():
+    mixtures = np.array([[0.7, 0.3, 0, 0], [0.49, 0.21, 0, 0.3], [0.2, 0.5, 0, 0.3]])
+    points, corners, kept = figures.project(mixtures)
+    assert kept == pytest.approx(1) and corners.shape == (4, 2)
+    for i, j in ((0, 1), (0, 2), (1, 2)):
+        assert np.linalg.norm(points[i] - points[j]) == pytest.approx(np.linalg.norm(mixtures[i] - mixtures[j]))
+    assert mixtures @ corners == pytest.approx(points)  # a mixture lies where its teachers' corners put it
+    assert figures.project(np.eye(4))[2] == pytest.approx(2 / 3)
+
+
+# ---- the decision ------------------------------------------------------------------------------------------
+
+
+def decided(tmp_path, settings=SETTINGS, **numbers):
+    return decide.decide(table(tmp_path / "r.csv", **numbers), settings)
+
+
+PAIR = ["6A", "6E"]
+
+
+def test_a_large_drop_of_ece_is_worth_a_negligible_loss(tmp_path):
+    found = decided(tmp_path, only=PAIR, f1={"6A": 0.781}, ece={"6E": 0.02})
+    assert found["chosen"]["label"] == "6E kd" and found["fallback"]["label"] == "6A kd"
+    assert any(sentence.startswith("Calibration: 6E kd has an ECE") for sentence in found["reasoning"])
+
+
+def test_a_large_loss_is_not_paid_for_by_any_ece(tmp_path):
+    found = decided(tmp_path, only=PAIR, f1={"6A": 0.80}, ece={"6E": 0.001})
+    assert found["chosen"]["label"] == "6A kd"
+    assert any("ECE alone" in sentence and "6E kd (large: 4.90 points" in sentence for sentence in found["reasoning"])
+
+
+def test_a_minor_drop_of_ece_decides_nothing(tmp_path):
+    found = decided(tmp_path, only=PAIR, f1={"6E": 0.784}, ece={"6A": 0.04})
+    assert found["chosen"]["label"] == "6E kd"
+    assert any("so calibration moves nothing" in sentence for sentence in found["reasoning"])
+
+
+def test_of_recipes_that_seeds_do_not_tell_apart_the_simpler_is_taken(tmp_path):
+    found = decided(tmp_path, only=PAIR, f1={"6E": 0.784}, jitter=PAIR)
+    assert found["chosen"]["label"] == "6A kd"
+    assert any("it is the simplest (2 teachers against 4 teachers)" in sentence for sentence in found["reasoning"])
+    candidate = next(c for c in found["candidates"] if c["label"] == "6A kd")
+    assert candidate["indistinguishable"] and candidate["loss"] == pytest.approx(0.004)
+
+
+def test_of_one_loss_under_two_names_the_fused_is_taken_and_is_no_fallback_to_itself(tmp_path):
+    found = decided(tmp_path, only=["6A", "6C", "6E"], f1={"6C": 0.80, "6E": 0.80})
+    assert found["chosen"]["label"] == "6C kd" and found["fallback"]["label"] == "6A kd"
+
+
+def test_the_choice_goes_by_val_not_by_test(tmp_path):
+    frame = table(tmp_path / "r.csv", only=PAIR, f1={"6E": 0.80})
+    frame.loc[frame["family"] == "6A", "macro_f1"] = 0.95
+    assert decide.decide(frame, SETTINGS)["chosen"]["label"] == "6E kd"
+
+
+def test_the_run_to_deploy_is_the_best_on_val(tmp_path):
+    found = decided(tmp_path, only=PAIR, f1={"6E": 0.80})
+    frame = results.select(results.read(tmp_path / "r.csv"), "6E:kd")
+    best = frame.iloc[frame["val_macro_f1"].argmax()]
+    assert found["chosen"]["deploy"]["seed"] == best["seed"]
+    assert found["chosen"]["deploy"]["experiment"] == best["experiment"]
+
+
+def test_a_student_that_is_too_slow_or_large_is_said_to_be_so(tmp_path):
+    measured = {"batch_1": {"p50_ms": 40.0, "p95_ms": 50.0}, "machine": "m", "cpu_threads": 1, "model_bytes": 9}
+    frame = table(tmp_path / "r.csv", only=PAIR)
+    slow = decide.decide(frame, SETTINGS, measured, {"size_bytes": 2_000_000})
+    assert not slow["ok"] and any("above the limit of 33 ms" in sentence for sentence in slow["reasoning"])
+    assert decide.decide(frame, SETTINGS, None, {"size_bytes": 2_000_000})["ok"]
+    assert not decide.decide(frame, SETTINGS, None, {"size_bytes": 20_000_001})["ok"]
+
+
+def test_too_few_seeds_are_no_candidate(tmp_path):
+    frame = table(tmp_path / "r.csv", only=["6A", "6C", "6E"], f1={"6E": 0.9})
+    few = frame.drop(frame.index[(frame["family"] == "6E") & (frame["seed"] != 42)])
+    found = decide.decide(few, SETTINGS)
+    assert found["left_out"] == ["6E kd"] and found["chosen"]["label"] != "6E kd"
+    with pytest.raises(CheckError, match="no recipe has 3 seeds"):
+        decide.decide(frame[frame["seed"] == 42], SETTINGS)
+    apart = frame.copy()
+    apart.loc[apart["family"] == "6A", "seed"] += 100
+    with pytest.raises(CheckError, match="have 0 seeds in common"):
+        decide.decide(apart, SETTINGS)
+
+
+def test_what_cannot_be_compared_is_refused(tmp_path):
+    frame = table(tmp_path / "r.csv", only=PAIR)
+    frame.loc[0, "misaligned"] = True
+    with pytest.raises(CheckError, match="out of step"):
+        decide.decide(frame, SETTINGS)
+    with pytest.raises(UsageError, match="the results lack `ece_scaled`"):
+        decide.decide(table(tmp_path / "r.csv", only=PAIR).drop(columns="ece_scaled"), SETTINGS)
+    strange = table(tmp_path / "r.csv", only=PAIR).replace({"family": {"6A": "7Z"}})
+    with pytest.raises(CheckError, match="no family 7Z"):
+        decide.decide(strange, SETTINGS)
+
+
+def test_decide_answers_people_and_machines(tmp_path, monkeypatch):
+    table(tmp_path / "r.csv", only=PAIR, f1={"6E": 0.80})
+    (tmp_path / "params.yaml").write_text((Path(__file__).parents[1] / "params.yaml").read_text())
+    command = ["study", "decide", "--results", "r.csv"]
+    answer = json.loads(CliRunner().invoke(cli, [*command, "--json"]).output)
+    assert answer["chosen"]["recipe"] == "6E:kd" and answer["ok"]
+    shown = CliRunner().invoke(cli, command)
+    assert shown.exit_code == 0 and "Leader" in shown.output
+    (tmp_path / "metrics").mkdir()
+    (tmp_path / "metrics" / "export.json").write_text('{"size_bytes": 30000000}')
+    assert CliRunner().invoke(cli, command).exit_code == 1
