@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 from ferdistill.errors import FerdistillError
+from ferdistill.files import is_full
 
 
 def stop_with(parent: int) -> None:
@@ -45,6 +46,11 @@ if __name__ == "__main__":
     except FerdistillError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except Exception as error:
+        if not is_full(error):
+            raise
+        print(f"error: there is no room to write a file: {error}\n  do:       make room and run again", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         print("error: stopped; `dvc repro` goes on, training from its last epoch", file=sys.stderr)
         sys.exit(130)

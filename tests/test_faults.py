@@ -321,24 +321,23 @@ def test_a_disk_that_lets_no_file_grow_stops_with_a_message_and_costs_nothing(pa
 
 
 @contextmanager
-def small_disk(folder, megabytes):
-    """Mount a file system of a few megabytes with what the folder holds; yield what gives it more room."""
-    held = folder.with_name(f"{folder.name}.held")
+def small_disk(folder, held, spare=100_000):
+    """Mount a file system that what the folder holds nearly fills; yield what gives it more room."""
+    used = sum(-(-file.stat().st_size // 4096) * 4096 for file in folder.rglob("*") if file.is_file())
     folder.rename(held)
     folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "ferdistill", str(folder)]
+    command = ["mount", "-t", "tmpfs", "-o", f"size={used + spare}", "ferdistill", str(folder)]
     try:
         mounted = shutil.which("mount") and not subprocess.run(command, capture_output=True, check=False).returncode
         if not mounted:
             pytest.skip("needs the right to mount a small file system")
         shutil.copytree(held, folder, symlinks=True, dirs_exist_ok=True)
         yield lambda: subprocess.run(["mount", "-o", "remount,size=1g", str(folder)], check=True)
-        subprocess.run(["umount", str(folder)], check=True)
-        folder.rmdir()
-        held.rename(folder)
     finally:
         if folder.is_mount():
-            subprocess.run(["umount", "-l", str(folder)], check=False)
+            subprocess.run(["umount", "-l", str(folder)], check=True)
+        folder.rmdir()
+        held.rename(folder)
 
 
 @pytest.mark.parametrize(
@@ -346,14 +345,14 @@ def small_disk(folder, megabytes):
 )
 def test_a_full_disk_stops_with_a_message_and_costs_nothing(pair, victim, folder, chain):
     forget(victim, CHAINS[chain])
-    used = sum(file.stat().st_size // 4096 * 4096 + 8192 for file in (victim / folder).rglob("*") if file.is_file())
     with (
-        small_disk(victim / folder, used // 2**20 + 1) as enlarge,
+        small_disk(victim / folder, victim.parent / "held") as enlarge,
         trying("disk: full", f"{folder}, {chain} stages") as entry,
     ):
         process, log = begin(victim, "dvc", "repro", CHAINS[chain][-1])
         assert process.wait(300), log.read_text()
         entry["said"] = log.read_text()[-400:]
+        assert re.search("no room|No space left", entry["said"]), entry["said"]
         require_nothing_partial(pair)
         enlarge()
         run(victim, "dvc", "repro")

@@ -39,7 +39,7 @@ def atomic(path: Path | str) -> Iterator[Path]:
         temporary.chmod(0o666 & ~umask)  # mkstemp makes files that only their owner may read
         temporary.replace(path)
     except Exception as error:
-        if not _is_full(error):
+        if not is_full(error):
             raise
         raise CheckError(
             "there is no room to write a file",
@@ -51,7 +51,7 @@ def atomic(path: Path | str) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def _is_full(error: Exception) -> bool:
+def is_full(error: Exception) -> bool:
     """Whether a writer failed for want of room; safetensors tells only in words."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return True
