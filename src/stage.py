@@ -6,13 +6,30 @@ a copy of the repository, then runs the copy's code and not the code of an edita
 
 import importlib
 import os
+import signal
 import sys
+import threading
+import time
 from pathlib import Path
 
-from ferdistill import params
 from ferdistill.errors import FerdistillError
+from ferdistill.files import is_full
+
+
+def stop_with(parent: int) -> None:
+    """End this process within half a second of its parent.
+
+    DVC killed alone leaves its stage at work, which would write into what the next `dvc repro` makes.
+    """
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGKILL)
+
 
 if __name__ == "__main__":
+    if "DVC_STAGE" in os.environ and os.name == "posix":
+        threading.Thread(target=stop_with, args=[os.getppid()], daemon=True).start()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that both ways to stop leave no temporary file
     # Queue workers share the cores, and threads that wait by spinning starve one another: 3 to 10 times slower on two
     # cores. Alone, spinning is faster. OpenMP reads this when torch loads it, so it must be set before a stage is.
     if Path(os.environ.get("DVC_ROOT", ".")).resolve() != Path.cwd():
@@ -22,8 +39,18 @@ if __name__ == "__main__":
         print(f"usage: python src/stage.py STAGE [TEACHER], STAGE one of {', '.join(known)}", file=sys.stderr)
         sys.exit(2)
     try:
+        from ferdistill import params  # here, since its second is long enough for a Ctrl-C
+
         stage = importlib.import_module(f"ferdistill.stages.{sys.argv[1]}")
         stage.run(params.load(), *sys.argv[2:])
     except FerdistillError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except Exception as error:
+        if not is_full(error):
+            raise
+        print(f"error: there is no room to write a file: {error}\n  do:       make room and run again", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("error: stopped; `dvc repro` goes on, training from its last epoch", file=sys.stderr)
+        sys.exit(130)

@@ -11,6 +11,7 @@ from .commands.align import align_cli
 from .commands.audit import audit
 from .commands.bench import bench
 from .commands.corpus import corpus_cli
+from .commands.data import data_cli
 from .commands.index import index_cli
 from .commands.runtime import predict, watch
 from .commands.score import score
@@ -28,6 +29,7 @@ cli = typer.Typer(
 )
 cli.add_typer(align_cli, name="align")
 cli.add_typer(corpus_cli, name="corpus")
+cli.add_typer(data_cli, name="data")
 cli.add_typer(index_cli, name="index")
 cli.add_typer(study_cli, name="study")
 cli.add_typer(teachers_cli, name="teachers")

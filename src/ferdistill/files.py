@@ -19,7 +19,8 @@ from .errors import CheckError, UsageError
 def atomic(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` if the block succeeds, else remove it.
 
-    The temporary file keeps the suffix of `path`, since some writers choose a format by it.
+    The temporary file keeps the suffix of `path`, since some writers choose a format by it. A process killed outright
+    leaves it behind, under a name that git and DVC are told to ignore: `.STEM-XXXXXXXX.partial.SUFFIX`.
 
     Raises
     ------
@@ -28,7 +29,7 @@ def atomic(path: Path | str) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=f".partial{path.suffix}")
     os.close(handle)
     temporary = Path(name)
     try:
@@ -40,7 +41,7 @@ def atomic(path: Path | str) -> Iterator[Path]:
         temporary.chmod(0o666 & ~umask)  # mkstemp makes files that only their owner may read
         temporary.replace(path)
     except Exception as error:
-        if not _is_full(error):
+        if not is_full(error):
             raise
         raise CheckError(
             "there is no room to write a file",
@@ -52,7 +53,7 @@ def atomic(path: Path | str) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def _is_full(error: Exception) -> bool:
+def is_full(error: Exception) -> bool:
     """Whether a writer failed for want of room; safetensors tells only in words."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return True
