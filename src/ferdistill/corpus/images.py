@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import CheckError, UsageError
-from ..files import atomic
+from ..files import atomic, reserve
 from ..params import ImageParams
 from .index import Index, sample_id
 from .reader import map_faces, records_by_path
@@ -25,6 +25,7 @@ def pack(index: Index, corpus_dir: Path, path: Path, classes: list[str], image: 
     with atomic(path) as temporary:
         shape = (len(index.rows), image.size, image.size, image.channels)
         packed = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
+        reserve(temporary)
         look = partial(_digest_and_resize, image=image)
         faces = map_faces(look, corpus_dir, records_of(index, corpus_dir, classes), "packing images")
         for row, (face, expected) in enumerate(zip(faces, index.rows["sample_id"], strict=True)):
