@@ -11,17 +11,16 @@ from pydantic import ValidationError
 from ..errors import CheckError, UsageError
 from ..files import atomic, read_json, sha256
 from ..params import Params, explain
-from . import experiments
+from . import experiments, results
 from .experiments import OWN, Experiment, lookup
 
-OUT = Path("metrics/study/results_summary.csv")
 METRICS = ["metrics/student.json", "metrics/calibration.json", "metrics/evaluation.json"]
 # Params that rows of one table may differ in, and those that no result depends on.
 VARIED = {
     "family", "mode", "seed", "lambda", "alpha", "beta", "temperature", "dkd_target_term", "views", "families",
 }  # fmt: skip
 IRRELEVANT = {"launch", "export", "benchmark", "scales"}
-RECIPE = ["family", "mode", "lambda", "beta", "dkd_target_term", "fusion", "alpha", "temperature", "views", "seed"]
+RECIPE = ["family", "mode", *results.RECIPE, "seed"]
 
 
 class Collected(NamedTuple):
