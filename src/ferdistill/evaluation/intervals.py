@@ -73,13 +73,27 @@ def _places(classes: int, bins: int) -> dict[str, slice]:
     return {name: slice(*edge) for name, edge in zip(widths, pairwise(edges), strict=True)}
 
 
+def basic_scores_of(sums: np.ndarray, classes: int, bins: int) -> dict[str, np.ndarray]:
+    """Macro F1, accuracy, NLL, Brier score and ECE, as `scores_of` gives them; columns past `bin_gap` are not read."""
+    part = {name: sums[:, place] for name, place in _places(classes, bins).items()}
+    n = part["n"]
+    seen = part["actual"] + part["predicted"]
+    f1 = 2 * part["hits"] / np.where(seen > 0, seen, np.inf)
+    return {
+        "macro_f1": f1.mean(axis=1),
+        "accuracy": (part["hits"].sum(axis=1, keepdims=True) / n)[:, 0],
+        "nll": (part["nll"] / n)[:, 0],
+        "brier": (part["brier"] / n)[:, 0],
+        "ece": (np.abs(part["bin_gap"]) / n).sum(axis=1),
+    }
+
+
 def scores_of(sums: np.ndarray, classes: int, bins: int) -> dict[str, np.ndarray]:
     """Scores from sums (B, P) of the rows of a table; each is (B,). `metrics.score` says what they are."""
     part = {name: sums[:, place] for name, place in _places(classes, bins).items()}
     n = part["n"]
     filled = np.where(part["bin_count"] > 0, part["bin_count"], np.inf)
-    seen = part["actual"] + part["predicted"]
-    f1 = 2 * part["hits"] / np.where(seen > 0, seen, np.inf)
+    basic = basic_scores_of(sums, classes, bins)
 
     # Each class against the rest.
     count, probability, actual = (
@@ -90,13 +104,7 @@ def scores_of(sums: np.ndarray, classes: int, bins: int) -> dict[str, np.ndarray
     reliability = ((probability - actual) ** 2 / held).sum(axis=(1, 2)) / n[:, 0]
     resolution = (count * (actual / held - share[:, :, None]) ** 2).sum(axis=(1, 2)) / n[:, 0]
     uncertainty = (share * (1 - share)).sum(axis=1)
-    brier = (part["brier"] / n)[:, 0]
-    return {
-        "macro_f1": f1.mean(axis=1),
-        "accuracy": (part["hits"].sum(axis=1, keepdims=True) / n)[:, 0],
-        "nll": (part["nll"] / n)[:, 0],
-        "brier": brier,
-        "ece": (np.abs(part["bin_gap"]) / n).sum(axis=1),
+    return basic | {
         "mce": np.abs(part["bin_gap"] / filled).max(axis=1),
         "ece_equal_mass": (np.abs(part["mass_gap"]) / n).sum(axis=1),
         "ece_classwise": np.abs(probability - actual).sum(axis=(1, 2)) / n[:, 0] / classes,
@@ -104,7 +112,7 @@ def scores_of(sums: np.ndarray, classes: int, bins: int) -> dict[str, np.ndarray
         "brier_reliability": reliability,
         "brier_resolution": resolution,
         "brier_uncertainty": uncertainty,
-        "brier_within_bins": brier - (reliability - resolution + uncertainty),
+        "brier_within_bins": basic["brier"] - (reliability - resolution + uncertainty),
     }
 
 
@@ -166,6 +174,7 @@ def resample(
     bins: int,
     draws: int,
     seed: int,
+    basic: bool = False,
     track: Callable[[range], Iterable[int]] = iter,
 ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     """Every score of the samples, and of `draws` resamples of their people.
@@ -181,6 +190,8 @@ def resample(
     people : (N,) array
         Who each sample is of.
     draws, seed : int
+    basic : bool
+        The scores of `basic_scores_of` alone, some thirty times as fast: smooth and classwise errors take most of the time.
     track : callable
         Wraps the chunks of draws, for a progress bar.
 
@@ -191,7 +202,10 @@ def resample(
     """
     classes = log_probs.shape[1]
     table = tabulate(log_probs, predicted, labels, bins)
-    values = scores_of(table.sum(axis=0)[None], classes, bins)
+    scores = basic_scores_of if basic else scores_of
+    if basic:
+        table = table[:, : _places(classes, bins)["bin_gap"].stop]
+    values = scores(table.sum(axis=0)[None], classes, bins)
     _, of = np.unique(people, return_inverse=True)
     count = int(of.max()) + 1
     by_person = (csr_array((np.ones(len(of)), (of, np.arange(len(of))))) @ table).T.tocsr()
@@ -200,7 +214,7 @@ def resample(
     found = []
     for start in track(range(0, draws, step)):
         times = rng.multinomial(count, np.full(count, 1 / count), size=min(step, draws - start))
-        found.append(scores_of((by_person @ times.T).T, classes, bins))
+        found.append(scores((by_person @ times.T).T, classes, bins))
     return (
         {name: float(value[0]) for name, value in values.items()},
         {name: np.concatenate([part[name] for part in found]) for name in values},

@@ -14,6 +14,7 @@ from scipy import stats
 
 from ..errors import UsageError
 from .calibration import log_probabilities
+from .intervals import percentile, resample
 
 LEVEL, ALPHA, POWER = 0.95, 0.05, 0.80
 RESAMPLES, SEED = 9_999, 0
@@ -282,57 +283,30 @@ def clustered_bootstrap(
     dict
         macro_f1, accuracy, ece, brier, nll: the difference on all rows, and its interval.
     """
-    _, cluster_of = np.unique(clusters, return_inverse=True)
-    count = int(cluster_of.max()) + 1
-    generator = np.random.default_rng(SEED)
-    draws = generator.multinomial(count, np.full(count, 1 / count), size=resamples).astype(np.float64)
-    weights = np.vstack([np.ones(count), draws])  # the first row scores the examples as they are
-    differences: dict[str, list[np.ndarray]] = {}
-    for left, right in zip(baseline, candidate, strict=True):
-        before, after = (_scores(logits, labels, cluster_of, weights, bins) for logits in (left, right))
+    points: dict[str, list[float]] = {}
+    draws: dict[str, list[np.ndarray]] = {}
+    for pair in zip(baseline, candidate, strict=True):
+        (before, drawn_before), (after, drawn_after) = (
+            resample(
+                log_probabilities(logits),
+                logits.argmax(axis=1),
+                labels,
+                clusters,
+                bins=bins,
+                draws=resamples,
+                seed=SEED,
+                basic=True,
+            )
+            for logits in pair
+        )
         for name in before:
-            differences.setdefault(name, []).append(after[name] - before[name])
+            points.setdefault(name, []).append(after[name] - before[name])
+            draws.setdefault(name, []).append(drawn_after[name] - drawn_before[name])
     result = {}
-    for name, values in differences.items():
-        mean = np.mean(values, axis=0)
-        low, high = np.quantile(mean[1:], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-        result[name] = (float(mean[0]), (float(low), float(high)))
+    for name, drawn in draws.items():
+        interval = percentile(np.mean(drawn, axis=0), LEVEL)
+        result[name] = (float(np.mean(points[name])), (interval["low"], interval["high"]))
     return result
-
-
-def _scores(
-    logits: np.ndarray, labels: np.ndarray, cluster_of: np.ndarray, weights: np.ndarray, bins: int
-) -> dict[str, np.ndarray]:
-    """Each score under each row of cluster weights (R, C), as `metrics.score` has it, from sums over clusters."""
-    classes = logits.shape[1]
-    log_probs = log_probabilities(logits)
-    probabilities, confidence = np.exp(log_probs), np.exp(log_probs.max(axis=1))
-    truth, predicted = np.eye(classes)[labels], np.eye(classes)[logits.argmax(axis=1)]
-    correct = (truth * predicted).sum(axis=1)
-    bin_of = np.digitize(confidence, np.linspace(0, 1, bins + 1)[1:-1])
-    parts = [
-        np.ones((len(labels), 1)),
-        correct[:, None],
-        ((probabilities - truth) ** 2).sum(axis=1, keepdims=True),
-        -(log_probs * truth).sum(axis=1, keepdims=True),
-        truth * predicted,
-        truth + predicted,
-        np.eye(bins)[bin_of] * (correct - confidence)[:, None],
-    ]
-    by_example = np.hstack(parts)
-    by_cluster = np.zeros((weights.shape[1], by_example.shape[1]))
-    np.add.at(by_cluster, cluster_of, by_example)
-    n, right, brier, nll, rest = np.split(weights @ by_cluster, [1, 2, 3, 4], axis=1)
-    hits, either, gaps = np.split(rest, [classes, 2 * classes], axis=1)
-    # 2 TP / (2 TP + FP + FN); a class that is neither there nor predicted counts as 0
-    f1 = np.divide(2 * hits, either, out=np.zeros_like(hits), where=either > 0)
-    return {
-        "macro_f1": f1.mean(axis=1),
-        "accuracy": (right / n)[:, 0],
-        "ece": np.abs(gaps).sum(axis=1) / n[:, 0],
-        "brier": (brier / n)[:, 0],
-        "nll": (nll / n)[:, 0],
-    }
 
 
 def _mean_difference(a: np.ndarray, b: np.ndarray | None = None, axis: int = -1) -> np.ndarray:
