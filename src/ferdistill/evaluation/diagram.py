@@ -4,9 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import UsageError
-from ..files import atomic
-from .diversity import BLUE, GREY
+from .png import BLUE, GREY, png
 
 
 def picture(path: Path, rows: Sequence[dict[str, Any]], bins: int, title: str) -> None:
@@ -27,18 +25,12 @@ def picture(path: Path, rows: Sequence[dict[str, Any]], bins: int, title: str) -
     UsageError
         If `path` does not end in `.png`.
     """
-    import matplotlib.style
-    from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
-
-    if path.suffix.lower() != ".png":
-        raise UsageError("the picture is a PNG", where=str(path), expected="a name that ends in .png")
 
     def column(name: str) -> list[float]:
         return [row[name] for row in rows]
 
-    with matplotlib.style.context("default", after_reset=True):
-        figure = Figure(figsize=(6, 7), layout="constrained")
+    with png(path, (6, 7)) as figure:
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
         upper.plot([0, 1], [0, 1], color=GREY, linewidth=1, label="perfect calibration")
         upper.vlines(
@@ -61,5 +53,3 @@ def picture(path: Path, rows: Sequence[dict[str, Any]], bins: int, title: str) -
         lower.set(xlabel="Confidence", ylabel="Samples")
         for panel in (upper, lower):
             panel.spines[["top", "right"]].set_visible(False)
-        with atomic(path) as temporary:
-            figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None})

@@ -15,12 +15,10 @@ from sklearn.metrics import f1_score
 from ..corpus.index import Index
 from ..corpus.truth import distribution, kl_from_truth, total_variation
 from ..errors import CheckError, UsageError
-from ..files import atomic
 from ..params import Params
 from ..softlabels import alignment, store
 from .calibration import check_scored
-
-BLUE, ORANGE, GREY = "#0072B2", "#E69F00", "#7F7F7F"  # of Okabe & Ito (2008), told apart in every colour vision
+from .png import BLUE, GREY, ORANGE, png
 
 
 def jensen_shannon(probabilities: np.ndarray) -> np.ndarray:
@@ -223,11 +221,6 @@ def picture(path: Path, report: dict[str, Any], title: str) -> None:
     UsageError
         If `path` does not end in `.png`.
     """
-    import matplotlib.style
-    from matplotlib.figure import Figure
-
-    if path.suffix.lower() != ".png":
-        raise UsageError("the picture is a PNG", where=str(path), expected="a name that ends in .png")
     names = [*report["teachers"], "fused"]
     scores = [*report["each"].values(), report["fused"]]
     known = "kl_from_truth" in report["fused"]
@@ -238,8 +231,7 @@ def picture(path: Path, report: dict[str, Any], title: str) -> None:
         else ("accuracy", "Accuracy", ORANGE),
     ]
 
-    with matplotlib.style.context("default", after_reset=True):
-        figure = Figure(figsize=(10, 8), layout="constrained")
+    with png(path, (10, 8)) as figure:
         panels = figure.subplots(2, 2)
         for panel, key, heading in (
             (panels[0, 0], "jensen_shannon", "Jensen-Shannon divergence (nats, at most 0.693)"),
@@ -261,5 +253,3 @@ def picture(path: Path, report: dict[str, Any], title: str) -> None:
             panel.set_title(heading)
             panel.spines[["top", "right"]].set_visible(False)
         figure.suptitle(title)
-        with atomic(path) as temporary:
-            figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None})

@@ -191,7 +191,7 @@ def resample(
         Who each sample is of.
     draws, seed : int
     basic : bool
-        The scores of `basic_scores_of` alone, some thirty times as fast: smooth and classwise errors take most of the time.
+        The scores of `basic_scores_of` alone, some thirty times as fast.
     track : callable
         Wraps the chunks of draws, for a progress bar.
 
