@@ -1,7 +1,7 @@
 """What MkDocs does beside rendering docs/: pages made from the code, links out of docs/, and no request to elsewhere.
 
 `index.md` is the README, `cli.md` what Typer says of every command, `params.md` params.yaml with its own comments and
-the types of `ferdistill.params`. They are made at every build, so they cannot fall behind.
+the types and words of `ferdistill.params`. They are made at every build, so they cannot fall behind.
 """
 
 import posixpath
@@ -201,9 +201,9 @@ def _fields(section: dict[str, Any], schema: dict[str, Any], prefix: str) -> lis
         variants = [_resolve(one, schema) for one in inner.get("oneOf", inner.get("anyOf", [inner]))]
         nested = [one for one in variants if one.get("properties")]
         if not nested:
-            rows.append(f"| `{prefix}{name}` | {_allowed(of, schema)} | |")
+            rows.append(f"| `{prefix}{name}` | {_allowed(of, schema)} | {of.get('description', '')} |")
         for one in nested:
-            about = " ".join(one.get("description", "").split("\n\n")[0].split())
+            about = of.get("description") or " ".join(one.get("description", "").split("\n\n")[0].split())
             rows.append(f"| **`{prefix}{name}{place}`** | {_allowed(of, schema)} | {about} |")
             rows += _fields(one, schema, f"{prefix}{name}{place}.")
     return rows
@@ -259,9 +259,9 @@ def _above(lines: list[str], key: yaml.ScalarNode) -> list[str]:
 
 
 def _about(above: list[str], section: dict[str, Any]) -> str:
-    said = [" ".join(above)] if above else []
-    described = section.get("description", "").strip()
-    return "".join(f"{part}\n\n" for part in [*said, described] if part)
+    """What stands above a section in params.yaml, or else what its type says of itself."""
+    said = " ".join(above) or section.get("description", "").strip()
+    return f"{said}\n\n" if said else ""
 
 
 def _colon(above: list[str]) -> str:

@@ -16,7 +16,7 @@ from .errors import UsageError
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+PositiveFloat = Annotated[float, Field(gt=0)]
 # These become parts of file names, so they must stay inside their folder on every system.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
@@ -25,7 +25,7 @@ Mode = Literal["none", "kd", "dkd"]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False)
 
 
 class NearParams(Section):
@@ -55,8 +55,8 @@ class IndexParams(Section):
 class Source(Section):
     """One target of a family: teachers fused with weights that sum to 1, counted with `weight`."""
 
-    weight: Share | Literal["lambda", "1 - lambda"]
-    teachers: dict[Name, Share]
+    weight: Share | Literal["lambda", "1 - lambda"] = Field(description="in the family; they sum to 1")
+    teachers: dict[Name, Share] = Field(description="each with its weight in the source; they sum to 1")
 
     @model_validator(mode="after")
     def _teachers_sum_to_one(self) -> "Source":
@@ -71,7 +71,7 @@ class Source(Section):
 
 
 class Family(Section):
-    fusion: Fusion
+    fusion: Fusion = Field(description="what the teachers of a source are averaged as")
     sources: list[Source]
 
     @model_validator(mode="after")
@@ -104,34 +104,24 @@ class Phase(Section):
     """Epochs with one learning rate and one augmentation."""
 
     epochs: Positive
-    lr: PositiveFloat
-    augment: Literal["none", "flip", "flip_shift"]
+    lr: PositiveFloat = Field(description="the highest: a tenth of the steps warms up to it, a cosine falls from it")
+    augment: Literal["none", "flip", "flip_shift"] = Field(description="flip_shift moves and brightens too")
 
 
 class Recipe(Section):
-    """How one network is built and trained.
+    """How one network is built and trained."""
 
-    `model` and `options` go to `timm.create_model`; `stem: low_resolution` lets it keep more of a small image
-    (see `training.models`); `init` is `scratch`, `imagenet` (timm's weights), or a safetensors file.
-    """
-
-    model: str
-    options: dict[str, Any]
-    stem: Literal["stock", "low_resolution"]
-    init: str
-    batch: Annotated[int, Field(ge=2)]
+    model: str = Field(description="a name from `timm.list_models()`")
+    options: dict[str, Any] = Field(description="passed on to `timm.create_model`")
+    stem: Literal["stock", "low_resolution"] = Field(description="low_resolution keeps more of a small image")
+    init: str = Field(description="`scratch`, `imagenet` (timm's weights), or a safetensors file")
+    batch: int = Field(ge=2, description="images of a step, over all processes")
     phases: Annotated[list[Phase], Field(min_length=1)]
-    weight_decay: Annotated[float, Field(ge=0)]
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+    weight_decay: float = Field(ge=0, description="AdamW's")
+    label_smoothing: float = Field(ge=0, lt=1, description="share of the hard label that is spread over all classes")
 
 
 class TrainingParams(Section):
-    """What all recipes share.
-
-    `threads` is the number of CPU threads of each training process, null for one a core. `ema` is the decay of a moving
-    average of the weights, null for none.
-    """
-
     threads: Positive | None
     amp: Literal["auto", "no", "bf16", "fp16"]
     class_weights: Literal["none", "balanced"]
@@ -142,32 +132,34 @@ class TrainingParams(Section):
 class BornAgain(Section):
     """Further generations, each distilled from the one before (Furlanello et al., ICML 2018)."""
 
-    generations: Positive
-    alpha: Share
-    temperature: PositiveFloat
+    generations: Positive = Field(description="after the first")
+    alpha: Share = Field(description="weight of the soft labels")
+    temperature: PositiveFloat = Field(description="softens both generations in the loss")
 
 
 class TeacherRecipe(Recipe):
-    seed: int
+    seed: int = Field(description="of this teacher's weights, order and augmentation")
     born_again: BornAgain | None
 
 
 class FrozenTeacher(Section):
     """A teacher brought from elsewhere, that is not trained here.
 
-    `frozen` is an ONNX file, or a safetensors file with the timm `model` and `options` that it is of. It must lie
-    under pretrained/, on which the teacher stages depend. It takes float32 (N, channels, size, size), pixels scaled
-    to [0, 1], less `mean`, divided by `std`, and gives logits in the order of `classes`.
+    It takes float32 (N, channels, size, size), pixels scaled to [0, 1], less `mean`, divided by `std`, and gives
+    logits in the order of `classes`.
     """
 
-    frozen: Annotated[str, Field(pattern=r"^pretrained/[^/\\]+\.(onnx|safetensors)$")]
-    model: str | None
-    options: dict[str, Any]
-    classes: Annotated[list[Name], Field(min_length=2)]
-    size: Annotated[int, Field(ge=16, le=1024)]
-    channels: Literal[1, 3]
-    mean: list[float]
-    std: list[PositiveFloat]
+    # Only there, since the teacher stages depend on that directory.
+    frozen: str = Field(
+        pattern=r"^pretrained/[^/\\]+\.(onnx|safetensors)$", description="an .onnx or .safetensors file in pretrained/"
+    )
+    model: str | None = Field(description="the timm model that a safetensors file is of; null for ONNX")
+    options: dict[str, Any] = Field(description="passed on to `timm.create_model`")
+    classes: list[Name] = Field(min_length=2, description="in the order of its logits")
+    size: int = Field(ge=16, le=1024, description="pixels of a side that it takes")
+    channels: Literal[1, 3] = Field(description="1 for grey, 3 for RGB")
+    mean: list[float] = Field(description="of each channel, taken off pixels in [0, 1]")
+    std: list[PositiveFloat] = Field(description="of each channel, by which they are divided then")
 
     @model_validator(mode="after")
     def _fits_together(self) -> "FrozenTeacher":
@@ -189,20 +181,22 @@ Teacher = Annotated[
 
 
 class StudentRecipe(Recipe):
-    test_every: Positive  # epochs between the test evaluations of the report's protocol
+    test_every: Positive = Field(description="epochs between the test evaluations of the report's protocol")
 
 
 class ImageParams(Section):
-    size: Annotated[int, Field(ge=16, le=1024)]
-    channels: Literal[1, 3]
+    size: int = Field(ge=16, le=1024, description="pixels of a side")
+    channels: Literal[1, 3] = Field(description="1 for grey, 3 for RGB")
 
 
 class CorpusParams(Section):
+    """The rendered corpus."""
+
     seed: int
-    subjects: Positive
-    images: Positive
-    annotators: Positive
-    sharpness: PositiveFloat
+    subjects: Positive = Field(description="people")
+    images: Positive = Field(description="of all people together")
+    annotators: Positive = Field(description="who vote on each label")
+    sharpness: PositiveFloat = Field(description="how far annotators agree")
 
 
 class Scale(Section):
@@ -213,8 +207,6 @@ class Scale(Section):
 
 
 class CalibrateParams(Section):
-    """`folds` choose the method; `draws` of the bootstrap, from `seed`, give intervals of `level`."""
-
     grid: Annotated[list[PositiveFloat], Field(min_length=1)]
     bins: Annotated[int, Field(ge=2)]
     folds: Annotated[int, Field(ge=2)]
@@ -233,8 +225,6 @@ class Int8Params(Section):
 
 
 class ExportParams(Section):
-    """`int8` is null for a bundle without such a file."""
-
     opset: Annotated[int, Field(ge=13)]
     tolerance: PositiveFloat
     confidence: Share
@@ -249,8 +239,6 @@ class BenchmarkParams(Section):
 
 
 class DecideParams(Section):
-    """What `ferdistill study decide` calls negligible, large and too slow: see `study.decide`."""
-
     min_seeds: Annotated[int, Field(ge=2)]
     negligible_macro_f1: Share
     large_macro_f1: Share
@@ -276,7 +264,7 @@ class Params(Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     lambda_: Annotated[Share, Field(alias="lambda")]
     alpha: Share
-    beta: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    beta: Annotated[float, Field(ge=0)]
     temperature: PositiveFloat
     dkd_target_term: Literal["official", "report"]
     dkd_warmup: Annotated[int, Field(ge=0)]
