@@ -51,3 +51,28 @@ def test_pretrain_refuses_a_network_it_has_no_recipe_for(monkeypatch, capsys):
         app()
     assert stop.value.code == 2
     assert "no starting weights to make for resnet81" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "score x.csv --temperature",
+        "score x.csv --level",
+        "predict x.png --confidence",
+        "watch 0 --smoothing",
+        "watch 0 --hysteresis",
+        "watch 0 --fps",
+        "teachers diversity --temperature",
+        "study misalignment --dose",
+        "study collect --tz-offset",
+        "pretrain --lr",
+        "audit x.csv --grid",
+    ],
+)
+def test_what_is_no_finite_number_is_wrong_use(command, monkeypatch, capsys):
+    for value in ("nan", "inf", "-inf"):
+        monkeypatch.setattr("sys.argv", ["ferdistill", *command.split(), value])
+        with pytest.raises(SystemExit) as stop:
+            app()
+        assert stop.value.code == 2
+        assert command.split()[-1] in capsys.readouterr().err

@@ -56,8 +56,8 @@ def pretrain(
     ] = None,
     renders: Annotated[int, typer.Option(min=640, help="Faces to render for each of two courses.")] = 12_000,
     epochs: Annotated[int, typer.Option(min=1, help="Epochs of each course.")] = 8,
-    lr: Annotated[float, typer.Option(min=1e-6)] = 2e-3,
-    seed: Annotated[int, typer.Option()] = 1,
+    lr: Annotated[float, typer.Option(min=1e-6, max=1, help="Highest learning rate of a course.")] = 2e-3,
+    seed: Annotated[int, typer.Option(min=0, help="Of renders, weights and batches.")] = 1,
 ) -> None:
     """Make starting weights anew, by regressing action units on rendered faces of other identities.
 
@@ -67,8 +67,6 @@ def pretrain(
 
         ferdistill pretrain student --epochs 3 --lr 6e-3
     """
-    from .training import pretrain as library
-
     settings = params.load()
     recipes = {
         name: recipe
@@ -83,6 +81,8 @@ def pretrain(
             where=f"params.yaml, scales.{settings.scale}",
             expected="a teacher, or student, whose `init` is a .safetensors file",
         )
+    from .training import pretrain as library
+
     image = settings.scale_.image
     courses = [library.draw_renders(renders, seed, image, plain) for plain in (True, False)]
     for name, recipe in recipes.items():

@@ -17,6 +17,7 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 # These become parts of file names, so they must stay inside their folder on every system.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
@@ -36,7 +37,7 @@ class NearParams(Section):
 
 
 class IndexParams(Section):
-    seed: int
+    seed: Seed
     val: Fraction
     calib: Fraction
     test: Fraction
@@ -138,7 +139,7 @@ class BornAgain(Section):
 
 
 class TeacherRecipe(Recipe):
-    seed: int = Field(description="of this teacher's weights, order and augmentation")
+    seed: Seed = Field(description="of this teacher's weights, order and augmentation")
     born_again: BornAgain | None
 
 
@@ -192,7 +193,7 @@ class ImageParams(Section):
 class CorpusParams(Section):
     """The rendered corpus."""
 
-    seed: int
+    seed: Seed
     subjects: Positive = Field(description="people")
     images: Positive = Field(description="of all people together")
     annotators: Positive = Field(description="who vote on each label")
@@ -212,7 +213,7 @@ class CalibrateParams(Section):
     folds: Annotated[int, Field(ge=2)]
     draws: Annotated[int, Field(ge=100)]
     level: Fraction
-    seed: Annotated[int, Field(ge=0)]
+    seed: Seed
 
 
 class Int8Params(Section):
@@ -261,7 +262,7 @@ class Params(Section):
 
     family: Name
     mode: Mode
-    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    seed: Seed
     lambda_: Annotated[Share, Field(alias="lambda")]
     alpha: Share
     beta: Annotated[float, Field(ge=0)]

@@ -1,6 +1,7 @@
 """`ferdistill audit`."""
 
 import json
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -45,7 +46,9 @@ def audit(
         try:
             steps = [float(step) for step in grid.split(",")]
         except ValueError:
-            raise UsageError(f"no grid: {grid}", where="--grid", expected="numbers, as 0.8,0.9,1.0") from None
+            steps = [math.nan]
+        if not all(0 < step < math.inf for step in steps):
+            raise UsageError(f"no grid: {grid}", where="--grid", expected="numbers above 0, as 0.8,0.9,1.0")
     findings = library.audit(files, classes=classes, grid=steps)
     if as_json:
         print(json.dumps({"findings": [finding._asdict() for finding in findings]}, indent=2, ensure_ascii=False))

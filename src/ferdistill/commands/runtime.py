@@ -123,7 +123,7 @@ def watch(
     margin: MarginOption = 0.07,
     confidence: ConfidenceOption = None,
     smoothing: Annotated[
-        float, typer.Option("--smoothing", min=0, help="Time constant of the averaged probabilities, s; 0 for none.")
+        float, typer.Option("--smoothing", min=0, max=60, help="Time constant of the averaging, s; 0 for none.")
     ] = 0.15,
     hysteresis: Annotated[
         float, typer.Option("--hysteresis", min=0, max=1, help="Lead by which another class takes the label.")

@@ -24,7 +24,7 @@ DOSES = [0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0]
 @study_cli.command("misalignment")
 def misalignment(
     doses: Annotated[
-        list[float] | None, typer.Option("--dose", help="Share of rows out of step; may be given again.")
+        list[float] | None, typer.Option("--dose", min=0, max=1, help="Share of rows out of step; may be given again.")
     ] = None,
     seeds: Annotated[list[int] | None, typer.Option("--seed", help="Student's seed; may be given again.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,

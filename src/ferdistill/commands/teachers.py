@@ -25,7 +25,7 @@ def diversity(
     index_csv: Annotated[Path | None, typer.Option("--index", help="Index; that of params.yaml if not given.")] = None,
     split: Annotated[str, typer.Option("--split", help="train, val, calib or test.")] = "test",
     temperature: Annotated[
-        float | None, typer.Option("--temperature", help="Softens all; that of params.yaml if not given.")
+        float | None, typer.Option("--temperature", min=0.01, max=100, help="Softens all; params.yaml's if not given.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
     out: Annotated[Path | None, typer.Option("--out", help="Draw the figures as a PNG too.")] = None,
