@@ -148,6 +148,7 @@ def test_bad_files_are_refused(tmp_path: Path) -> None:
         "twice.csv": (b"label,logit_a,logit_a\na,1,2\n", CheckError),
         "long.csv": (b"label,logit_a,logit_b\na,1,2,3\nb,1,2,3\n", CheckError),
         "latin.csv": (b"label,logit_a,logit_b\n\xff,1,2\n", CheckError),
+        "utf16.csv": ("label,logit_a,logit_b\na,1,2\n".encode("utf-16"), CheckError),
     }
     for name, (content, error) in wrong.items():
         if name != "missing.csv":
@@ -155,6 +156,13 @@ def test_bad_files_are_refused(tmp_path: Path) -> None:
         with pytest.raises(error) as caught:
             read(tmp_path / name)
         assert name in caught.value.where
+    with pytest.raises(UsageError, match="a directory"):
+        read(tmp_path)
+    # pandas would fill the last row's subject, and its person would be the row alone.
+    (tmp_path / "short.csv").write_text("label,logit_a,logit_b,subject\n\na,1,2,s\nb,1,2\n")
+    with pytest.raises(CheckError, match="a row of 3 cells under 4 names") as caught:
+        read(tmp_path / "short.csv")
+    assert caught.value.where.endswith("short.csv, data row 1")
     np.savez(tmp_path / "pickled.npz", label=np.array(["a", None], dtype=object), logits=np.zeros((2, 2)))
     np.savez(tmp_path / "lengths.npz", label=np.zeros(3, int), logits=np.zeros((2, 2)))
     for name in ("pickled", "lengths"):

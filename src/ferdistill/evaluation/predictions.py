@@ -1,6 +1,6 @@
 """Anybody's predictions: a label, and a logit or a probability for each class."""
 
-import warnings
+import csv
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -24,6 +24,12 @@ ARRAYS = {"logits": "logit_", "probs": "prob_"}
 TOLERANCE = 1e-3
 # What stands for the logarithm of a probability of 0: its exponential is 0 to every digit.
 LOG_ZERO = -1e4
+# What a file of each suffix must be.
+FORMS = {
+    ".csv": "a CSV file in UTF-8 with names in its first row",
+    ".parquet": "a whole Parquet file",
+    ".npz": "a whole npz file, without pickled objects",
+}
 MAX_BYTES = 2**32  # of an npz unpacked: more is a mistake or a bomb
 
 
@@ -138,25 +144,18 @@ def report(
 
 def _load(file: Path) -> pd.DataFrame:
     """Every column of the file; empty cells of a CSV are missing, and `label` and the keys are text."""
-    if not file.is_file():
-        raise UsageError("no such file", where=str(file), expected="a .csv, .parquet or .npz file of predictions")
-    if file.suffix.lower() not in (".csv", ".parquet", ".npz"):
-        raise UsageError("a file of another kind", where=str(file), expected="a .csv, .parquet or .npz file")
+    if file.suffix.lower() not in FORMS or not file.is_file():
+        what = "a file of another kind" if file.is_file() else "a directory" if file.is_dir() else "no such file"
+        raise UsageError(
+            what,
+            where=str(file),
+            expected="a .csv, .parquet or .npz file of predictions",
+            hint="name a file in it" if file.is_dir() else "",
+        )
     try:
         match file.suffix.lower():
             case ".csv":
-                # Of a name that stands twice, read_csv alters the second.
-                names = pd.read_csv(file, header=None, nrows=1, dtype=str, keep_default_na=False).iloc[0].tolist()
-                with warnings.catch_warnings():
-                    warnings.simplefilter("error", pd.errors.ParserWarning)  # a first row longer than the header
-                    frame = pd.read_csv(
-                        file,
-                        dtype=dict.fromkeys(KEYS, str),
-                        index_col=False,
-                        keep_default_na=False,
-                        na_values=[""],
-                        float_precision="round_trip",
-                    )
+                frame, names = _csv(file)
             case ".parquet":
                 table = pq.read_table(file, partitioning=None)
                 table.validate(full=True)  # text that is not UTF-8, places outside the data
@@ -172,10 +171,7 @@ def _load(file: Path) -> pd.DataFrame:
     except Exception as error:  # a hostile file may raise anything
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise CheckError(
-            f"cannot be read: {reason}",
-            where=str(file),
-            expected=f"a whole {file.suffix[1:]} file, without pickled objects",
-            hint="write it anew",
+            f"cannot be read: {reason}", where=str(file), expected=FORMS[file.suffix.lower()], hint="save it as such"
         ) from None
     twice = sorted({str(name) for name in names if names.count(name) > 1})
     if twice:
@@ -183,6 +179,31 @@ def _load(file: Path) -> pd.DataFrame:
     if len(frame) == 0:
         raise CheckError("no rows", where=str(file), expected="at least two")
     return frame.reset_index(drop=True)
+
+
+def _csv(file: Path) -> tuple[pd.DataFrame, list[str]]:
+    """A CSV's columns, and their names as they stand: of one that stands twice, pandas alters the second."""
+    with file.open(encoding="utf-8-sig", newline="") as text:
+        rows = filter(None, csv.reader(text, strict=True))  # pandas passes over empty lines too
+        names = next(rows, [])
+        # pandas fills what a short row lacks, and may take the first cell of a long one for the row's name.
+        for number, cells in enumerate(rows):
+            if len(cells) != len(names):
+                raise CheckError(
+                    f"a row of {len(cells)} cells under {len(names)} names",
+                    where=f"{file}, data row {number}",
+                    expected="a cell for each name, empty where nothing is known",
+                    hint="put cells that hold commas in quotes",
+                )
+    frame = pd.read_csv(
+        file,
+        dtype=dict.fromkeys(KEYS, str),
+        index_col=False,
+        keep_default_na=False,
+        na_values=[""],
+        float_precision="round_trip",
+    )
+    return frame, names
 
 
 def _refuse_odd_columns(table: pa.Table, file: Path) -> None:
