@@ -87,7 +87,7 @@ def write_json(path: Path | str, value: Any) -> None:
 
 
 def read_json(path: Path | str, *keys: str) -> dict[str, Any]:
-    """Read a JSON file that an earlier stage wrote: an object, with these `keys` at least.
+    """Read a JSON file that a stage wrote, here or elsewhere: an object, with these `keys` at least.
 
     Raises
     ------
@@ -96,7 +96,7 @@ def read_json(path: Path | str, *keys: str) -> dict[str, Any]:
     CheckError
         If it cannot be read, is not JSON, or is not such an object.
     """
-    hint = "restore it with `dvc checkout --force`"
+    hint = "restore it with `dvc checkout --force`; copy it again if it came from elsewhere"
     try:
         text = Path(path).read_text(encoding="utf-8")
         value = json.loads(text, parse_float=_finite, parse_constant=_finite)

@@ -46,6 +46,9 @@ def bench(
         )
     sizes = _integers(batches, "--batch")
     own = None if shape is None else tuple(_integers(shape, "--shape"))
+    absent = next((path for path in paths if not path.exists()), None)
+    if absent:
+        raise UsageError("no such model", where=str(absent), expected="the directory of a bundle, or an ONNX file")
     models = [model for path in paths for model in latency.models_at(path, own)]
     with bar() as progress:
         task = progress.add_task("measuring", total=len(sizes))
