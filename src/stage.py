@@ -12,8 +12,10 @@ import threading
 import time
 from pathlib import Path
 
-from ferdistill.errors import FerdistillError
+from ferdistill.errors import FerdistillError, UsageError
 from ferdistill.files import is_full
+
+OF_A_TEACHER = ("softlabels", "teacher")
 
 
 def stop_with(parent: int) -> None:
@@ -35,14 +37,25 @@ if __name__ == "__main__":
     if Path(os.environ.get("DVC_ROOT", ".")).resolve() != Path.cwd():
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     known = sorted(file.stem for file in Path(__file__).parent.glob("ferdistill/stages/[a-z]*.py"))
-    if len(sys.argv) < 2 or sys.argv[1] not in known:
-        print(f"usage: python src/stage.py STAGE [TEACHER], STAGE one of {', '.join(known)}", file=sys.stderr)
+    stage, *teacher = sys.argv[1:] or [""]
+    if stage not in known or len(teacher) != (stage in OF_A_TEACHER):
+        print(
+            f"usage: python src/stage.py STAGE [TEACHER], STAGE one of {', '.join(known)}; "
+            f"{' and '.join(OF_A_TEACHER)} take a teacher",
+            file=sys.stderr,
+        )
         sys.exit(2)
     try:
         from ferdistill import params  # here, since its second is long enough for a Ctrl-C
 
-        stage = importlib.import_module(f"ferdistill.stages.{sys.argv[1]}")
-        stage.run(params.load(), *sys.argv[2:])
+        settings = params.load()
+        if not set(teacher) <= set(settings.teachers):
+            raise UsageError(
+                f"no teacher `{teacher[0]}`",
+                where="params.yaml, teachers",
+                expected=f"one of {', '.join(settings.teachers)}",
+            )
+        importlib.import_module(f"ferdistill.stages.{stage}").run(settings, *teacher)
     except FerdistillError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

@@ -1,6 +1,8 @@
 """params.yaml: what it says of families, and what it refuses."""
 
 import copy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -94,3 +96,13 @@ def test_a_missing_or_broken_file_is_named(tmp_path):
     (tmp_path / "params.yaml").write_text("a: [")
     with pytest.raises(UsageError, match="not valid YAML"):
         params.load(tmp_path / "params.yaml")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [("teacher", "take a teacher"), ("teacher swin", "no teacher `swin`"), ("params x", "usage"), ("x", "usage")],
+)
+def test_a_stage_called_wrongly_is_wrong_use(words, message):
+    command = [sys.executable, "src/stage.py", *words.split()]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
