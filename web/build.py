@@ -57,7 +57,7 @@ def main() -> None:
     if subprocess.run(command, cwd=HERE, check=False).returncode:
         raise CheckError("npm install failed", where=str(HERE), hint="see npm's message above")
     for name, expected in ASSETS.items():
-        found = sha256_file(MODULES / name)
+        found = sha256_file(MODULES / name) if (MODULES / name).is_file() else "of no file"
         if found != expected:
             raise CheckError(
                 "a file of an npm package is not the one that was reviewed",

@@ -33,12 +33,8 @@ cli.add_typer(data_cli, name="data")
 cli.add_typer(index_cli, name="index")
 cli.add_typer(study_cli, name="study")
 cli.add_typer(teachers_cli, name="teachers")
-cli.command("audit")(audit)
-cli.command("score")(score)
-cli.command()(serve)
-cli.command("bench")(bench)
-cli.command()(predict)
-cli.command()(watch)
+for command in (audit, score, serve, bench, predict, watch):
+    cli.command()(command)
 
 
 @cli.callback(invoke_without_command=True)

@@ -16,6 +16,7 @@ from rich.table import Column, Table
 from .. import params
 from ..errors import CheckError, UsageError
 from ..progress import bar
+from ..study.grid import GRID
 
 study_cli = typer.Typer(no_args_is_help=True, help="Experiments about the recipes themselves.")
 DOSES = [0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0]
@@ -75,7 +76,7 @@ def _progress(total: int) -> Iterator[Callable[[Any], None]]:
 
 @study_cli.command("run")
 def run(
-    grid: Annotated[Path, typer.Option("--grid", help="The runs to make.")] = Path("conf/study.yaml"),
+    grid: Annotated[Path, typer.Option("--grid", help="The runs to make.")] = GRID,
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Runs at a time.")] = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what is done and what would run.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON at the end instead of text.")] = False,

@@ -8,10 +8,9 @@ from pydantic import Field, ValidationError, model_validator
 
 from .. import yaml_file
 from ..errors import UsageError
-from ..params import Mode, Name, Params, Positive, Section, Share, explain
+from ..params import Mode, Name, Params, Positive, Section, Seed, Share, explain
 
 GRID = Path("conf/study.yaml")
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Seeds = Annotated[list[Seed], Field(min_length=1)]
 
 

@@ -30,15 +30,15 @@ METRICS, TABLE, PICTURE = (
     Path("plots/study/misalignment.csv"),
     Path("plots/study/misalignment.png"),
 )
-FAULTS = {
-    "other order": "the soft labels come class by class, as a loader of class folders reads them",
-    "truncated": "a tenth of the images, the first, is missing from the soft labels; both were cut to one length",
-    "dropped row": "one row, a tenth of the way down, is missing from the soft labels; both were cut to one length",
-}
 
 
 def orders(index: Index, doses: Sequence[float], seed: int) -> dict[tuple[str, float], np.ndarray]:
     """For each kind of damage, whose soft labels each training image gets.
+
+    - `permuted`: some images have one another's.
+    - `other order`: the soft labels come class by class, as a loader of class folders reads them.
+    - `truncated`: those of a tenth of the images, the first, are missing; both were cut to one length.
+    - `dropped row`: one row, a tenth of the way down, is missing; both were cut to one length.
 
     Parameters
     ----------
