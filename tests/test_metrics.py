@@ -127,6 +127,13 @@ def test_predictions_are_read_by_split_and_checked(tmp_path: Path) -> None:
     path = tmp_path / "predictions.parquet"
     with pytest.raises(UsageError, match="missing"):
         read_predictions(path, "test", ["b", "a"])
+    path.write_bytes(b"PAR1 and no more")
+    with pytest.raises(CheckError, match="cannot be read") as caught:
+        read_predictions(path, "test", ["b", "a"])
+    assert caught.value.where == str(path)
+    pd.DataFrame({"path": ["x"], "label": ["a"], "logit_b": [1.0], "logit_a": [2.0]}).to_parquet(path)
+    with pytest.raises(CheckError, match="predictions without split"):
+        read_predictions(path, "test", ["b", "a"])
     frame = pd.DataFrame(
         {
             "path": ["x", "y", "z"],

@@ -209,7 +209,7 @@ class Scale(Section):
 
 class CalibrateParams(Section):
     grid: Annotated[list[PositiveFloat], Field(min_length=1)]
-    bins: Annotated[int, Field(ge=2)]
+    bins: Annotated[int, Field(ge=2, le=1000)]
     folds: Annotated[int, Field(ge=2)]
     draws: Annotated[int, Field(ge=100)]
     level: Fraction

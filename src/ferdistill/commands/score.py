@@ -33,7 +33,7 @@ def score(
     file: Annotated[Path, typer.Argument(metavar="PREDICTIONS", help="A .csv, .parquet or .npz file.")],
     split: Annotated[str | None, typer.Option("--split", help="Rows to score, or `all`.")] = None,
     temperature: Annotated[float, typer.Option("--temperature", min=0.01, max=100, help="Divides the logits.")] = 1.0,
-    bins: Annotated[int, typer.Option("--bins", min=2, help="Bins of every binned score.")] = 15,
+    bins: Annotated[int, typer.Option("--bins", min=2, max=1000, help="Bins of every binned score.")] = 15,
     intervals: Annotated[bool, typer.Option(help="Bootstrap intervals, by person where the file says who.")] = True,
     draws: Annotated[int, typer.Option("--draws", min=100, help="Resamples for the intervals.")] = 1000,
     level: Annotated[float, typer.Option("--level", min=0.5, max=0.999, help="Of intervals and bands.")] = 0.95,

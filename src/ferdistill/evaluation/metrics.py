@@ -54,12 +54,27 @@ def read_predictions(path: Path | str, split: str, classes: Sequence[str]) -> Pr
     UsageError
         If the file is not there.
     CheckError
-        If it lacks the split, or was made for other classes.
+        If it is damaged, lacks a column or the split, or was made for other classes.
     """
     try:
         frame = pd.read_parquet(path)
     except FileNotFoundError:
         raise UsageError("a file is missing", where=str(path), hint="run `dvc repro student`, or `dvc pull`") from None
+    except Exception as error:  # a damaged file may raise anything
+        raise CheckError(
+            f"cannot be read: {str(error).splitlines()[0]}",
+            where=str(path),
+            expected="a whole Parquet file",
+            hint="`ferdistill data check --repair` sets damaged files aside; then run `dvc repro`, or `dvc pull`",
+        ) from None
+    lacking = [name for name in ("path", "split", "label") if name not in frame.columns]
+    if lacking:
+        raise CheckError(
+            f"predictions without {', '.join(lacking)}",
+            where=str(path),
+            expected="path, split, label, and for each class logit_<class>",
+            hint="run `dvc repro student`",
+        )
     found = [name.removeprefix("logit_") for name in frame.columns if name.startswith("logit_")]
     if found != list(classes):
         raise CheckError(

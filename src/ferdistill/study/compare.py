@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .. import params
@@ -453,7 +454,16 @@ def _why(settings: params.Params | None, row: pd.Series, identical: bool | None)
 @lru_cache(maxsize=512)
 def _predictions(file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, list[str]]:
     """Logits, labels, groups, paths and classes of the test split, ordered by path."""
-    names = [name.removeprefix("logit_") for name in pq.read_schema(file).names if name.startswith("logit_")]
+    try:
+        columns = pq.read_schema(file).names
+    except (OSError, pa.ArrowInvalid) as error:
+        raise CheckError(
+            f"stored predictions cannot be read: {error}",
+            where=str(file),
+            expected="a whole Parquet file",
+            hint="`ferdistill data check --repair` sets damaged files aside, `dvc fetch` brings them anew",
+        ) from None
+    names = [name.removeprefix("logit_") for name in columns if name.startswith("logit_")]
     read = read_predictions(file, SPLIT, names)
     frame = pd.read_parquet(file, columns=["split", "group"])
     groups = frame.loc[frame["split"] == SPLIT, "group"].to_numpy(str)
