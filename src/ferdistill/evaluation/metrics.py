@@ -46,18 +46,18 @@ class Predictions(NamedTuple):
     people: np.ndarray
 
 
-def read_predictions(path: Path | str, split: str, classes: Sequence[str]) -> Predictions:
-    """Read one split of a `predictions.parquet`.
+def read_stored(path: Path | str) -> pd.DataFrame:
+    """A `predictions.parquet` as it stands.
 
     Raises
     ------
     UsageError
         If the file is not there.
     CheckError
-        If it is damaged, lacks a column or the split, or was made for other classes.
+        If it is damaged.
     """
     try:
-        frame = pd.read_parquet(path)
+        return pd.read_parquet(path)
     except FileNotFoundError:
         raise UsageError("a file is missing", where=str(path), hint="run `dvc repro student`, or `dvc pull`") from None
     except Exception as error:  # a damaged file may raise anything
@@ -67,6 +67,22 @@ def read_predictions(path: Path | str, split: str, classes: Sequence[str]) -> Pr
             expected="a whole Parquet file",
             hint="`ferdistill data check --repair` sets damaged files aside; then run `dvc repro`, or `dvc pull`",
         ) from None
+
+
+def classes_of(frame: pd.DataFrame) -> list[str]:
+    """The classes that predictions are for, in the order of their columns."""
+    return [name.removeprefix("logit_") for name in frame.columns if name.startswith("logit_")]
+
+
+def read_predictions(path: Path | str, split: str, classes: Sequence[str]) -> Predictions:
+    """Read one split of a `predictions.parquet`.
+
+    Raises
+    ------
+    UsageError, CheckError
+        As `read_stored`, or if it lacks a column or the split, or was made for other classes.
+    """
+    frame = read_stored(path)
     lacking = [name for name in ("path", "split", "label") if name not in frame.columns]
     if lacking:
         raise CheckError(
@@ -75,7 +91,7 @@ def read_predictions(path: Path | str, split: str, classes: Sequence[str]) -> Pr
             expected="path, split, label, and for each class logit_<class>",
             hint="run `dvc repro student`",
         )
-    found = [name.removeprefix("logit_") for name in frame.columns if name.startswith("logit_")]
+    found = classes_of(frame)
     if found != list(classes):
         raise CheckError(
             f"predictions are for the classes {found}",

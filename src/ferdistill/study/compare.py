@@ -10,13 +10,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from .. import params
 from ..errors import CheckError, UsageError
 from ..evaluation import statistics
-from ..evaluation.metrics import read_predictions
+from ..evaluation.metrics import classes_of, read_predictions, read_stored
 from ..progress import track
 from . import results
 
@@ -454,18 +452,9 @@ def _why(settings: params.Params | None, row: pd.Series, identical: bool | None)
 @lru_cache(maxsize=512)
 def _predictions(file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, list[str]]:
     """Logits, labels, groups, paths and classes of the test split, ordered by path."""
-    try:
-        columns = pq.read_schema(file).names
-    except (OSError, pa.ArrowInvalid) as error:
-        raise CheckError(
-            f"stored predictions cannot be read: {error}",
-            where=str(file),
-            expected="a whole Parquet file",
-            hint="`ferdistill data check --repair` sets damaged files aside, `dvc fetch` brings them anew",
-        ) from None
-    names = [name.removeprefix("logit_") for name in columns if name.startswith("logit_")]
+    frame = read_stored(file)
+    names = classes_of(frame)
     read = read_predictions(file, SPLIT, names)
-    frame = pd.read_parquet(file, columns=["split", "group"])
     groups = frame.loc[frame["split"] == SPLIT, "group"].to_numpy(str)
     order = np.argsort(read.paths, kind="stable")
     return read.logits[order], read.labels[order], groups[order], read.paths[order], names
