@@ -45,6 +45,8 @@ def run(*arguments: Any) -> Any:
 def test_every_form_gives_the_same_scores(tmp_path: Path, kind: str, suffix: str) -> None:
     logits, labels = calibrated(60, classes=3)
     file = write(table(kind=kind).astype({"label": str, "subject": str}), tmp_path / f"p{suffix}")
+    if kind == "logit_":
+        assert (read(file).logits == logits).all(), "to the last bit, from a CSV too"
     done = run(file, "--json", "--no-intervals", "--temperature", "1.5", "--bins", "10")
     found = json.loads(done.stdout)
     expected = score(logits, labels, CLASSES, 1.5, 10)

@@ -195,14 +195,7 @@ def _csv(file: Path) -> tuple[pd.DataFrame, list[str]]:
                     expected="a cell for each name, empty where nothing is known",
                     hint="put cells that hold commas in quotes",
                 )
-    frame = pd.read_csv(
-        file,
-        dtype=dict.fromkeys(KEYS, str),
-        index_col=False,
-        keep_default_na=False,
-        na_values=[""],
-        float_precision="round_trip",
-    )
+    frame = pd.read_csv(file, dtype=dict.fromkeys(KEYS, str), index_col=False, keep_default_na=False, na_values=[""])
     return frame, names
 
 
