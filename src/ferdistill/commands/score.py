@@ -85,7 +85,7 @@ def _print(report: dict[str, Any], title: str, level: float) -> None:
     table = Table("score", "value", title=title, title_justify="left")
     found = report.get("intervals", {})
     if found:
-        table.add_column(f"{level:.0%} interval")
+        table.add_column(f"{100 * level:g} % interval")
         table.add_column("basic interval")
     for name, head in HEADS.items():
         value = "infinite" if report[name] is None else f"{report[name]:.4f}"

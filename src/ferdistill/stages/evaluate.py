@@ -17,7 +17,7 @@ def run(params: Params) -> None:
     """Write `metrics/evaluation.json`, `metrics/intervals.json` and the tables under `plots/`."""
     classes, settings = params.classes, params.calibrate
     bins = settings.bins
-    t_star = read_json("metrics/calibration.json")["t_star"]
+    t_star = read_json("metrics/calibration.json", "t_star")["t_star"]
     calib, test, val = (read_predictions(PREDICTIONS, split, classes) for split in ("calib", "test", "val"))
     raw = score(test.logits, test.labels, classes, bins=bins)
     scaled = score(test.logits, test.labels, classes, t_star, bins)
