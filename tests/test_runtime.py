@@ -213,7 +213,7 @@ def test_bench_sets_models_side_by_side(bundle: Path, monkeypatch: pytest.Monkey
         (["model.onnx"], "--shape"),
         (["model.onnx", "--shape", "8,8"], "an input of shape"),
         (["model.onnx", "--shape", "8,x,1"], "whole numbers"),
-        (["nowhere"], "no bundle here"),
+        (["nowhere.onnx"], "no model there"),
         ([".", "--provider", "tpu"], "one of auto, cpu, cuda, tensorrt"),
         ([".", "--batch", "0"], "whole numbers"),
     ],

@@ -119,6 +119,9 @@ def run(
             said = "\n".join(f"    {line}" for line in failure.why.splitlines())
             print(f"{failure.name} failed\n{said}\n    log: {failure.log or 'none'}", file=sys.stderr)
         print(f"{sum(not why for why in standing.values())} of {len(runs)} runs are done, {len(failed)} failed")
+    why, hint = experiments.why_none(experiments.baselines([])) if dry_run else ("", "")
+    if why:
+        print(f"note: {why}\n  do: {hint}", file=sys.stderr)
     if failures:
         raise typer.Exit(1)
 
@@ -143,13 +146,17 @@ def collect(
         ferdistill study collect --tz-offset 0 --rev main --out main.csv --json
     """
     from ..study import collect as library
+    from ..study import experiments
 
     found = library.collect(params.load(), revs or [], tz_offset)
     for name, reason in found.left_out:
         print(f"left out {name}: {reason}", file=sys.stderr)
     if not found.rows:
+        why, hint = experiments.why_none(experiments.baselines(revs or []))
         raise CheckError(
-            "no experiment belongs in the table", hint="ferdistill study run makes them; see git log, --rev"
+            why or "no experiment belongs in the table",
+            expected="experiments of this workspace's index, scale and settings",
+            hint=hint or "ferdistill study run makes them; --rev names commits that others started from",
         )
     library.write(out, found.rows)
     if as_json:

@@ -88,6 +88,25 @@ def baselines(revs: list[str]) -> list[str]:
     return commits
 
 
+def why_none(starts: list[str]) -> tuple[str, str]:
+    """Why no experiment started from any of some commits, and what to do; two empty texts if one did."""
+    refs = git("for-each-ref", "--format=%(refname)", "refs/exps/??/*/*").decode().split()
+    found = {baseline + rest for _, _, baseline, rest, _ in (ref.split("/") for ref in refs)}
+    if not found:
+        return (
+            "this repository holds no experiment: they lie under refs/exps of the one that ran them, and git clone "
+            "leaves those behind",
+            "run them here, or bring those that were pushed: `dvc exp pull REMOTE --all-commits`",
+        )
+    if found.isdisjoint(starts):
+        some = ", ".join(commit[:10] for commit in sorted(found)[:3])
+        return (
+            f"no experiment started from these commits; the {len(refs)} here are of {len(found)} others, as {some}",
+            "check out one of those, or name it with `ferdistill study collect --rev`",
+        )
+    return "", ""
+
+
 def read(starts: list[str], paths: list[str]) -> list[Experiment]:
     """Read files of every experiment that started from one of some commits.
 
