@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from .. import params
 from ..errors import UsageError
+from .console import wide
 
 if TYPE_CHECKING:
     from ..study.audit import Finding
@@ -58,13 +58,12 @@ def audit(
     for file, counts in checked.items():
         print(f"{file}: {', '.join(f'{kind} {counts[kind]}' for kind in library.KINDS if counts[kind]) or 'no check'}")
     if findings:
-        console = Console()
         shown = Table("file", "rows", "column", "what", "found", "expected")
         for alike in _grouped(findings):
             one = alike[0]
             rows, values = _rows(alike), ", ".join(dict.fromkeys(finding.found for finding in alike))
             shown.add_row(one.file, rows, one.column, library.KINDS[one.kind], values, one.expected)
-        (console if console.is_terminal else Console(width=max(console.width, 160))).print(shown)
+        wide().print(shown)
     checks = sum(counts.total() for counts in checked.values())
     said = f"{len(findings)} finding{'s' if len(findings) > 1 else ''}" if findings else "nothing wrong was found"
     print(f"{said} in {checks} checks")

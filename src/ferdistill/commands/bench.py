@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import typer
-from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from ..errors import UsageError
 from ..progress import bar
+from .console import wide
 
 
 def bench(
@@ -65,12 +65,11 @@ def _integers(text: str, option: str) -> list[int]:
 
 
 def _print(result: dict[str, Any], sizes: list[int]) -> None:
-    console = Console()
+    console = wide()
     about = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     table = Table(
-        "model",
-        "batch",
-        *("p50 ms", "p95 ms", "p99 ms", "images/s", "time / first's", "MB", "peak MB"),
+        Column("model", overflow="fold"),
+        *("batch", "p50 ms", "p95 ms", "p99 ms", "images/s", "time / first's", "MB", "peak MB"),
         title=f"{result['machine']}, threads {result['threads']}, {result['models'][0]['provider']}; {about}",
         title_justify="left",
     )
