@@ -16,6 +16,7 @@ from rich.table import Column, Table
 from .. import params
 from ..errors import CheckError, UsageError
 from ..progress import bar
+from ..study.grid import GRID
 from .console import wide
 
 study_cli = typer.Typer(no_args_is_help=True, help="Experiments about the recipes themselves.")
@@ -44,7 +45,7 @@ def misalignment(
     settings = params.load()
     result = library.run(settings, doses or DOSES, seeds or [settings.seed])
     if as_json:
-        print((library.METRICS).read_text(encoding="utf-8"), end="")
+        print(library.METRICS.read_text(encoding="utf-8"), end="")
         return
     table = Table("fault", "dose", "macro F1", "ECE", "gate", "canary", "slip row")
     for row in result["conditions"]:
@@ -76,7 +77,7 @@ def _progress(total: int) -> Iterator[Callable[[Any], None]]:
 
 @study_cli.command("run")
 def run(
-    grid: Annotated[Path, typer.Option("--grid", help="The runs to make.")] = Path("conf/study.yaml"),
+    grid: Annotated[Path, typer.Option("--grid", help="The runs to make.")] = GRID,
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Runs at a time.")] = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what is done and what would run.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON at the end instead of text.")] = False,
@@ -307,14 +308,11 @@ def decide(
 
         ferdistill study decide --results other/results_summary.csv --json
     """
-    from ..files import read_json
     from ..study import decide as library
     from ..study import results
 
     settings = params.load()
-    measured = [Path("metrics") / f"{name}.json" for name in ("benchmark", "export")]
-    benchmark, export = (read_json(path) if path.is_file() else None for path in measured)
-    decision = library.decide(results.read(table or results.SUMMARY), settings, benchmark, export)
+    decision = library.decide(results.read(table or results.SUMMARY), settings, *library.measured())
     if as_json:
         print(json.dumps(decision, indent=2, ensure_ascii=False, allow_nan=False))
     else:
