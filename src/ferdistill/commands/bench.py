@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 import typer
 from rich.table import Column, Table
@@ -40,16 +40,12 @@ def bench(
     """
     from ..runtime import latency, session
 
-    if provider not in get_args(session.Device):
-        raise UsageError(
-            f"no provider `{provider}`", where="--provider", expected=f"one of {', '.join(get_args(session.Device))}"
-        )
+    device = session.device_named(provider, "--provider")
     sizes = _integers(batches, "--batch")
     own = None if shape is None else tuple(_integers(shape, "--shape"))
     models = [model for path in paths for model in latency.models_at(path, own)]
     with bar() as progress:
         task = progress.add_task("measuring", total=len(sizes))
-        device: Any = provider
         result = latency.bench(models, sizes, threads, device, warmup, rounds, lambda: progress.advance(task))
     if as_json:
         typer.echo(json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False))
