@@ -127,6 +127,9 @@ def test_an_incomplete_bundle_is_refused(bundle: Path) -> None:
         Classifier(bundle)
     with pytest.raises(UsageError, match="no bundle here"):
         Classifier(bundle / "nowhere")
+    (bundle / "bundle.json").write_text("{")
+    with pytest.raises(CheckError, match=r"not valid JSON(.|\n)*copy the whole directory again"):
+        Classifier(bundle)
 
 
 @pytest.mark.parametrize(
