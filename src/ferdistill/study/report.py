@@ -94,7 +94,10 @@ def gather(frame: pd.DataFrame, params: Params, store: Path | None) -> Study:
     needed = [name for name in results.columns(classes) if name not in _MAY_BE_EMPTY]
     found = recipes.of(frame, params, needed)
     benchmark, export = decide.measured()
-    misalignment = _json_if_there(Path("metrics/study/misalignment.json"))
+    keys = "index_digest", "conditions", "run_family", "run_mode"
+    misalignment = _json_if_there(Path("metrics/study/misalignment.json"), *keys)
+    if misalignment is not None and misalignment["index_digest"] not in set(frame["index_digest"]):
+        misalignment = None  # students of other images
     drawn = {}
     if misalignment is not None and (picture := Path("plots/study/misalignment.png")).is_file():
         drawn["misalignment"] = picture.read_bytes()
@@ -134,8 +137,8 @@ def gather(frame: pd.DataFrame, params: Params, store: Path | None) -> Study:
 _MAY_BE_EMPTY = {*results.RECIPE, "commit", "model", "predictions"}
 
 
-def _json_if_there(path: Path) -> Any:
-    return read_json(path) if path.is_file() else None
+def _json_if_there(path: Path, *keys: str) -> Any:
+    return read_json(path, *keys) if path.is_file() else None
 
 
 def _diversity(params: Params) -> dict[str, Any] | None:
@@ -184,7 +187,7 @@ def _curves(found: list[recipes.Recipe]) -> dict[str, dict[str, pd.DataFrame]]:
 def _working_tree() -> dict[str, Any]:
     """The pipeline's own run, as `dvc repro` left it."""
     files = {name: Path("plots") / f"{name}.csv" for name in ("confusion", "reliability")}
-    student = _json_if_there(Path("metrics/student.json"))
+    student = _json_if_there(Path("metrics/student.json"), "run_family", "run_mode")
     if student is None or not all(path.is_file() for path in files.values()):
         return {}
     label = f"{student['run_family']} {student['run_mode']}, working tree"

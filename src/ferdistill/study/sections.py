@@ -910,7 +910,9 @@ def misalignment(study: Study) -> Section:
     report = study.misalignment
     if report is None:
         return Section(
-            "misalignment", "Soft labels out of step", ["Not run here: `ferdistill study misalignment` makes it."]
+            "misalignment",
+            "Soft labels out of step",
+            ["Not run on this index: `ferdistill study misalignment` does it."],
         )
     conditions = pd.DataFrame(report["conditions"])
     permuted = conditions[conditions["fault"] == "permuted"].sort_values("dose")
