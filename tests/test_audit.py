@@ -249,6 +249,8 @@ def test_the_command_and_its_exit_codes(tmp_path):
     assert result.exit_code == 1 and set(findings[0]) == {"file", "row", "column", "kind", "found", "expected"}
     shown_to_people = CliRunner().invoke(cli, ["audit", str(DATA / "section_6.md")])
     assert shown_to_people.exit_code == 1 and "Four-Way KD F1" in shown_to_people.output
+    odd = write(tmp_path / "odd.csv", ["run", "[/red] macro_f1"], [["a", "-0.5"]])
+    assert "[/red] macro_f1" in CliRunner().invoke(cli, ["audit", str(odd)]).output
     clean = CliRunner().invoke(cli, ["audit", str(DATA / "section_5.md"), "--json"])
     assert clean.exit_code == 0
     assert json.loads(clean.output) == {"findings": [], "checked": {str(DATA / "section_5.md"): {"mean": 11}}}

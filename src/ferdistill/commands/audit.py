@@ -26,9 +26,10 @@ def audit(
 ) -> None:
     """Find what cannot be true of a table of results, from the table alone.
 
-    A macro F1 that is not the mean of its per-class F1, means, ranges and differences that do not recompute, runs
-    identical to the last digit, T* at the edge of its grid, epochs chosen on the test set, values out of range,
-    fractions among percent. Rounding never makes a finding. Says of each file how many values were checked for what.
+    A macro F1 that is not the mean of its per-class F1 (macro_f1), means, ranges and differences that do not recompute
+    (mean, range, difference), runs identical to the last digit (identical_runs), T* at the edge of its grid
+    (grid_edge), epochs chosen on the test set (selected_on_test), values out of range (out_of_range), fractions among
+    percent (mixed_units). Rounding never makes a finding. Prints how many values of each file each check applied to.
     Exit code 1 if anything is found, 2 if a file is unreadable or no check applies to it. Examples:
 
         ferdistill audit metrics/
@@ -71,10 +72,13 @@ def audit(
 
 
 def _grouped(findings: "list[Finding]") -> "list[list[Finding]]":
-    """Findings of one kind in one column that expect the same are one line; what was found may differ."""
+    """Findings of one kind in one column that expect the same are one line, whatever numbers were found."""
+    from ..study import tables
+
     groups: dict[tuple[str, ...], list[Finding]] = defaultdict(list)
     for finding in findings:
-        groups[finding.file, finding.column, finding.kind, finding.expected].append(finding)
+        words = "" if tables.parse(finding.found) else finding.found
+        groups[finding.file, finding.column, finding.kind, finding.expected, words].append(finding)
     return list(groups.values())
 
 

@@ -87,6 +87,5 @@ def _print(result: dict[str, Any], sizes: list[int]) -> None:
     architectures = {model["architecture"] for model in result["models"] if "architecture" in model}
     if len(result["models"]) > 1 and len(architectures) == 1:
         console.print(
-            "These are one architecture, so float32 files run the same operations: a difference between them is noise.",
-            highlight=False,
+            "These are one architecture, so float32 files run the same operations: a difference between them is noise."
         )

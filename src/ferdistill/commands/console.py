@@ -4,6 +4,11 @@ from rich.console import Console
 
 
 def wide() -> Console:
-    """A console that does not cut columns short where nobody set a width: in a file, a pipe, a log."""
-    console = Console()
-    return console if console.is_terminal else Console(width=max(console.width, 160))
+    """A console that shows text as it is, and does not cut columns short where nobody set a width: in a file, a pipe.
+
+    Names come from files, and one with brackets or colons must not be read as rich's markup.
+    """
+    console = Console(markup=False, emoji=False, highlight=False)
+    if not console.is_terminal:
+        console.width = max(console.width, 160)
+    return console
