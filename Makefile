@@ -7,7 +7,7 @@ BIN    := $(if $(filter Windows_NT,$(OS)),$(VENV)/Scripts,$(VENV)/bin)
 export PATH := $(abspath $(BIN)):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-all web test-web docs lint drift review clean
+.PHONY: help setup repro test test-all web test-web bench docs lint drift review clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
@@ -40,6 +40,12 @@ test-web: web ## test that page in Chromium: the one on the path, or else Playwr
 		$(BIN)/playwright install --with-deps chromium
 	$(BIN)/python -m pytest -m web tests/test_serve_browser.py
 
+bench: repro ## measure speed and memory beside peers, and write docs/performance.md: half an hour on a quiet machine
+	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --no-deps --upgrade --target .bench/packages -r benchmarks/peers.txt
+	test -x .bench/fer/bin/python || $(PYTHON) -m venv .bench/fer
+	.bench/fer/bin/python -m pip install --disable-pip-version-check --progress-bar off -r benchmarks/peer_runtime.txt
+	PYTHONPATH=.bench/packages $(BIN)/python benchmarks --peer .bench/fer/bin/python
+
 docs: setup ## build the documentation into site/; its pages need no network
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
@@ -55,4 +61,4 @@ review: setup ## what this branch does to results: review/summary.md and review/
 	$(BIN)/python .ci/review.py $(BASE)
 
 clean: ## remove the environment and caches, never data or results
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .bench .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -6,16 +6,12 @@ named for what they are, "near" slips found within 50 rows of the truth, "held" 
 is the power that the canary states beforehand, from the intact rows, for one lost or doubled row.
 """
 
-import argparse
-import os
-import platform
 from collections.abc import Callable
-from importlib.metadata import version
-from pathlib import Path
 from statistics import mean, median
 from time import perf_counter
 from typing import Any, NamedTuple
 
+import measure
 import numpy as np
 import pandas as pd
 from rich.console import Console
@@ -27,7 +23,6 @@ from ferdistill.files import write_json
 from ferdistill.softlabels import canary
 
 EXAMPLES = """
-examples:
   python benchmarks/canary.py                                 100 trials of each fault at 5,000 and 500 rows, minutes
   python benchmarks/canary.py --trials 20 --rows 500          some seconds
   python benchmarks/canary.py --trials 1000 --json out.json
@@ -220,42 +215,24 @@ def run(name: str, rows: int, trials: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Run all cases, print or write the result."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """Run all cases, print a table."""
+    parser = measure.parser(__doc__, EXAMPLES)
     parser.add_argument("--trials", type=int, default=100, help="trials of each case (default: 100)")
     parser.add_argument("--rows", type=int, nargs="+", default=[5000, 500], help="how many rows (default: 5000 500)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there instead of a table")
     arguments = parser.parse_args()
     if arguments.trials < 1 or min(arguments.rows) < 100:
         parser.error("at least 1 trial and 100 rows")
 
     rows = [run(name, number, arguments.trials) for number in arguments.rows for name in CASES]
-    speed = [run(name, SPEED_ROWS, 3) for name in ("intact", "row dropped", "blocks swapped")]
-    result = {
-        "device": {"cpu": cpu_model(), "cores": os.cpu_count()},
-        "versions": {name: version(name) for name in ("ferdistill", "numpy", "scipy")},
-        "rows": rows + speed,
-    }
+    rows += [run(name, SPEED_ROWS, 3) for name in ("intact", "row dropped", "blocks swapped")]
     if arguments.json:
-        write_json(arguments.json, result)
-        return
+        write_json(arguments.json, measure.result(rows, "ferdistill", "numpy", "scipy"))
     columns = ["rows", "trials", "misaligned", "aligned", "named", "near", "held", "power", "seconds"]
-    table = Table(
-        Column("", no_wrap=True), *columns, title=f"{result['device']['cpu']}, {result['device']['cores']} cores"
-    )
-    for row in result["rows"]:
+    table = Table(Column("", no_wrap=True), *columns, title=measure.cpu())
+    for row in rows:
         cells = ["" if row[name] is None else row[name] for name in columns]
         table.add_row(row["name"], *(f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in cells))
     Console(width=140).print(table)
-
-
-def cpu_model() -> str:
-    """The processor's name, as far as the system tells."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 if __name__ == "__main__":

@@ -4,53 +4,38 @@ Two measurements: a directory of drawn faces with planted copies, from files to 
 hashes of growing number. Every figure is taken in a process of its own; the time without imports, the memory with.
 """
 
-import argparse
-import os
-import platform
-import resource
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
-from multiprocessing import get_context
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import measure
 import numpy as np
-from rich.console import Console
-from rich.table import Table
-
-from ferdistill.files import write_json
 
 EXAMPLES = """
-examples:
   python benchmarks/index.py                              all of it, five to ten minutes
   python benchmarks/index.py --rows 2000 --most 20000     scaled down
   python benchmarks/index.py --rows 20000 --json out.json
-imagededup need not be installed with its dependencies (pip install --no-deps imagededup PyWavelets); without it, its
-column stays empty.
+Without imagededup its column stays empty; `make bench` brings it.
 """
 DISTANCE = 4
 WORKERS = 2
 CHUNK = 500
 GROWTH = [5_000, 20_000, 50_000, 100_000, 200_000]
+PEER_VERSION = measure.installed("imagededup")
+PEER = f"imagededup {PEER_VERSION or '(not installed)'}, PHash"
 PEER_LIMIT = 20_000  # imagededup compares all pairs: 200,000 rows would take hours
 COPIES = ["exact", "JPEG", "mirrored"]
 
 
-def measure(function: Callable[..., tuple[Any, float]], *arguments: Any) -> tuple[Any, float, int]:
+def taken(function: Callable[..., tuple[Any, float]], *arguments: Any) -> tuple[Any, float, int]:
     """Result and seconds of a function that times itself, after its imports; peak MiB of its largest process."""
     # Not spawned: a spawned process would spawn its workers too, and imagededup's would each import torch again.
-    with ProcessPoolExecutor(1, mp_context=get_context("fork")) as pool:
-        result, seconds = pool.submit(function, *arguments).result()
-        return result, round(seconds, 2), round(pool.submit(peak_memory).result())
-
-
-def peak_memory() -> float:
-    """In MiB, of this process or of the largest child that has ended."""
-    return max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 1024
+    (found, seconds), memory = measure.alone(function, *arguments, start="fork")
+    return found, seconds, round(memory)
 
 
 def draw(folder: Path, number: int) -> None:
@@ -154,22 +139,15 @@ def their_search(rows: int, clustered: bool) -> tuple[int, float]:
     return sum(map(len, found.values())) // 2, perf_counter() - start
 
 
-def row(name: str, ours: float, theirs: float | None, unit: str) -> dict[str, Any]:
-    """One line of the results; the ratio says how many times more imagededup takes."""
-    costs = unit in ("s", "MiB")
-    ratio = round(theirs / ours, 1) if costs and theirs is not None and ours > 0 else None
-    return {"name": name, "ours": ours, "theirs": theirs, "ratio": ratio, "unit": unit, "peer": "imagededup PHash"}
-
-
-def whole(rows: int, with_peer: bool) -> list[dict[str, Any]]:
+def whole(rows: int) -> list[dict[str, Any]]:
     """From a directory of `rows` images to pairs."""
     with tempfile.TemporaryDirectory() as name:
-        measure(draw_all, Path(name), rows)
-        found, seconds, memory = measure(ours, Path(name))
-        their_found, their_seconds, their_memory = measure(theirs, Path(name)) if with_peer else (None, None, None)
+        taken(draw_all, Path(name), rows)
+        found, seconds, memory = taken(ours, Path(name))
+        their_found, their_seconds, their_memory = taken(theirs, Path(name)) if PEER_VERSION else (None, None, None)
     table = [
-        row(f"{rows:,} files to pairs: time", seconds, their_seconds, "s"),
-        row(f"{rows:,} files to pairs: largest process", memory, their_memory, "MiB"),
+        measure.row(f"{rows:,} files to pairs: time", seconds, their_seconds, "s", PEER),
+        measure.row(f"{rows:,} files to pairs: largest process", memory, their_memory, "MiB", PEER),
     ]
     planted = {
         kind: {(f"{number - 97:06d}", f"{number:06d}") for number in range(97 + offset, rows, 100)}
@@ -177,66 +155,40 @@ def whole(rows: int, with_peer: bool) -> list[dict[str, Any]]:
     }
     for kind, pairs in planted.items():
         share = round(len(found & pairs) / len(pairs), 4)
-        their_share = round(len(their_found & pairs) / len(pairs), 4) if with_peer else None
-        table.append(row(f"{kind} copies found", share, their_share, "share"))
+        their_share = round(len(their_found & pairs) / len(pairs), 4) if PEER_VERSION else None
+        table.append(measure.row(f"{kind} copies found", share, their_share, "share", PEER))
     every = set.union(*planted.values())
-    table.append(row("pairs not planted", len(found - every), len(their_found - every) if with_peer else None, "pairs"))
+    theirs_more = len(their_found - every) if PEER_VERSION else None
+    table.append(measure.row("pairs not planted", len(found - every), theirs_more, "pairs", PEER))
     return table
 
 
-def growth(most: int, with_peer: bool) -> list[dict[str, Any]]:
+def growth(most: int) -> list[dict[str, Any]]:
     """The search alone, on up to `most` hashes; imagededup does not look for mirrored copies, ours does."""
     table = []
     for kind, clustered in (("uniform", False), ("clustered", True)):
         for rows in [rows for rows in GROWTH if rows <= most]:
-            pairs, seconds, memory = measure(our_search, rows, clustered)
+            pairs, seconds, memory = taken(our_search, rows, clustered)
             their_pairs = their_seconds = their_memory = None
-            if with_peer and clustered and rows <= PEER_LIMIT:
-                their_pairs, their_seconds, their_memory = measure(their_search, rows, clustered)
-            name = f"search of {rows:,} {kind} hashes"
-            table.append(row(f"{name}: time", seconds, their_seconds, "s"))
-            table.append(row(f"{name}: largest process", memory, their_memory, "MiB"))
-            table.append(row(f"{name}: straight pairs", pairs, their_pairs, "pairs"))
+            if PEER_VERSION and clustered and rows <= PEER_LIMIT:
+                their_pairs, their_seconds, their_memory = taken(their_search, rows, clustered)
+            name, size = f"search, {kind} hashes", {"hashes": rows}
+            table.append(measure.row(f"{name}: time", seconds, their_seconds, "s", PEER, size=size))
+            table.append(measure.row(f"{name}: largest process", memory, their_memory, "MiB", PEER, size=size))
+            table.append(measure.row(f"{name}: straight pairs", pairs, their_pairs, "pairs", PEER, size=size))
     return table
 
 
-def device() -> dict[str, Any]:
-    """The model of the CPU and the number of its cores that this process may use."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        model = platform.processor()
-    return {"cpu": model, "cores": os.cpu_count()}
-
-
 def main() -> None:
-    """Measure, and show or write what was found."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """Measure both parts."""
+    parser = measure.parser(__doc__, EXAMPLES)
     parser.add_argument("--rows", type=int, default=20_000, help="images to draw, at least 100 (default: 20000)")
     parser.add_argument("--most", type=int, default=GROWTH[-1], help="most hashes to search (default: 200000)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there instead of a table")
     arguments = parser.parse_args()
     if arguments.rows < 100:
         parser.error("--rows: at least 100, so that there is a copy of each kind")
-    versions: dict[str, str | None] = {"python": platform.python_version()}
-    for name in ("numpy", "pillow", "pandas", "imagededup"):
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = None
-    with_peer = versions["imagededup"] is not None
-    rows = whole(arguments.rows, with_peer) + growth(arguments.most, with_peer)
-    if arguments.json:
-        write_json(arguments.json, {"device": device(), "versions": versions, "rows": rows})
-        return
-    table = Table("", "ours", "imagededup", "ratio", "unit", title=f"{device()['cpu']}, {os.cpu_count()} cores")
-    for figures in rows:
-        values = ("-" if figures[key] is None else f"{figures[key]:,}" for key in ("ours", "theirs", "ratio"))
-        table.add_row(figures["name"], *values, figures["unit"])
-    Console().print(table)
+    rows = whole(arguments.rows) + growth(arguments.most)
+    measure.finish(measure.result(rows, "ferdistill", "numpy", "pillow", "pandas", "imagededup"), arguments.json)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,10 @@
-"""Time of collecting a study's experiments into a table, and of its report, on made-up experiments.
+"""Time of collecting a study's experiments into a table, beside `dvc exp show`, on made-up experiments.
 
-Works in a throw-away clone of the repository that it is called in, where `dvc repro` or `dvc pull` must have run: the
-clone needs the index.
+Works in throw-away clones of the repository that it is called in, where `dvc repro` or `dvc pull` must have run: a
+clone needs the index. Each command is timed from start to exit.
 """
 
-import argparse
 import json
-import os
-import platform
 import random
 import subprocess
 import sys
@@ -16,17 +13,15 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import measure
 import yaml
-from rich.console import Console
-from rich.table import Table
-
-from ferdistill.files import write_json
 
 EXAMPLES = """
-examples:
-  python benchmarks/study.py                        200 experiments
+  python benchmarks/study.py                        50 to 800 experiments, some minutes
   python benchmarks/study.py --experiments 1000 --json out.json
 """
+OURS = ["ferdistill", "study", "collect"]
+THEIRS = ["dvc", "exp", "show", "--csv"]
 FILES = ["params.yaml", "dvc.lock", "metrics/student.json", "metrics/calibration.json", "metrics/evaluation.json"]
 FAMILIES = ["6A", "6B", "6C", "6D", "6E"]
 
@@ -78,15 +73,8 @@ def git(root: Path, *arguments: str) -> str:
     return subprocess.run(["git", *arguments], cwd=root, check=True, capture_output=True, text=True).stdout.strip()
 
 
-def commands() -> list[list[str]]:
-    """What is timed: `study collect`, and `study report` where there is one."""
-    shown = subprocess.run(["ferdistill", "study", "--help"], capture_output=True, text=True, check=True).stdout
-    found = [["ferdistill", "study", "collect"]]
-    return [*found, ["ferdistill", "study", "report"]] if " report " in shown else found
-
-
-def measure(here: Path, root: Path, count: int) -> list[dict[str, Any]]:
-    """Clone, make `count` experiments, and time each command from start to exit."""
+def compare(here: Path, root: Path, count: int) -> list[dict[str, Any]]:
+    """Clone, make `count` experiments, and time both commands."""
     git(here, "clone", "--quiet", "--no-local", str(here), str(root))
     cache = subprocess.run(["dvc", "cache", "dir"], cwd=here, check=True, capture_output=True, text=True).stdout.strip()
     settings = yaml.safe_load((root / "params.yaml").read_text())
@@ -95,36 +83,35 @@ def measure(here: Path, root: Path, count: int) -> list[dict[str, Any]]:
     (root / described).write_bytes((here / described).read_bytes())
     subprocess.run(["dvc", "cache", "dir", "--local", cache], cwd=root, check=True, capture_output=True)
     write_experiments(root, {f"made-up-{number}": made_up(number) for number in range(count)})
-    rows = []
-    for command in commands():
-        start = perf_counter()
-        done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
-        rows.append({"command": " ".join(command), "experiments": count, "seconds": round(perf_counter() - start, 2)})
-        if done.returncode:
-            sys.exit(f"{' '.join(command)} exited with {done.returncode}\n{done.stdout}{done.stderr}")
-    return rows
+    seconds = [run_time(command, root) for command in (OURS, THEIRS)]
+    peer = f"dvc {measure.installed('dvc')}, exp show"
+    return [measure.row("study collect", *seconds, "s", peer, size={"experiments": count})]
+
+
+def run_time(command: list[str], root: Path) -> float:
+    """Seconds of a command from start to exit."""
+    start = perf_counter()
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    seconds = perf_counter() - start
+    if done.returncode:
+        sys.exit(f"{' '.join(command)} exited with {done.returncode}\n{done.stdout}{done.stderr}")
+    return seconds
 
 
 def main() -> None:
-    """Measure, and show or write what was found."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    """Grow the experiments."""
+    parser = measure.parser(__doc__, EXAMPLES)
+    parser.add_argument(
+        "--experiments", type=int, nargs="+", default=[50, 200, 800], help="to make up (default: 50 200 800)"
     )
-    parser.add_argument("--experiments", type=int, default=200, help="experiments to make up (default: 200)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there instead of a table")
     arguments = parser.parse_args()
-    if arguments.experiments < 1:
+    if min(arguments.experiments) < 1:
         parser.error("--experiments: at least 1")
-    with tempfile.TemporaryDirectory() as name:
-        rows = measure(Path.cwd(), Path(name) / "clone", arguments.experiments)
-    device = {"machine": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()}
-    if arguments.json:
-        write_json(arguments.json, {"device": device, "rows": rows})
-        return
-    table = Table("", "experiments", "seconds", title=f"{device['machine']}, {device['cores']} cores")
-    for row in rows:
-        table.add_row(row["command"], str(row["experiments"]), f"{row['seconds']:.2f}")
-    Console().print(table)
+    rows = []
+    for count in arguments.experiments:
+        with tempfile.TemporaryDirectory() as name:
+            rows += compare(Path.cwd(), Path(name) / "clone", count)
+    measure.finish(measure.result(rows, "ferdistill", "dvc", "pandas"), arguments.json)
 
 
 if __name__ == "__main__":

@@ -3,31 +3,25 @@
 The time is of the whole command, a process of its own, imports included.
 """
 
-import argparse
 import hashlib
 import os
-import platform
 import shutil
 import subprocess
 import sys
 import tempfile
-from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import measure
 import numpy as np
 import pandas as pd
-from rich.console import Console
-from rich.table import Table
 
 from ferdistill import params
-from ferdistill.files import write_json
 from ferdistill.study import results
 
 EXAMPLES = """
-examples:
-  python benchmarks/study_report.py                    200 runs of 800 test images each
+  python benchmarks/study_report.py                    50 to 800 runs of 800 test images each
   python benchmarks/study_report.py --runs 60 --json out.json
 """
 ROOT = Path(__file__).parents[1]
@@ -83,40 +77,36 @@ def generate(directory: Path, runs: int, images: int) -> Path:
     return table
 
 
-def main() -> None:
-    """Generate, run the command, print and write what was measured."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--runs", type=int, default=200)
-    parser.add_argument("--images", type=int, default=800, help="test images of each run")
-    parser.add_argument("--json", type=Path, help="write the figures here too")
-    arguments = parser.parse_args()
+def report(runs: int, images: int) -> list[dict[str, Any]]:
+    """Generate, and run the command."""
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         shutil.copy(ROOT / "params.yaml", directory)
         subprocess.run(["dvc", "init", "-q", "--no-scm"], cwd=directory, check=True)
-        table = generate(directory, arguments.runs, arguments.images)
+        table = generate(directory, runs, images)
         command = [str(Path(sys.executable).with_name("ferdistill")), "study", "report", "--results", table.name]
         start, before = perf_counter(), os.times()
         subprocess.run([*command, "--out", "r.html", "--markdown", "r.md"], cwd=directory, check=True)
         wall, after = perf_counter() - start, os.times()
-        found = {
-            "runs": arguments.runs,
-            "wall_s": round(wall, 2),
-            "cpu_s": round(
-                after.children_user + after.children_system - before.children_user - before.children_system, 2
-            ),
-            "page_mb": round((directory / "r.html").stat().st_size / 1e6, 2),
-            "cpus": os.cpu_count(),
-            "machine": platform.machine(),
-            "matplotlib": version("matplotlib"),
-        }
-    shown = Table(*found)
-    shown.add_row(*map(str, found.values()))
-    Console().print(shown)
-    if arguments.json:
-        write_json(arguments.json, found)
+        cpu = after.children_user + after.children_system - before.children_user - before.children_system
+        size = (directory / "r.html").stat().st_size / 1e6
+    figures = [("time", wall, "s"), ("time of the CPU", cpu, "s"), ("page", size, "MB")]
+    return [
+        measure.row(f"study report: {what}", value, None, unit, "", size={"runs": runs})
+        for what, value, unit in figures
+    ]
+
+
+def main() -> None:
+    """Grow the table."""
+    parser = measure.parser(__doc__, EXAMPLES)
+    parser.add_argument("--runs", type=int, nargs="+", default=[50, 200, 800], help="to invent (default: 50 200 800)")
+    parser.add_argument("--images", type=int, default=800, help="test images of each run (default: 800)")
+    arguments = parser.parse_args()
+    if min(*arguments.runs, arguments.images) < 1:
+        parser.error("--runs and --images: at least 1")
+    rows = [row for runs in arguments.runs for row in report(runs, arguments.images)]
+    measure.finish(measure.result(rows, "ferdistill", "matplotlib", "pandas", "scipy"), arguments.json)
 
 
 if __name__ == "__main__":

@@ -15,31 +15,28 @@ and the divergence from each of four teachers. They run in turn, an epoch each, 
 The clock runs from before the optimiser is made to the end of the epoch's last batch: building networks and evaluating
 them is outside it. Speeds are medians over the rounds; a ratio is the median of the rounds' own ratios, and its spread
 the least and the greatest of them.
+
+Then ours alone, with teachers stored and online, while their number grows.
 """
 
-import argparse
-import os
-import platform
 import tempfile
 from collections.abc import Callable
 from copy import deepcopy
-from importlib.metadata import PackageNotFoundError, version
+from itertools import cycle, islice
 from pathlib import Path
 from statistics import median
 from time import perf_counter
 from typing import Any, NamedTuple
 
+import measure
 import numpy as np
 import torch
 from PIL import Image
-from rich.console import Console
-from rich.table import Table
 from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 from torchvision import transforms
 
 from ferdistill import params
-from ferdistill.files import write_json
 from ferdistill.params import Params
 from ferdistill.training import models
 from ferdistill.training.augment import reach
@@ -48,13 +45,12 @@ from ferdistill.training.losses import kd_loss, soft_targets
 from ferdistill.training.witness import Witness
 
 EXAMPLES = """
-examples, from the repository's root:
-  python benchmarks/training.py                            1024 images, 15 rounds, one thread: six minutes
-  python benchmarks/training.py --images 256 --rounds 2    some seconds
+  python benchmarks/training.py                            1024 images, 15 rounds, one thread: ten minutes
+  python benchmarks/training.py --images 256 --rounds 2 --teachers    some seconds
   python benchmarks/training.py --threads 2 --json out.json
-torchdistill need not be installed with its dependencies (pip install --no-deps torchdistill); without it, its rows stay
-empty.
+Run it from the repository's root. Without torchdistill its rows stay empty; `make bench` brings it.
 """
+GROWTH_ROUNDS = 3
 
 
 class Task(NamedTuple):
@@ -306,67 +302,83 @@ PEERS: dict[str, tuple[str, Callable[[Task], Epoch]]] = {
 }
 
 
-def hardware(threads: int) -> dict[str, Any]:
-    """The GPU's name, or the CPU's with the cores that this process may use and the threads that torch is given."""
+def in_turn(variants: dict[str, Callable[[Task], Epoch]], task: Task, rounds: int) -> dict[str, list[float]]:
+    """Images a second of each variant in each round, after one that does not count."""
+    speeds: dict[str, list[float]] = {name: [] for name in variants}
+    for number in range(1 + rounds):
+        for name, run in variants.items():
+            seconds = run(task).seconds
+            if number > 0:
+                speeds[name].append(len(task.labels) / seconds)
+    return speeds
+
+
+def beside_peers(task: Task, rounds: int) -> list[dict[str, Any]]:
+    """Ours beside every peer that is installed."""
+    versions = {name: measure.installed(package) for name, (package, _) in PEERS.items()}
+    present = {name: run for name, (_, run) in PEERS.items() if versions[name]}
+    speeds = in_turn({"ours": ours} | present, task, rounds)
+    rows = []
+    for name, (package, _) in PEERS.items():
+        theirs, ratios = None, None
+        if name in speeds:
+            theirs = median(speeds[name])
+            ratios = [own / other for own, other in zip(speeds["ours"], speeds[name], strict=True)]
+        peer = f"{package} {versions[name] or '(not installed)'}"
+        rows.append(measure.row(name, median(speeds["ours"]), theirs, "images/s", peer, ratios))
+    return rows
+
+
+def growth(task: Task, counts: list[int], rounds: int) -> list[dict[str, Any]]:
+    """Ours with stored soft labels beside ours with teachers online, for each number of teachers."""
+    rows = []
+    for count in counts:
+        pick = list(islice(cycle(range(len(task.logits))), count))
+        names = list(task.teachers)
+        teachers = nn.ModuleDict({f"{place}": deepcopy(task.teachers[names[one]]) for place, one in enumerate(pick)})
+        grown = task._replace(logits=task.logits[pick], teachers=teachers)
+        speeds = in_turn({"stored": ours, "online": ours_online}, grown, rounds)
+        ratios = [own / other for own, other in zip(speeds["stored"], speeds["online"], strict=True)]
+        figures = (median(speeds[which]) for which in ("stored", "online"))
+        rows.append(
+            measure.row(
+                "stored soft labels", *figures, "images/s", "ours, teachers online", ratios, {"teachers": count}
+            )
+        )
+    return rows
+
+
+def hardware(threads: int) -> str:
+    """The GPU's name, or the CPU's with the threads that torch is given."""
     if torch.cuda.is_available():
-        return {"gpu": torch.cuda.get_device_name()}
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-    return {"cpu": model, "cores": len(os.sched_getaffinity(0)), "threads": threads}
+        return torch.cuda.get_device_name()
+    return f"{measure.cpu()}, torch on {threads}"
 
 
 def main() -> None:
-    """Run the variants in turn, print a table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """Run the variants in turn."""
+    parser = measure.parser(__doc__, EXAMPLES)
     parser.add_argument("--images", type=int, default=1024, help="images of an epoch, at least a batch (default 1024)")
     parser.add_argument(
         "--rounds", type=int, default=15, help="rounds that count, after one that does not (default 15)"
     )
     parser.add_argument("--threads", type=int, default=1, help="threads that torch may use (default 1)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result to this file")
+    parser.add_argument(
+        "--teachers", type=int, nargs="*", default=[1, 4, 16], help="numbers to grow through (default 1 4 16)"
+    )
     arguments = parser.parse_args()
     settings = settings_for()
     if arguments.images < settings.scale_.student.batch:
         parser.error(f"--images: at least a batch of {settings.scale_.student.batch}")
-    if min(arguments.rounds, arguments.threads) < 1:
-        parser.error("--rounds and --threads: at least 1")
+    if min(arguments.rounds, arguments.threads, *arguments.teachers) < 1:
+        parser.error("--rounds, --threads and --teachers: at least 1")
     torch.set_num_threads(arguments.threads)
-    versions: dict[str, str | None] = {"python": platform.python_version()}
-    for name in ("torch", "timm", "accelerate", "ferdistill", "torchdistill"):
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = None
-    variants = {"ours": ours} | {name: run for name, (package, run) in PEERS.items() if versions[package]}
-    speeds: dict[str, list[float]] = {name: [] for name in variants}
     with tempfile.TemporaryDirectory() as directory:
         task = make_task(Path(directory), settings, arguments.images)
-        for number in range(1 + arguments.rounds):
-            for name, run in variants.items():
-                seconds = run(task).seconds
-                if number > 0:
-                    speeds[name].append(arguments.images / seconds)
-    rows = []
-    for name, (package, _) in PEERS.items():
-        row = {"name": name, "ours": round(median(speeds["ours"]), 1), "theirs": None, "ratio": None, "spread": None}
-        if name in variants:
-            ratios = [our_speed / speed for our_speed, speed in zip(speeds["ours"], speeds[name], strict=True)]
-            row["theirs"] = round(median(speeds[name]), 1)
-            row["ratio"] = round(median(ratios), 3)
-            row["spread"] = [round(min(ratios), 3), round(max(ratios), 3)]
-        rows.append(row | {"unit": "images/s", "peer": f"{package} {versions[package] or '(not installed)'}"})
-    result: dict[str, Any] = {"device": hardware(arguments.threads), "versions": versions, "rows": rows}
-    if arguments.json:
-        write_json(arguments.json, result)
-    title = ", ".join(f"{key} {value}" for key, value in result["device"].items())
-    table = Table("", "ours, images/s", "theirs", "ratio", "spread", title=title)
-    for row in rows:
-        shown = (row[key] for key in ("name", "ours", "theirs", "ratio", "spread"))
-        table.add_row(*("-" if value is None else str(value) for value in shown))
-    Console().print(table)
+        rows = beside_peers(task, arguments.rounds)
+        rows += growth(task, arguments.teachers, min(arguments.rounds, GROWTH_ROUNDS))
+    packages = ("ferdistill", "torch", "timm", "accelerate", "torchdistill")
+    measure.finish(measure.result(rows, *packages, device=hardware(arguments.threads)), arguments.json)
 
 
 if __name__ == "__main__":

@@ -15,22 +15,20 @@ less. The saved pictures show frames a second of the latter. The last part watch
 says what memory and file handles became.
 """
 
-import argparse
 import json
 import math
 import os
-import platform
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
-from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any
 
 import cv2
+import measure
 import numpy as np
 from PIL import Image
 from rich.console import Console
@@ -49,11 +47,11 @@ from ferdistill.runtime.tracker import Smoothing, Tracker
 from ferdistill.runtime.watch import annotate, record, watch
 
 EXAMPLES = """
-examples, from the repository's root, after `dvc repro export`:
   python benchmarks/watch.py --json out.json
   python benchmarks/watch.py --seconds 4 --people 1 --leak 500
   python benchmarks/watch.py --pictures docs/images
 """
+PACKAGES = ("opencv-python-headless", "onnxruntime-gpu", "scikit-image")
 FPS, WIDTH, HEIGHT = 25, 640, 480
 FACE = (177.0, 66.0, 97.0, 97.0)  # of `astronaut`: from the hairline to the chin, from cheek to cheek
 NOISE = 7.0  # standard deviation in grey levels; the corpus has 2 to 12
@@ -337,23 +335,20 @@ def table(console: Console, title: str, rows: list[dict[str, Any]]) -> None:
 
 def main() -> None:
     """Make the videos, watch them, print tables."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = measure.parser(__doc__, EXAMPLES)
     parser.add_argument("--bundle", type=Path, default=Path("models/bundle"), help="default models/bundle")
     parser.add_argument("--seconds", type=float, default=16, help="of the video of the real face (default 16)")
     parser.add_argument("--people", type=int, default=3, help="in the video of rendered faces (default 3)")
     parser.add_argument("--leak", type=int, default=10_000, help="frames of the last part, 0 for none (default 10000)")
     parser.add_argument("--threads", type=int, default=1, help="of OpenCV and ONNX Runtime (default 1)")
     parser.add_argument("--pictures", type=Path, metavar="DIR", help="save an annotated frame of each video there")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result to this file")
     arguments = parser.parse_args()
     cv2.setNumThreads(arguments.threads)
     classifier = Classifier(arguments.bundle, arguments.threads, device="cpu")
     result: dict[str, Any] = {
-        "device": processor(),
+        "device": measure.cpu(),
         "threads": arguments.threads,
-        "versions": {name: version(name) for name in ("opencv-python-headless", "onnxruntime-gpu", "scikit-image")},
+        "versions": {name: measure.installed(name) for name in PACKAGES},
     }
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
@@ -373,13 +368,6 @@ def main() -> None:
     table(console, "Rendered faces that change expression", result["rendered"])
     if arguments.leak:
         table(console, "Memory and open files", [result["leak"]])
-
-
-def processor() -> str:
-    """The CPU's model, where Linux tells."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ DATA = Path(__file__).parent / "data"
 
 
 def kinds(path, **options):
-    return [(finding.row, finding.column, finding.kind) for finding in audit([path], **options)]
+    return [(finding.row, finding.column, finding.kind) for finding in audit([path], **options).findings]
 
 
 def write(path, header, rows):
@@ -34,11 +34,11 @@ def write(path, header, rows):
 
 
 def test_the_reports_section_6_has_one_column_twice():
-    found = audit([DATA / "section_6.md"])
+    found = audit([DATA / "section_6.md"]).findings
     assert [(f.column, f.kind) for f in found] == [("Four-Way KD F1", "identical_runs")]
     assert "column Pairwise KD F1" in found[0].found and "0.722629" in found[0].found
     # With the macro F1 of these two runs from §5.1 it is plain which: the column is that of the four-way run.
-    found = audit([DATA / "section_6.csv"])
+    found = audit([DATA / "section_6.csv"]).findings
     assert [(f.row, f.column, f.kind) for f in found] == [
         (2, "macro_f1", "macro_f1"),
         (3, "f1_angry", "identical_runs"),
@@ -47,10 +47,12 @@ def test_the_reports_section_6_has_one_column_twice():
 
 
 def test_the_reports_section_5_2_has_a_wrong_mean_and_a_t_at_the_edge_of_its_grid():
-    found = audit([DATA / "section_5_2.md"])
+    found = audit([DATA / "section_5_2.md"]).findings
     assert [(f.row, f.column, f.found) for f in found if f.kind == "mean"] == [(9, "Acc", "0.7418")]
     assert [f.expected for f in found if f.kind == "mean"] == ["0.741133, the mean of 3 rows"]
     assert [f.row for f in found if f.kind == "grid_edge"] == [6, 7, 8, 10, 11, 12] and len(found) == 7
+    shown_to_people = CliRunner().invoke(cli, ["audit", str(DATA / "section_5_2.md")]).output
+    assert "6-8, 10-12" in shown_to_people and shown_to_people.count("edge of its grid") == 1
     assert all(kind == "mean" for _, _, kind in kinds(DATA / "section_5_2.md", grid=[0.8, 1.0, 1.2, 1.4]))
 
 
@@ -62,7 +64,7 @@ def test_the_reports_other_tables():
 
 def test_our_own_metrics_are_clean():
     """But for the report's grid of temperatures, at whose edge some of the study's runs do end."""
-    found = audit([Path("metrics")])
+    found = audit([Path("metrics")]).findings
     assert {(finding.file, finding.kind) for finding in found} <= {(str(SUMMARY), "grid_edge")}
 
 
@@ -127,7 +129,7 @@ def test_no_honest_table_is_accused_and_one_wrong_cell_is_found(
 ):
     header, rows = honest(seed, digits, scale, families, seeds)
     path = write(tmp_path / f"t{suffix}", header, rows)
-    assert audit([path]) == []
+    assert audit([path]).findings == []
     # One unit is the most that honest rounding does to a mean; three are beyond it.
     row = at % len(rows) if macro else (at % families) * (seeds + 1) + seeds
     column = 2 if macro else 2 + at % (len(header) - 2)
@@ -136,7 +138,7 @@ def test_no_honest_table_is_accused_and_one_wrong_cell_is_found(
         return  # out of range, or so coarse that the wrong value may read as another unit
     rows[row][column] = shown(value, digits)
     line = row + (2 if suffix == ".csv" else 3)
-    found = audit([write(path, header, rows)])
+    found = audit([write(path, header, rows)]).findings
     assert (line, header[column]) in [(f.row, f.column) for f in found]
     assert {f.kind for f in found} <= {"macro_f1", "mean"}
 
@@ -158,11 +160,11 @@ def test_differences_recompute_whichever_way_round(tmp_path, seed, digits, n, po
     labels = names if turn else [f"r{i}" for i in range(len(names))]
     rows = [[labels[i], shown(a[i], digits), shown(b[i], digits), shown(delta[i], digits)] for i in range(len(names))]
     path = write(tmp_path / "t.md", header, rows)
-    assert audit([path]) == []
+    assert audit([path]).findings == []
     if digits < 3:
         return
     rows[1][3] = shown(delta[1] + 0.5, digits)
-    assert [(f.row, f.column, f.kind) for f in audit([write(path, header, rows)])] == [(4, "Δ", "difference")]
+    assert [(f.row, f.column, f.kind) for f in audit([write(path, header, rows)]).findings] == [(4, "Δ", "difference")]
 
 
 def test_means_and_ranges_in_columns(tmp_path):
@@ -223,22 +225,22 @@ def test_a_directory_of_metrics(tmp_path):
     f1 = np.random.default_rng(0).uniform(0.5, 0.9, (3, len(CLASSES))).tolist()
     for name, values in zip("abc", f1, strict=True):
         (tmp_path / f"{name}.json").write_text(json.dumps(metrics(values)))
-    assert audit([tmp_path]) == []
+    assert audit([tmp_path]).findings == []
     (tmp_path / "b.json").write_text(json.dumps(metrics(f1[0])))
-    assert [(Path(f.file).name, f.kind) for f in audit([tmp_path])] == [("b.json", "identical_runs")]
+    assert [(Path(f.file).name, f.kind) for f in audit([tmp_path]).findings] == [("b.json", "identical_runs")]
     (tmp_path / "b.json").write_text(json.dumps(metrics(f1[1], macro_f1=0.5, brier=2.4)))
-    assert sorted((f.row, f.column, f.kind) for f in audit([tmp_path])) == [
+    assert sorted((f.row, f.column, f.kind) for f in audit([tmp_path]).findings) == [
         ("test", "brier", "out_of_range"),
         ("test", "macro_f1", "macro_f1"),
     ]
     protocol = {"best_test_epoch": 10, "best_test_macro_f1": 0.8, "optimism_macro_f1": 0.01}
     whole = metrics(f1[1]) | {"report_protocol": protocol}
     (tmp_path / "b.json").write_text(json.dumps(whole))
-    assert [(f.row, f.column, f.kind) for f in audit([tmp_path])] == [
+    assert [(f.row, f.column, f.kind) for f in audit([tmp_path]).findings] == [
         ("report_protocol", "optimism_macro_f1", "difference")
     ]
     (tmp_path / "b.json").write_text(json.dumps({"best_test_macro_f1": 0.8, "best_epoch": 10, "grid_at_edge": True}))
-    assert sorted(f.kind for f in audit([tmp_path])) == ["grid_edge", "selected_on_test"]
+    assert sorted(f.kind for f in audit([tmp_path]).findings) == ["grid_edge", "selected_on_test"]
 
 
 def test_the_command_and_its_exit_codes(tmp_path):
@@ -247,14 +249,18 @@ def test_the_command_and_its_exit_codes(tmp_path):
     assert result.exit_code == 1 and set(findings[0]) == {"file", "row", "column", "kind", "found", "expected"}
     shown_to_people = CliRunner().invoke(cli, ["audit", str(DATA / "section_6.md")])
     assert shown_to_people.exit_code == 1 and "Four-Way KD F1" in shown_to_people.output
+    odd = write(tmp_path / "odd.csv", ["run", "[/red] macro_f1"], [["a", "-0.5"]])
+    assert "[/red] macro_f1" in CliRunner().invoke(cli, ["audit", str(odd)]).output
     clean = CliRunner().invoke(cli, ["audit", str(DATA / "section_5.md"), "--json"])
-    assert clean.exit_code == 0 and json.loads(clean.output) == {"findings": []}
+    assert clean.exit_code == 0
+    assert json.loads(clean.output) == {"findings": [], "checked": {str(DATA / "section_5.md"): {"mean": 11}}}
     (tmp_path / "broken.json").write_text("{")
     (tmp_path / "ragged.csv").write_text("a,b\n1\n")
     (tmp_path / "latin.csv").write_bytes(b"a,b\n\xff,1\n")
     (tmp_path / "prose.md").write_text("no table\n")
     (tmp_path / "empty").mkdir()
-    for name in ("broken.json", "ragged.csv", "latin.csv", "prose.md", "empty", "absent.csv", "x.xlsx"):
+    write(tmp_path / "unknown.csv", ["run", "score"], [["a", "0.7"], ["b", "0.71"]])  # no check applies: not a pass
+    for name in ("broken.json", "ragged.csv", "latin.csv", "prose.md", "empty", "absent.csv", "x.xlsx", "unknown.csv"):
         error = CliRunner().invoke(cli, ["audit", str(tmp_path / name)]).exception
         assert isinstance(error, UsageError) and error.exit_code == 2 and name in error.where
     with pytest.raises(UsageError, match="no grid"):

@@ -27,20 +27,32 @@ def one_batch(benchmark, tmp_path_factory):
 
 def test_a_small_run_reports_every_peer_that_is_installed(benchmark, monkeypatch, tmp_path):
     threads = str(torch.get_num_threads())  # as they are, for the tests that follow
-    arguments = ["--images", "64", "--rounds", "1", "--threads", threads, "--json", str(tmp_path / "out.json")]
+    arguments = [
+        "--images",
+        "64",
+        "--rounds",
+        "1",
+        "--teachers",
+        "2",
+        "--threads",
+        threads,
+        "--json",
+        str(tmp_path / "out.json"),
+    ]
     monkeypatch.setattr(sys, "argv", [SCRIPT, *arguments])
     benchmark.main()
     result = json.loads((tmp_path / "out.json").read_text())
     assert [row["name"] for row in result["rows"]] == [
         "bare loop", "torchdistill, teachers online", "torchdistill, stored logits", "ours, teachers online",
+        "stored soft labels",
     ]  # fmt: skip
     for row in result["rows"]:
         if row["peer"].startswith("torchdistill") and result["versions"]["torchdistill"] is None:
-            assert row["theirs"] is row["ratio"] is row["spread"] is None
+            assert row["theirs"] is row["ratio"] is None
         else:
             assert row["ratio"] == pytest.approx(row["ours"] / row["theirs"], rel=0.01)
-            assert row["spread"] == [row["ratio"], row["ratio"]]
-    bare, *_, online = result["rows"]
+    bare, *_, online, grown = result["rows"]
+    assert grown["size"] == {"teachers": 2}
     assert online["theirs"] < bare["theirs"]  # four teachers take time
 
 

@@ -225,9 +225,14 @@ def check_git(words):
 
 
 def check_python(words):
-    assert (ROOT / words[0]).is_file(), f"no file `{words[0]}`"
+    script = ROOT / words[0]
+    script = script / "__main__.py" if script.is_dir() else script
+    assert script.is_file(), f"no file `{words[0]}`"
     if words[0] == "src/stage.py":
         assert words[1] in DVC["stages"], f"no stage `{words[1]}`"
+    if words[0].startswith("benchmarks"):
+        known = {"--help", "--json", *re.findall(r'"(--[a-z]+)"', script.read_text(encoding="utf-8"))}
+        assert {word for word in words if word.startswith("--")} <= known, f"no such option of `{words[0]}`"
 
 
 def check_pip(words):
@@ -273,7 +278,7 @@ def test_every_command_of_a_block_exists_with_its_options(words):
                                    ["ferdistill", "index", "seed", "--tries", "0"], ["make", "cofee"],
                                    ["dvc", "repro", "studnt"], ["dvc", "exp", "run", "-S", "family=6Z"],
                                    ["dvc", "exp", "run", "-S", "sed=1"], ["dvc", "metrics", "dif"],
-                                   ["python", "benchmarks/none.py"],
+                                   ["python", "benchmarks/none.py"], ["python", "benchmarks", "--nly", "study"],
                                    ["pip", "install", "ferdistill[none]"]])  # fmt: skip
 def test_a_wrong_command_is_found(words):
     with pytest.raises(BaseException):  # noqa: B017 - an assertion, or the parser's own error

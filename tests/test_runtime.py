@@ -127,6 +127,9 @@ def test_an_incomplete_bundle_is_refused(bundle: Path) -> None:
         Classifier(bundle)
     with pytest.raises(UsageError, match="no bundle here"):
         Classifier(bundle / "nowhere")
+    (bundle / "bundle.json").write_text("{")
+    with pytest.raises(CheckError, match=r"not valid JSON(.|\n)*copy the whole directory again"):
+        Classifier(bundle)
 
 
 @pytest.mark.parametrize(
@@ -213,7 +216,7 @@ def test_bench_sets_models_side_by_side(bundle: Path, monkeypatch: pytest.Monkey
         (["model.onnx"], "--shape"),
         (["model.onnx", "--shape", "8,8"], "an input of shape"),
         (["model.onnx", "--shape", "8,x,1"], "whole numbers"),
-        (["nowhere.onnx"], "no such model"),
+        (["nowhere.onnx"], "no model there"),
         ([".", "--provider", "tpu"], "one of auto, cpu, cuda, tensorrt"),
         ([".", "--batch", "0"], "whole numbers"),
     ],

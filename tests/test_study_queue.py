@@ -163,6 +163,14 @@ def test_collect_takes_the_commits_that_are_named(inside):
         collect.collect(params.load(), ["no-such"], 0)
 
 
+def test_why_there_are_no_experiments_is_said(inside, tmp_path, monkeypatch):
+    assert experiments.why_none(experiments.baselines([])) == ("", "")
+    assert "no experiment started from these commits" in experiments.why_none(["0" * 40])[0]
+    load_benchmark().git(tmp_path, "clone", "-q", str(inside), "clone")
+    monkeypatch.chdir(tmp_path / "clone")
+    assert "git clone leaves those behind" in experiments.why_none(experiments.baselines([]))[0]
+
+
 def test_a_misaligned_run_and_one_without_its_own_student_are_left_out(inside):
     settings = params.load()
     here = collect._Here(settings)

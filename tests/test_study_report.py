@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from conftest import CLASSES
-from ferdistill import params
+from ferdistill import files, params
 from ferdistill.cli import cli
 from ferdistill.errors import CheckError, UsageError
 from ferdistill.evaluation import statistics
@@ -204,10 +204,13 @@ def test_numbers_in_the_page_are_those_of_the_table(made):
 
 
 def test_what_is_not_here_is_said(tmp_path):
+    files.write_text(tmp_path / "plots/study/misalignment.png", "")
+    other = {"index_digest": "e" * 64, "conditions": [], "run_family": "6E", "run_mode": "kd"}
+    files.write_json(tmp_path / "metrics/study/misalignment.json", other)
     study = report.gather(table(tmp_path / "r.csv", only=["6A", "6E"]), SETTINGS, None)
     words = json.dumps([section(study).blocks for section in sections.SECTIONS], default=str, ensure_ascii=False)
     for sentence in (
-        "No predictions are here", "curves are not in this clone", "soft labels are not here", "Not run here",
+        "No predictions are here", "curves are not in this clone", "soft labels are not here", "Not run on this index",
         "No null pair was run", "lacks the baseline", "no student of a single teacher was run",
     ):  # fmt: skip
         assert sentence in words

@@ -369,10 +369,11 @@ def test_a_video_that_ends_mid_frame_is_told_and_what_there_was_is_kept(tmp_path
 
 def test_a_cut_mp4_and_what_is_no_video_are_refused(tmp_path, tone_bundle, face_video):
     (tmp_path / "cut.mp4").write_bytes(face_video.read_bytes()[:-500])
-    (tmp_path / "text.mp4").write_text("no video")
-    for name in ("cut.mp4", "text.mp4"):
+    (tmp_path / "notes.txt").write_text("no video")
+    for name in ("cut.mp4", "notes.txt"):
         result = run(tmp_path / name, "--bundle", tone_bundle)
         assert isinstance(result.exception, CheckError) and name in result.exception.where
+        assert ("index may lie at the end" in result.exception.hint) == name.endswith(".mp4")
 
 
 def test_wrong_calls_are_refused(tmp_path, tone_bundle, face_video):

@@ -86,8 +86,10 @@ def write_json(path: Path | str, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_json(path: Path | str, *keys: str) -> dict[str, Any]:
-    """Read a JSON file that a stage wrote, here or elsewhere: an object, with these `keys` at least.
+def read_json(path: Path | str, *keys: str, hint: str = "restore it with `dvc checkout --force`") -> dict[str, Any]:
+    """Read a JSON file that an earlier stage wrote: an object, with these `keys` at least.
+
+    `hint` says what to do if it is damaged.
 
     Raises
     ------
@@ -96,7 +98,6 @@ def read_json(path: Path | str, *keys: str) -> dict[str, Any]:
     CheckError
         If it cannot be read, is not JSON, or is not such an object.
     """
-    hint = "restore it with `dvc checkout --force`; copy it again if it came from elsewhere"
     try:
         text = Path(path).read_text(encoding="utf-8")
         value = json.loads(text, parse_float=_finite, parse_constant=_finite)

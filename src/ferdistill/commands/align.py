@@ -120,7 +120,7 @@ def canary(
             colour = colours[found["verdict"]]
             slip = "" if found["slip_row"] is None else f"{found['slip_row']} {found['slip_interval']}"
             numbers = [f"{found['agreement']:.1%}", f"{found['chance']:.1%}", f"{found['p_value']:.2g}", slip]
-            table.add_row(found["dir"], found["split"], f"[{colour}]{found['verdict']}[/{colour}]", *numbers)
+            table.add_row(escape(found["dir"]), found["split"], f"[{colour}]{found['verdict']}[/{colour}]", *numbers)
         console = Console()
         console.print(table)
         for found in report["results"]:

@@ -2,15 +2,19 @@
 
 import json
 import math
+from collections import defaultdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from .. import params
 from ..errors import UsageError
+from .console import wide
+
+if TYPE_CHECKING:
+    from ..study.audit import Finding
 
 
 def audit(
@@ -23,10 +27,11 @@ def audit(
 ) -> None:
     """Find what cannot be true of a table of results, from the table alone.
 
-    A macro F1 that is not the mean of its per-class F1, means, ranges and differences that do not recompute, runs
-    identical to the last digit, T* at the edge of its grid, epochs chosen on the test set, values out of range,
-    fractions among percent. Rounding never makes a finding. Exit code 1 if anything is found, 2 if a file is
-    unreadable. Examples:
+    A macro F1 that is not the mean of its per-class F1 (macro_f1), means, ranges and differences that do not recompute
+    (mean, range, difference), runs identical to the last digit (identical_runs), T* at the edge of its grid
+    (grid_edge), epochs chosen on the test set (selected_on_test), values out of range (out_of_range), fractions among
+    percent (mixed_units). Rounding never makes a finding. Prints how many values of each file each check applied to.
+    Exit code 1 if anything is found, 2 if a file is unreadable or no check applies to it. Examples:
 
         ferdistill audit metrics/
 
@@ -49,17 +54,44 @@ def audit(
             steps = [math.nan]
         if not all(0 < step < math.inf for step in steps):
             raise UsageError(f"no grid: {grid}", where="--grid", expected="numbers above 0, as 0.8,0.9,1.0")
-    findings = library.audit(files, classes=classes, grid=steps)
+    findings, checked = library.audit(files, classes=classes, grid=steps)
     if as_json:
-        print(json.dumps({"findings": [finding._asdict() for finding in findings]}, indent=2, ensure_ascii=False))
-    elif findings:
-        console = Console()
-        shown = Table("file", "row", "column", "what", "found", "expected")
-        for finding in findings:
-            what = library.KINDS[finding.kind]
-            shown.add_row(finding.file, str(finding.row), finding.column, what, finding.found, finding.expected)
-        (console if console.is_terminal else Console(width=max(console.width, 160))).print(shown)
-        print(f"{len(findings)} findings")
-    else:
-        print("nothing wrong was found")
+        found = [finding._asdict() for finding in findings]
+        print(json.dumps({"findings": found, "checked": checked}, indent=2, ensure_ascii=False))
+        raise typer.Exit(1 if findings else 0)
+    for file, counts in checked.items():
+        print(f"{file}: {', '.join(f'{kind} {counts[kind]}' for kind in library.KINDS if counts[kind]) or 'no check'}")
+    if findings:
+        shown = Table("file", "rows", "column", "what", "found", "expected")
+        for alike in _grouped(findings):
+            one = alike[0]
+            rows, values = _rows(alike), ", ".join(dict.fromkeys(finding.found for finding in alike))
+            shown.add_row(one.file, rows, one.column, library.KINDS[one.kind], values, one.expected)
+        wide().print(shown)
+    checks = sum(counts.total() for counts in checked.values())
+    said = f"{len(findings)} finding{'s' if len(findings) > 1 else ''}" if findings else "nothing wrong was found"
+    print(f"{said} in {checks} checks")
     raise typer.Exit(1 if findings else 0)
+
+
+def _grouped(findings: "list[Finding]") -> "list[list[Finding]]":
+    """Findings of one kind in one column that expect the same are one line, whatever numbers were found."""
+    from ..study import tables
+
+    groups: dict[tuple[str, ...], list[Finding]] = defaultdict(list)
+    for finding in findings:
+        words = "" if tables.parse(finding.found) else finding.found
+        groups[finding.file, finding.column, finding.kind, finding.expected, words].append(finding)
+    return list(groups.values())
+
+
+def _rows(findings: "list[Finding]") -> str:
+    """Their rows, `6, 8-10`, or places in a JSON file."""
+    parts: list[list[int | str]] = []
+    for row in (finding.row for finding in findings):
+        last = parts[-1][-1] if parts else None
+        if isinstance(row, int) and isinstance(last, int) and row == last + 1:
+            parts[-1].append(row)
+        else:
+            parts.append([row])
+    return ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)

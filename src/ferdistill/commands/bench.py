@@ -2,14 +2,14 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from ..errors import UsageError
 from ..progress import bar
+from .console import wide
 
 
 def bench(
@@ -40,19 +40,12 @@ def bench(
     """
     from ..runtime import latency, session
 
-    if provider not in get_args(session.Device):
-        raise UsageError(
-            f"no provider `{provider}`", where="--provider", expected=f"one of {', '.join(get_args(session.Device))}"
-        )
+    device = session.device_named(provider, "--provider")
     sizes = _integers(batches, "--batch")
     own = None if shape is None else tuple(_integers(shape, "--shape"))
-    absent = next((path for path in paths if not path.exists()), None)
-    if absent:
-        raise UsageError("no such model", where=str(absent), expected="the directory of a bundle, or an ONNX file")
     models = [model for path in paths for model in latency.models_at(path, own)]
     with bar() as progress:
         task = progress.add_task("measuring", total=len(sizes))
-        device: Any = provider
         result = latency.bench(models, sizes, threads, device, warmup, rounds, lambda: progress.advance(task))
     if as_json:
         typer.echo(json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False))
@@ -68,12 +61,11 @@ def _integers(text: str, option: str) -> list[int]:
 
 
 def _print(result: dict[str, Any], sizes: list[int]) -> None:
-    console = Console()
+    console = wide()
     about = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     table = Table(
-        "model",
-        "batch",
-        *("p50 ms", "p95 ms", "p99 ms", "images/s", "time / first's", "MB", "peak MB"),
+        Column("model", overflow="fold"),
+        *("batch", "p50 ms", "p95 ms", "p99 ms", "images/s", "time / first's", "MB", "peak MB"),
         title=f"{result['machine']}, threads {result['threads']}, {result['models'][0]['provider']}; {about}",
         title_justify="left",
     )
@@ -95,6 +87,5 @@ def _print(result: dict[str, Any], sizes: list[int]) -> None:
     architectures = {model["architecture"] for model in result["models"] if "architecture" in model}
     if len(result["models"]) > 1 and len(architectures) == 1:
         console.print(
-            "These are one architecture, so float32 files run the same operations: a difference between them is noise.",
-            highlight=False,
+            "These are one architecture, so float32 files run the same operations: a difference between them is noise."
         )

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Column, Table
 
 from ..errors import UsageError
 from ..files import write_text
+from .console import wide
 
 corpus_cli = typer.Typer(no_args_is_help=True, help="The raw corpora under data/raw.")
 
@@ -44,7 +44,7 @@ def describe(
         table = Table("adapter", Column("path", overflow="fold"), "rows", Column("recognised by", overflow="fold"))
         for source in guess.sources:
             table.add_row(source.adapter, source.path, str(source.count), source.evidence)
-        Console().print(table)
+        wide().print(table)
         for left in guess.left_out:
             print(f"left out {left.path}: {left.reason}")
         for name in guess.unrecognised:

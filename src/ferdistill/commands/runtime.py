@@ -70,9 +70,10 @@ def predict(
     _opencv(threads)
     from ..runtime import faces, pictures
     from ..runtime.classifier import Classifier
+    from ..runtime.session import device_named
 
     files = pictures.find(sources)
-    classifier = Classifier(bundle, threads, _device(device))
+    classifier = Classifier(bundle, threads, device_named(device, "--device"))
     find = _detector(detector, whole, smallest, thorough=True)
     threshold = faces.confidence(classifier) if confidence is None else confidence
     table = csv.writer(sys.stdout, lineterminator="\n")
@@ -150,6 +151,7 @@ def watch(
     from ..runtime import faces, frames
     from ..runtime import watch as library
     from ..runtime.classifier import Classifier
+    from ..runtime.session import device_named
     from ..runtime.tracker import Smoothing
 
     if show and not _has_window(opencv):
@@ -159,7 +161,7 @@ def watch(
             expected="one that is built with a window system, and a display",
             hint="pip uninstall opencv-python-headless; pip install 'opencv-python<5'; or use --out",
         )
-    classifier = Classifier(bundle, threads, _device(device))
+    classifier = Classifier(bundle, threads, device_named(device, "--device"))
     settings = Smoothing(smoothing, faces.confidence(classifier) if confidence is None else confidence, hysteresis)
     find = _detector(detector, whole, smallest, thorough=False)
     if out and Path(source).is_dir():
@@ -213,12 +215,6 @@ def _opencv(threads: int | None) -> ModuleType:
     if threads is not None:
         cv2.setNumThreads(threads)
     return cv2
-
-
-def _device(name: str) -> Any:
-    if name not in ("auto", "cpu", "cuda", "tensorrt"):
-        raise UsageError(f"no device `{name}`", where="--device", expected="auto, cpu, cuda or tensorrt")
-    return name
 
 
 def _detector(name: str, whole: bool, smallest: float, thorough: bool) -> "Detector":

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
+
+from .console import wide
 
 HEADS = {
     "macro_f1": "macro F1",
@@ -81,7 +82,7 @@ def score(
 
 
 def _print(report: dict[str, Any], title: str, level: float) -> None:
-    console = Console()
+    console = wide()
     table = Table("score", "value", title=title, title_justify="left")
     found = report.get("intervals", {})
     if found:

@@ -17,6 +17,7 @@ from .. import params
 from ..errors import CheckError, UsageError
 from ..progress import bar
 from ..study.grid import GRID
+from .console import wide
 
 study_cli = typer.Typer(no_args_is_help=True, help="Experiments about the recipes themselves.")
 DOSES = [0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0]
@@ -44,14 +45,14 @@ def misalignment(
     settings = params.load()
     result = library.run(settings, doses or DOSES, seeds or [settings.seed])
     if as_json:
-        print((library.METRICS).read_text(encoding="utf-8"), end="")
+        print(library.METRICS.read_text(encoding="utf-8"), end="")
         return
     table = Table("fault", "dose", "macro F1", "ECE", "gate", "canary", "slip row")
     for row in result["conditions"]:
         cells = [row["fault"], f"{row['dose']:.1%}", f"{row['macro_f1']:.4f}", f"{row['ece']:.4f}"]
         slip = "" if row["slip_row"] is None else str(row["slip_row"])
         table.add_row(*cells, ", ".join(row["gate"]) or "in step", row["canary"], slip)
-    Console().print(table)
+    wide().print(table)
     print(f"{library.METRICS}, {library.TABLE} and {library.PICTURE} written")
 
 
@@ -120,6 +121,9 @@ def run(
             said = "\n".join(f"    {line}" for line in failure.why.splitlines())
             print(f"{failure.name} failed\n{said}\n    log: {failure.log or 'none'}", file=sys.stderr)
         print(f"{sum(not why for why in standing.values())} of {len(runs)} runs are done, {len(failed)} failed")
+    why, hint = experiments.why_none(experiments.baselines([])) if dry_run else ("", "")
+    if why:
+        print(f"note: {why}\n  do: {hint}", file=sys.stderr)
     if failures:
         raise typer.Exit(1)
 
@@ -144,13 +148,17 @@ def collect(
         ferdistill study collect --tz-offset 0 --rev main --out main.csv --json
     """
     from ..study import collect as library
+    from ..study import experiments
 
     found = library.collect(params.load(), revs or [], tz_offset)
     for name, reason in found.left_out:
         print(f"left out {name}: {reason}", file=sys.stderr)
     if not found.rows:
+        why, hint = experiments.why_none(experiments.baselines(revs or []))
         raise CheckError(
-            "no experiment belongs in the table", hint="ferdistill study run makes them; see git log, --rev"
+            why or "no experiment belongs in the table",
+            expected="experiments of this workspace's index, scale and settings",
+            hint=hint or "ferdistill study run makes them; --rev names commits that others started from",
         )
     library.write(out, found.rows)
     if as_json:
@@ -236,7 +244,7 @@ def _print_comparison(result: dict[str, Any], titles: dict[str, str]) -> None:
         ]
     for title, line_cells in rows.items():
         shown.add_row(title, *line_cells)
-    _wide().print(shown)
+    wide().print(shown)
 
 
 def _print_comparisons(compared: list[dict[str, Any]], titles: dict[str, str]) -> None:
@@ -258,16 +266,10 @@ def _print_comparisons(compared: list[dict[str, Any]], titles: dict[str, str]) -
                 _interval(found["t_interval"]),
                 *(_short(found[key]) for key in ("t_p", "t_p_holm", "permutation_p", "permutation_p_min", "d_z")),
             )
-        _wide().print(shown)
+        wide().print(shown)
     print(f"Recipes compared, over which Holm's adjustment runs: {len(compared)}. Differences are less the baseline.")
     if any(result["null_pair"]["identical_losses"] for result in compared):
         print("A recipe of the same loss can differ from the baseline by noise or by a fault alone.")
-
-
-def _wide() -> Console:
-    """A console that does not cut columns short where nobody set a width: in a file, a pipe, a log."""
-    console = Console()
-    return console if console.is_terminal else Console(width=max(console.width, 160))
 
 
 def _number(value: float | None, signed: bool = False) -> str:
@@ -306,14 +308,11 @@ def decide(
 
         ferdistill study decide --results other/results_summary.csv --json
     """
-    from ..files import read_json
     from ..study import decide as library
     from ..study import results
 
     settings = params.load()
-    measured = [Path("metrics") / f"{name}.json" for name in ("benchmark", "export")]
-    benchmark, export = (read_json(path) if path.is_file() else None for path in measured)
-    decision = library.decide(results.read(table or results.SUMMARY), settings, benchmark, export)
+    decision = library.decide(results.read(table or results.SUMMARY), settings, *library.measured())
     if as_json:
         print(json.dumps(decision, indent=2, ensure_ascii=False, allow_nan=False))
     else:
@@ -323,10 +322,9 @@ def decide(
             numbers = [f"{row[key]:.4f}" for key in ("val_macro_f1", "macro_f1", "ece_scaled")]
             flags = ["yes" if row[key] else "" for key in ("acceptable", "pareto")]
             shown.add_row(row["label"], str(row["teachers"]), str(row["seeds"]), *numbers, *flags)
-        console = Console()
-        console.print(shown)
+        wide().print(shown)
         for number, sentence in enumerate(decision["reasoning"], 1):
-            console.print(f"{number}. {sentence}", markup=False, highlight=False)
+            print(f"{number}. {sentence}")
     if not decision["ok"]:
         raise typer.Exit(1)
 

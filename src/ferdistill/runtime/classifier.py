@@ -59,9 +59,9 @@ def read_bundle(directory: Path) -> dict[str, Any]:
             "no bundle here",
             where=str(directory),
             expected="a directory with bundle.json, as the stage `export` writes it",
-            hint="run `dvc repro export`, or `dvc pull models/bundle`",
+            hint="give the directory of a bundle; in a checkout, `dvc repro` or `dvc pull` brings models/bundle",
         )
-    info = read_json(description)
+    info = read_json(description, hint="copy the whole directory again")
     version = info.get("schema_version")
     if version != SCHEMA_VERSION:
         raise CheckError(
@@ -86,7 +86,9 @@ def read_bundle(directory: Path) -> dict[str, Any]:
     for name, expected in info["files"].items():
         file = directory / name
         if Path(name).name != name or not file.is_file():
-            raise UsageError("a bundle without one of its files", where=str(file), hint="copy the whole directory")
+            raise UsageError(
+                "a bundle without one of its files", where=str(file), hint="copy the whole directory again"
+            )
         found = sha256_file(file)
         if found != expected:
             raise CheckError(

@@ -15,7 +15,6 @@ Box = tuple[float, float, float, float]
 TILTS = (0.0, 20.0, -20.0, 40.0, -40.0)  # degrees; the cascade sees faces that are turned by about 15 at most
 STEEPEST = 60.0  # degrees; further turned, a head is a false find
 
-
 # The cascade's box has about 0.875 of the side of a rendered training image, so this margin restores its frame.
 MARGIN = 0.07
 

@@ -13,7 +13,7 @@ CONFIDENCE = 0.5  # where the bundle does not say
 
 def confidence(classifier: Classifier) -> float:
     """The confidence under which the classifier abstains: `thresholds.confidence` of its bundle, or 0.5."""
-    return float(classifier.info.get("thresholds", {}).get("confidence", CONFIDENCE))
+    return float(classifier.info["thresholds"].get("confidence", CONFIDENCE))
 
 
 def classify(

@@ -4,6 +4,7 @@ Run as a program, so that nothing else counts: python -m ferdistill.runtime.foot
 """
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -29,8 +30,6 @@ def measure(model: Path, shape: list[int], dtype: str, threads: int | None, devi
         `import_s`, `load_s`, `first_prediction_s` (from the input to the output), and in bytes `import_memory`
         (resident before the model is loaded) and `peak_memory`; the latter two None where the system tells neither.
     """
-    import os
-
     arguments = {"model": str(model), "shape": shape, "dtype": dtype, "threads": threads, "device": device}
     # The package of this very process, wherever it was imported from.
     path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])

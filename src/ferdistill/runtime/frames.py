@@ -144,11 +144,14 @@ def _video(path: Path) -> Iterator[Frames]:
         )
     capture = _open(str(path))
     if not capture.isOpened():
+        cut = "get the whole file: its index may lie at the end, so a cut one cannot be opened"
         raise CheckError(
-            "not a video that can be read",
+            "not a video that OpenCV can decode",
             where=str(path),
-            expected="a whole video; of an .mp4 the index may lie at the end, so a cut one cannot be opened",
-            hint="get the whole file; for pictures give their directory",
+            expected="a video file, a camera's number, a stream's URL or a directory of pictures",
+            hint=cut
+            if path.suffix.lower() in (".mp4", ".mov")
+            else "name another; `ferdistill predict` reads a picture",
         )
     try:
         fps = capture.get(cv2.CAP_PROP_FPS)

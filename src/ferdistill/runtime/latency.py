@@ -49,6 +49,8 @@ def models_at(path: Path, shape: tuple[int, ...] | None = None) -> list[Model]:
     """
     if path.is_file():
         return [Model(str(path), path, shape, {})]
+    if not path.is_dir():
+        raise UsageError("no model there", where=str(path), expected="an ONNX file, or the directory of a bundle")
     info = read_bundle(path)
     size, channels = info["image"]["size"], info["image"]["channels"]
     variants = info["variants"].items()

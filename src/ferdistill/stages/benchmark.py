@@ -1,7 +1,11 @@
 """Stage `benchmark`: latency and memory of the bundle on the CPU, beside torch in the same rounds."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import torch
+from torch import nn
 
 from ..files import write_json
 from ..params import Params
@@ -21,14 +25,8 @@ def run(params: Params) -> None:
     settings = params.benchmark
     network, _ = load_network(STUDENT)
     models = latency.models_at(BUNDLE)
-    (t_star, image), names = (models[0].info[key] for key in ("t_star", "image")), list(models[0].info["variants"])
-    mean, std = torch.tensor(image["mean"]), torch.tensor(image["std"])
-
-    def in_torch(images: np.ndarray) -> None:
-        with torch.inference_mode():
-            pixels = ((torch.from_numpy(images).float() / 255 - mean) / std).permute(0, 3, 1, 2)
-            torch.softmax(network(pixels) / t_star, dim=1)
-
+    image, names = models[0].info["image"], list(models[0].info["variants"])
+    in_torch = eager(network, models[0].info)
     before = torch.get_num_threads()
     torch.set_num_threads(settings.threads)
     sessions = [open_session(model.file, settings.threads, "cpu") for model in models]
@@ -51,3 +49,28 @@ def run(params: Params) -> None:
     result["machine"] = latency.processor()
     result["versions"] = latency.versions() | {"torch": torch.__version__}
     write_json("metrics/benchmark.json", result)
+
+
+def eager(network: nn.Module, info: dict[str, Any]) -> Callable[[np.ndarray], torch.Tensor]:
+    """What the bundle's graph does, in torch, but for resizing.
+
+    Parameters
+    ----------
+    network : Module
+        The student, in evaluation mode, on the CPU.
+    info : dict
+        The bundle's description: `image` and `t_star`.
+
+    Returns
+    -------
+    callable
+        From uint8 images (N, H, W, C) of the network's size to calibrated probabilities (N, K).
+    """
+    mean, std = (torch.tensor(info["image"][key]) for key in ("mean", "std"))
+
+    def predict(images: np.ndarray) -> torch.Tensor:
+        with torch.inference_mode():
+            pixels = ((torch.from_numpy(images).float() / 255 - mean) / std).permute(0, 3, 1, 2)
+            return torch.softmax(network(pixels) / info["t_star"], dim=1)
+
+    return predict

@@ -7,7 +7,7 @@ recomputation is a finding. So no rounding, however coarse, accuses an honest ta
 
 import math
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from .. import params
+from ..errors import UsageError
 from . import compare, tables
 from .tables import CLASSES, IDENTITY, MEAN, NOT_SCORES, RANGE, SCORES, Cell, Grid, Run, Span, quantity
 
@@ -49,9 +50,20 @@ class Finding(NamedTuple):
     expected: str
 
 
+class Audit(NamedTuple):
+    """What is wrong, in the order of files and rows, and how many values of each file were judged by each kind."""
+
+    findings: list[Finding]
+    checked: dict[str, Counter[str]]
+
+
+# What a check yields of each value that it can judge: a finding, or the kind by which nothing is wrong with it.
+Judged = Finding | str
+
+
 def audit(
     paths: Sequence[Path | str], *, classes: Sequence[str] = CLASSES, grid: Sequence[float] = REPORT_GRID
-) -> list[Finding]:
+) -> Audit:
     """Check result tables for what cannot be true of them.
 
     Parameters
@@ -65,17 +77,19 @@ def audit(
 
     Returns
     -------
-    list of Finding
-        In the order of files and rows; empty if nothing is wrong.
+    Audit
 
     Raises
     ------
     UsageError
-        If a file is not there, cannot be read, or holds no table; or a directory holds no such file.
+        If a file is not there, cannot be read, or holds no table; a directory holds no such file; or no check applies
+        to anything that a path holds.
     """
-    findings: list[Finding] = []
+    findings: dict[Finding, None] = {}  # an ordered set: a file may be named twice
+    checked: dict[str, Counter[str]] = {}
     for path in paths:
         files = list(tables.files_of(Path(path)))
+        judged: dict[str, list[Judged]] = {str(file): [] for file in files}
         metrics: dict[Path, Any] = {}
         for file in files:
             if file.suffix == ".json":
@@ -84,12 +98,25 @@ def audit(
             else:
                 grids = tables.read_csv(file) if file.suffix == ".csv" else tables.read_markdown(file)
             for table in grids:
-                findings += _check(table, classes, grid)
-        findings += _identical_files(metrics)
-    return list(dict.fromkeys(findings))
+                judged[str(file)] += _check(table, classes, grid)
+        for file, found in _identical_files(metrics):
+            judged[str(file)].append(found)
+        if not any(judged.values()):
+            raise UsageError(
+                "nothing was checked: no check applies to what is there",
+                where=str(path),
+                expected="a score by its name (macro_f1, accuracy, f1_<class> or a class, ece, brier, nll), T*, "
+                "grid_at_edge, or a mean, a range or a difference beside the values that it is of",
+                hint="rename the columns, or audit another file",
+            )
+        for name, results in judged.items():
+            counts = Counter(one if isinstance(one, str) else one.kind for one in results)
+            checked[name] = checked.get(name, Counter()) | counts
+            findings |= dict.fromkeys(one for one in results if not isinstance(one, str))
+    return Audit(list(findings), checked)
 
 
-def _check(table: Grid, classes: Sequence[str], grid: Sequence[float]) -> Iterator[Finding]:
+def _check(table: Grid, classes: Sequence[str], grid: Sequence[float]) -> Iterator[Judged]:
     yield from _check_units_and_ranges(table)
     yield from _check_macro_f1(table, classes)
     yield from _check_mean_rows(table)
@@ -101,36 +128,36 @@ def _check(table: Grid, classes: Sequence[str], grid: Sequence[float]) -> Iterat
     yield from _check_selection(table)
 
 
-def _check_units_and_ranges(table: Grid) -> Iterator[Finding]:
+def _check_units_and_ranges(table: Grid) -> Iterator[Judged]:
     rates: list[tuple[Cell, bool]] = []  # cells of F1 and accuracy, and whether they are in percent
     for column in table.columns:
         what = quantity(column)
         cells = [run.cells[column] for run in table.runs if column in run.cells and run.role != "difference"]
         for cell in cells if what in (*SCORES, "t_star") else []:
-            value, said = (
-                cell.value,
-                cell.unit == "%" or tables.says_percent(cell.column) or tables.says_percent(column),
-            )
+            value = cell.value
+            said = cell.unit == "%" or tables.says_percent(cell.column) or tables.says_percent(column)
             if value is None:
                 continue
+            kind, expected = "out_of_range", ""  # "" as long as nothing is wrong
             high = {"brier": 200.0 if said else 2.0, "nll": math.inf, "t_star": math.inf}.get(what, 100.0)
             if value < 0 or cell.span.low > high or (what == "t_star" and value == 0):
                 expected = f"from 0 to {high:g}" if high < math.inf else "above 0" if what == "t_star" else "0 or more"
-                yield _finding(table, cell, "out_of_range", expected)
             elif what in ("macro_f1", "accuracy") and said and 0 < value <= 1:
-                yield _finding(table, cell, "mixed_units", "percent, as it says; this looks like a fraction")
+                kind, expected = "mixed_units", "percent, as it says; this looks like a fraction"
             elif what in ("macro_f1", "accuracy", "f1") and 1 < value <= 1.5 and not said:
-                if cell.span.low > 1:
-                    yield _finding(table, cell, "out_of_range", "from 0 to 1, or percent")
+                expected = "from 0 to 1, or percent" if cell.span.low > 1 else ""
             elif what in ("macro_f1", "accuracy", "f1") and value > 0 and not (said and cell.unit != "%"):
                 rates.append((cell, tables.is_percent(cell)))
-    fractions, percent = ([cell for cell, is_percent in rates if is_percent == wanted] for wanted in (False, True))
-    fewer, usual = (fractions, "percent") if len(fractions) <= len(percent) else (percent, "a fraction")
-    for cell in fewer if fractions and percent else []:
-        yield _finding(table, cell, "mixed_units", f"{usual}, as the other rates of this table")
+            yield _judge(not expected, table, cell, kind, expected)
+    percent = sum(is_percent for _, is_percent in rates)
+    rare = 2 * percent < len(rates)  # whether percent is what the fewer cells have
+    for cell, is_percent in rates if len(rates) > 1 else []:
+        odd = 0 < percent < len(rates) and is_percent == rare
+        expected = f"{'a fraction' if rare else 'percent'}, as the other rates of this table"
+        yield _judge(not odd, table, cell, "mixed_units", expected)
 
 
-def _check_macro_f1(table: Grid, classes: Sequence[str]) -> Iterator[Finding]:
+def _check_macro_f1(table: Grid, classes: Sequence[str]) -> Iterator[Judged]:
     groups: dict[str, dict[str, str]] = defaultdict(dict)
     for column in table.columns:
         found = tables.class_of(column, classes)
@@ -149,12 +176,12 @@ def _check_macro_f1(table: Grid, classes: Sequence[str]) -> Iterator[Finding]:
             mean = Span(sum(s.low for s in known) / len(known), sum(s.high for s in known) / len(known))
             for macro in macros:
                 printed = _fraction(run.cells.get(macro))
-                if printed and not printed.meets(mean):
-                    cell = run.cells[macro]
-                    factor = 100 if tables.is_percent(cell) else 1
-                    yield _finding(
-                        table, cell, "macro_f1", f"{_show(mean.scaled(factor))}, the mean of {len(known)} classes"
-                    )
+                if printed is None:
+                    continue
+                cell = run.cells[macro]
+                shown = _show(mean.scaled(100 if tables.is_percent(cell) else 1))
+                expected = f"{shown}, the mean of {len(known)} classes"
+                yield _judge(printed.meets(mean), table, cell, "macro_f1", expected)
 
 
 def _macro_of(column: str, group: str) -> bool:
@@ -171,7 +198,7 @@ def _fraction(cell: Cell | None) -> Span | None:
     return cell.span.scaled(0.01) if tables.is_percent(cell) else cell.span
 
 
-def _check_mean_rows(table: Grid) -> Iterator[Finding]:
+def _check_mean_rows(table: Grid) -> Iterator[Judged]:
     for place, run in enumerate(table.runs):
         if run.role not in ("mean", "range"):
             continue
@@ -229,7 +256,7 @@ def _members(runs: list[Run], place: int) -> list[list[Run]]:
     return [rows for rows in sets if len(rows) > 1 and (not said or len(rows) in said)]
 
 
-def _check_row_lists(table: Grid) -> Iterator[Finding]:
+def _check_row_lists(table: Grid) -> Iterator[Judged]:
     """Means and ranges in a column, of the seeds' columns of the row or of a list such as `0.72 / 0.71` in a cell."""
     rests = {name: _rest(name) for name in table.columns}
     means = [
@@ -266,15 +293,15 @@ def _rest(name: str) -> str:
     )
 
 
-def _check_within(table: Grid, run: Run, mean: str, name: str) -> Iterator[Finding]:
+def _check_within(table: Grid, run: Run, mean: str, name: str) -> Iterator[Judged]:
     cell, ends = run.cells.get(mean), tables.ends(run.cells[name].text) if name in run.cells else None
     if cell is None or cell.value is None or ends is None:
         return
-    if cell.span.high < ends[0].low or cell.span.low > ends[1].high:
-        yield _finding(table, cell, "mean", f"within the range {run.cells[name].text}")
+    within = cell.span.high >= ends[0].low and cell.span.low <= ends[1].high
+    yield _judge(within, table, cell, "mean", f"within the range {run.cells[name].text}")
 
 
-def _check_summary(table: Grid, cell: Cell, role: str, candidates: list[list[Span]], of: str) -> Iterator[Finding]:
+def _check_summary(table: Grid, cell: Cell, role: str, candidates: list[list[Span]], of: str) -> Iterator[Judged]:
     """A mean or a range against the values that it may be of; right if any of them gives it."""
     if role == "mean":
         if cell.value is None:
@@ -283,16 +310,16 @@ def _check_summary(table: Grid, cell: Cell, role: str, candidates: list[list[Spa
             Span(sum(s.low for s in spans) / len(spans), sum(s.high for s in spans) / len(spans))
             for spans in candidates
         ]
-        if not any(cell.span.meets(mean) for mean in means):
-            yield _finding(table, cell, "mean", f"{_show(means[0])}, the mean of {of}")
+        right = any(cell.span.meets(mean) for mean in means)
+        yield _judge(right, table, cell, "mean", f"{_show(means[0])}, the mean of {of}")
         return
     ends = tables.ends(cell.text)
     if ends is None:
         return
     lows = [Span(min(s.low for s in spans), min(s.high for s in spans)) for spans in candidates]
     highs = [Span(max(s.low for s in spans), max(s.high for s in spans)) for spans in candidates]
-    if not any(ends[0].meets(low) and ends[1].meets(high) for low, high in zip(lows, highs, strict=True)):
-        yield _finding(table, cell, "range", f"{_show(lows[0])} to {_show(highs[0])}, the range of {of}")
+    right = any(ends[0].meets(low) and ends[1].meets(high) for low, high in zip(lows, highs, strict=True))
+    yield _judge(right, table, cell, "range", f"{_show(lows[0])} to {_show(highs[0])}, the range of {of}")
 
 
 def _formulas(a: Span, b: Span) -> Iterator[tuple[str, Span]]:
@@ -309,7 +336,7 @@ def _formulas(a: Span, b: Span) -> Iterator[tuple[str, Span]]:
                 yield f"{name}, in percent{' (negative)' if sign < 0 else ''}", ratio.scaled(100 * sign)
 
 
-def _check_difference_columns(table: Grid) -> Iterator[Finding]:
+def _check_difference_columns(table: Grid) -> Iterator[Judged]:
     exact = {"optimism_macro_f1": ("macro_f1", "best_test_macro_f1")}
     for name in table.columns:
         if quantity(name) != "difference":
@@ -347,7 +374,7 @@ def _check_difference_columns(table: Grid) -> Iterator[Finding]:
         yield from _check_differences(table, choices, names, sure[0] if sure else None)
 
 
-def _check_difference_rows(table: Grid) -> Iterator[Finding]:
+def _check_difference_rows(table: Grid) -> Iterator[Judged]:
     for place, run in enumerate(table.runs):
         if run.role != "difference":
             continue
@@ -370,7 +397,7 @@ def _check_difference_rows(table: Grid) -> Iterator[Finding]:
 
 def _check_differences(
     table: Grid, choices: list[list[tuple[Cell, Span, Span]]], names: list[str], sure: int | None
-) -> Iterator[Finding]:
+) -> Iterator[Judged]:
     """Judge by the operands and the formula that most cells agree with.
 
     Operands that do not stand beside the difference (`sure` is the place of those that do) are believed only if
@@ -384,29 +411,31 @@ def _check_differences(
             for formula, span in _formulas(a, b):
                 formulas[formula].append((cell, span))
         for formula, spans in formulas.items():
-            wrong = [(cell, span) for cell, span in spans if not cell.span.meets(span)]
-            believed = at == sure or 2 * len(wrong) < len(cells)
-            if believed and len(spans) == len(cells) and len(wrong) / len(cells) < least:
-                least, best, how = len(wrong) / len(cells), wrong, f"{name}, {formula}"
+            wrong = sum(not cell.span.meets(span) for cell, span in spans)
+            believed = at == sure or 2 * wrong < len(cells)
+            if believed and len(spans) == len(cells) and wrong / len(cells) < least:
+                least, best, how = wrong / len(cells), spans, f"{name}, {formula}"
     for cell, span in best:
-        yield _finding(table, cell, "difference", f"{_show(span)} from {how}")
+        yield _judge(cell.span.meets(span), table, cell, "difference", f"{_show(span)} from {how}")
 
 
-def _check_identical(table: Grid) -> Iterator[Finding]:
+def _check_identical(table: Grid) -> Iterator[Judged]:
     if any(re.fullmatch(r"epoch|step", tables.plain(name)) for name in table.columns):
         return  # one run over time, which may stand still
     runs = [run for run in table.runs if run.role == "run"]
     scores = [name for name in table.columns if quantity(name) in SCORES]
     per_class = [name for name in scores if tables.class_of(name, CLASSES)]
     told: set[int | str] = set()
+    judged: set[int | str] = set()
     for names in (scores, per_class):
         seen: dict[tuple[tuple[str, float], ...], Run] = {}
         for run in runs:
             cells = {name: run.cells[name] for name in names if name in run.cells and run.cells[name].value is not None}
             twin = seen.setdefault(tuple((name, cell.value or 0.0) for name, cell in cells.items()), run)
-            if twin is run or not cells or run.place in told or twin.labels == run.labels:
-                continue
-            if _chance(list(cells.values())) * len(runs) ** 2 > CHANCE or _may_be_identical(twin, run):
+            if len(runs) < 2 or not cells or _chance(list(cells.values())) * len(runs) ** 2 > CHANCE:
+                continue  # nothing to differ from, or too few digits to tell
+            judged.add(run.place)
+            if twin is run or run.place in told or twin.labels == run.labels or _may_be_identical(twin, run):
                 continue
             told.add(run.place)
             mean = sum(cell.value or 0 for cell in cells.values()) / len(cells)
@@ -422,6 +451,7 @@ def _check_identical(table: Grid) -> Iterator[Finding]:
                 f"{len(cells)} scores, {', '.join(cells)}, all as in {_name(twin)}{about}",
                 "runs that differ in some digit",
             )
+    yield from ["identical_runs"] * len(judged - told)
 
 
 def _is_run_in_row(run: Run) -> bool:
@@ -459,7 +489,7 @@ def _may_be_identical(a: Run, b: Run) -> bool:
     return Path("params.yaml").is_file() and bool(compare.same_loss(params.load(), *rows))
 
 
-def _check_grid_edge(table: Grid, grid: Sequence[float]) -> Iterator[Finding]:
+def _check_grid_edge(table: Grid, grid: Sequence[float]) -> Iterator[Judged]:
     told: set[int | str] = set()
     for column in table.columns:
         cells = [
@@ -470,28 +500,31 @@ def _check_grid_edge(table: Grid, grid: Sequence[float]) -> Iterator[Finding]:
         cells = [cell for cell in cells if cell.value is not None]
         if all(cell.value in grid for cell in cells):
             for cell in cells:
-                if cell.value in (min(grid), max(grid)):
-                    told.add(cell.row)
-                    yield _finding(table, cell, "grid_edge", f"inside the grid {min(grid):g} to {max(grid):g}")
+                at_edge = cell.value in (min(grid), max(grid))
+                told |= {cell.row} if at_edge else set()
+                inside = f"inside the grid {min(grid):g} to {max(grid):g}"
+                yield _judge(not at_edge, table, cell, "grid_edge", inside)
     for run in table.runs:  # a flag says so of a grid that is not known here
         flag = run.cells.get("grid_at_edge")
-        if flag is not None and flag.text.strip().lower() == "true" and flag.row not in told:
-            yield _finding(table, flag, "grid_edge", "false: a T* inside its grid")
+        said = "" if flag is None or flag.row in told else flag.text.strip().lower()
+        if flag is not None and said in ("true", "false"):
+            yield _judge(said == "false", table, flag, "grid_edge", "false: a T* inside its grid")
 
 
-def _check_selection(table: Grid) -> Iterator[Finding]:
+def _check_selection(table: Grid) -> Iterator[Judged]:
     """A score of the best test epoch, with no score beside it of an epoch chosen without the test set."""
     plain = {name: tables.plain(name) for name in table.columns}
     chosen = [name for name, text in plain.items() if re.match(r"best test (macro f1|acc|accuracy|f1)$", text)]
     honest = [name for name, text in plain.items() if re.match(r"(test )?(macro f1|accuracy|acc)$", text)]
-    for name in [] if honest else chosen:
+    for name in chosen:
         first = next((run.cells[name] for run in table.runs if name in run.cells), None)
         if first is not None:
-            yield _finding(table, first, "selected_on_test", "a score of the epoch chosen on validation, beside it")
+            expected = "a score of the epoch chosen on validation, beside it"
+            yield _judge(bool(honest), table, first, "selected_on_test", expected)
 
 
-def _finding(table: Grid, cell: Cell, kind: str, expected: str) -> Finding:
-    return Finding(table.file, cell.row, cell.column, kind, cell.text.strip(), expected)
+def _judge(right: bool, table: Grid, cell: Cell, kind: str, expected: str) -> Judged:
+    return kind if right else Finding(table.file, cell.row, cell.column, kind, cell.text.strip(), expected)
 
 
 def _show(span: Span) -> str:
@@ -501,9 +534,9 @@ def _show(span: Span) -> str:
     return f"{middle:.{decimals}f}"
 
 
-def _identical_files(metrics: dict[Path, Any]) -> Iterator[Finding]:
+def _identical_files(metrics: dict[Path, Any]) -> Iterator[tuple[Path, Judged]]:
     """JSON files of one shape in a directory are of runs that should differ."""
-    seen: dict[tuple[Any, ...], Path] = {}
+    seen: dict[tuple[Any, ...], dict[tuple[Any, ...], Path]] = defaultdict(dict)
     for path, value in metrics.items():
         scores = [
             (name, cell)
@@ -513,14 +546,17 @@ def _identical_files(metrics: dict[Path, Any]) -> Iterator[Finding]:
             if cell.value is not None and quantity(name) in SCORES
         ]
         cells = [cell for _, cell in scores]
-        shape = tuple(sorted(_shape(value)))
-        key = (shape, *((name, cell.value) for name, cell in scores))
-        twin = seen.setdefault(key, path)
-        if twin != path and cells and _chance(cells) * len(metrics) ** 2 < CHANCE:
-            yield Finding(
+        if not cells or _chance(cells) * len(metrics) ** 2 >= CHANCE:
+            continue
+        alike = seen[tuple(sorted(_shape(value)))]
+        twin = alike.setdefault(tuple((name, cell.value) for name, cell in scores), path)
+        if twin != path:
+            yield path, Finding(
                 str(path), str(cells[0].row), cells[0].column, "identical_runs",
                 f"all {len(cells)} scores as in {twin}", "runs that differ in some digit",
             )  # fmt: skip
+        elif len(alike) > 1:
+            yield path, "identical_runs"
 
 
 def _shape(value: Any, place: str = "") -> Iterator[str]:

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import pandas as pd
 from pydantic import ValidationError
 
-from ..errors import CheckError, UsageError
+from ..errors import CheckError
 from ..files import atomic, read_json, sha256
 from ..params import Params, explain
-from . import experiments, results
+from . import compare, experiments, results
 from .experiments import OWN, Experiment, lookup
 
 METRICS = ["metrics/student.json", "metrics/calibration.json", "metrics/evaluation.json"]
@@ -81,12 +81,9 @@ class _Here:
     """What a run must have in common with the workspace, and the indexes that were looked up."""
 
     def __init__(self, settings: Params) -> None:
-        from dvc.repo import Repo
-
         self.settings = settings
         self.params = settings.model_dump(mode="json", by_alias=True)
-        with Repo() as repo:
-            self.cache = Path(repo.cache.local.path)
+        self.cache = compare.local_cache()
         self.digests: dict[str, str] = {}
         described = settings.index_csv.with_suffix(".json")
         self.digest: str = read_json(described)["digest"]
@@ -94,10 +91,10 @@ class _Here:
     def digest_of(self, md5: str) -> str:
         """The digest of an index, from its description in DVC's cache."""
         if md5 not in self.digests:
-            try:
-                self.digests[md5] = read_json(self.cache / md5[:2] / md5[2:])["digest"]
-            except UsageError:
-                raise CheckError("its index is not in DVC's cache; dvc fetch brings it") from None
+            file = compare.stored(self.cache, md5) if self.cache else None
+            if file is None or not file.is_file():
+                raise CheckError("its index is not in DVC's cache; dvc fetch brings it")
+            self.digests[md5] = read_json(file)["digest"]
         return self.digests[md5]
 
 

@@ -186,16 +186,16 @@ def examples(before: pd.DataFrame, after: pd.DataFrame, cache: Path | None = Non
     root = local_cache() if cache is None else cache
     if root is None:
         return {"available": False, "why": "not in a DVC repository, so there is no cache to look predictions up in"}
-    files = [Path(root) / "files" / "md5" / digest[:2] / digest[2:] for digest in listed]
+    files = [stored(root, digest) for digest in listed]
     absent = [file for file in files if not file.is_file()]
     if absent:
         return {
             "available": False,
             "why": f"predictions of {len(absent)} of {len(files)} runs are not in DVC's cache; `dvc fetch` brings them",
         }
-    stored = [_predictions(file) for file in files]
-    _, labels, groups, paths, names = stored[0]
-    for file, other in zip(files, stored, strict=True):
+    read = [_predictions(file) for file in files]
+    _, labels, groups, paths, names = read[0]
+    for file, other in zip(files, read, strict=True):
         if other[4] != names or not np.array_equal(other[3], paths) or not np.array_equal(other[1], labels):
             raise CheckError(
                 "stored predictions are not of the same images, labels and classes",
@@ -205,8 +205,8 @@ def examples(before: pd.DataFrame, after: pd.DataFrame, cache: Path | None = Non
             )
     half = len(seeds)
     differences = statistics.clustered_bootstrap(
-        np.stack([item[0] for item in stored[:half]]),
-        np.stack([item[0] for item in stored[half:]]),
+        np.stack([item[0] for item in read[:half]]),
+        np.stack([item[0] for item in read[half:]]),
         labels,
         groups,
         bins=bins,
@@ -466,9 +466,15 @@ def local_cache() -> Path | None:
     from dvc.repo import Repo
 
     try:
-        return Path(Repo().cache.local_cache_dir)
+        with Repo() as repo:
+            return Path(repo.cache.local_cache_dir)
     except NotDvcRepoError:
         return None
+
+
+def stored(cache: Path, md5: str) -> Path:
+    """Where DVC's cache holds a file, if it does."""
+    return cache / "files" / "md5" / md5[:2] / md5[2:]
 
 
 def _or_none(value: float) -> float | None:

@@ -5,11 +5,13 @@ split, so that the choice does not see the test split; ECE is after scaling and 
 table has it. Of recipes that the paired interval does not tell apart, the simpler is taken.
 """
 
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from ..errors import CheckError
+from ..files import read_json
 from ..params import DecideParams, Params
 from .recipes import Difference, Recipe, difference, of, same_loss, span
 
@@ -31,7 +33,7 @@ def decide(
     params : Params
         `decide` holds the thresholds; `families` say how many teachers each takes.
     benchmark, export : dict, optional
-        metrics/benchmark.json and metrics/export.json: the student's latency and size.
+        The student's latency and size; see `measured`.
 
     Returns
     -------
@@ -127,6 +129,13 @@ def decide(
         "reasoning": why,
         "thresholds": rules.model_dump(),
     }
+
+
+def measured() -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    """What the pipeline measured of its student here, metrics/benchmark.json and metrics/export.json, if they exist."""
+    files = [Path("metrics") / f"{name}.json" for name in ("benchmark", "export")]
+    benchmark, export = (read_json(file) if file.is_file() else None for file in files)
+    return benchmark, export
 
 
 def pareto(recipes: list[Recipe]) -> list[Recipe]:

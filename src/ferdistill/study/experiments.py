@@ -13,6 +13,8 @@ from ..errors import UsageError
 OWN = ("targets", "student", "calibrate", "evaluate")
 # Params that a lock names only in the paths and names of others.
 SETTINGS = ("scale", "corpus", "index_tag")
+# refs/exps/01/234…/name; DVC keeps its queue and temporary refs under other names there.
+REFS = "refs/exps/??/*/*"
 # libyaml's loader is about ten times as fast, but not in every build of PyYAML.
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -59,9 +61,12 @@ def git(*arguments: str, stdin: bytes | None = None) -> bytes:
     Raises
     ------
     UsageError
-        If git fails, with what it said.
+        If git fails, with what it said, or is not installed.
     """
-    done = subprocess.run(["git", *arguments], input=stdin, capture_output=True, check=False)
+    try:
+        done = subprocess.run(["git", *arguments], input=stdin, capture_output=True, check=False)
+    except FileNotFoundError:
+        raise UsageError("there is no git here", expected="git on the path", hint="install it") from None
     if done.returncode:
         said = done.stderr.decode(errors="replace").strip()
         raise UsageError(f"git {arguments[0]} failed: {said}", hint="run from the repository's root")
@@ -88,6 +93,25 @@ def baselines(revs: list[str]) -> list[str]:
     return commits
 
 
+def why_none(starts: list[str]) -> tuple[str, str]:
+    """Why no experiment started from any of some commits, and what to do; two empty texts if one did."""
+    refs = git("for-each-ref", "--format=%(refname)", REFS).decode().split()
+    found = {baseline + rest for _, _, baseline, rest, _ in (ref.split("/") for ref in refs)}
+    if not found:
+        return (
+            "this repository holds no experiment: they lie under refs/exps of the one that ran them, and git clone "
+            "leaves those behind",
+            "run them here, or bring those that were pushed: `dvc exp pull REMOTE --all-commits`",
+        )
+    if found.isdisjoint(starts):
+        some = ", ".join(commit[:10] for commit in sorted(found)[:3])
+        return (
+            f"no experiment started from these commits; the {len(refs)} here are of {len(found)} others, as {some}",
+            "check out one of those, or name it with `ferdistill study collect --rev`",
+        )
+    return "", ""
+
+
 def read(starts: list[str], paths: list[str]) -> list[Experiment]:
     """Read files of every experiment that started from one of some commits.
 
@@ -106,15 +130,14 @@ def read(starts: list[str], paths: list[str]) -> list[Experiment]:
     rank = {commit: place for place, commit in enumerate(starts)}
     form = "--format=%(refname) %(objectname) %(committerdate:iso-strict)"
     found = []
-    for line in git("for-each-ref", form, "refs/exps").decode().splitlines():
+    for line in git("for-each-ref", form, REFS).decode().splitlines():
         ref, commit, when = line.split(" ")
-        # refs/exps/01/234…/name; DVC keeps its queue and temporary refs under other names there.
-        parts = ref.split("/")
-        if len(parts) == 5 and (baseline := parts[2] + parts[3]) in rank:
-            found.append((rank[baseline], parts[4], ref, commit, baseline, datetime.fromisoformat(when)))
+        _, _, start, rest, name = ref.split("/")
+        if (baseline := start + rest) in rank:
+            found.append((rank[baseline], name, ref, commit, baseline, datetime.fromisoformat(when)))
     found.sort()
     wanted = ["params.yaml", "dvc.lock", *paths]
-    texts = _blobs([f"{entry[3]}:{path}" for entry in found for path in wanted])
+    texts = blobs([f"{entry[3]}:{path}" for entry in found for path in wanted])
     experiments = []
     for number, (_, name, ref, commit, baseline, when_) in enumerate(found):
         files = dict(zip(wanted, texts[number * len(wanted) : (number + 1) * len(wanted)], strict=True))
@@ -122,15 +145,21 @@ def read(starts: list[str], paths: list[str]) -> list[Experiment]:
     return experiments
 
 
-def _blobs(names: list[str]) -> list[str | None]:
-    """Text of each blob, None for one that is not there, all by one git process."""
+def blobs(names: list[str]) -> list[str | None]:
+    """Text of each `COMMIT:PATH`, None for one that is not there, all by one git process.
+
+    Raises
+    ------
+    UsageError
+        As `git`.
+    """
     data = git("cat-file", "--batch", stdin="".join(f"{name}\n" for name in names).encode())
     texts: list[str | None] = []
     at = 0
     for _ in names:
         end = data.index(b"\n", at)
         header, at = data[at:end], end + 1
-        if header.endswith(b" missing"):
+        if header.endswith((b" missing", b" ambiguous")):
             texts.append(None)
             continue
         size = int(header.rsplit(b" ", 1)[1])

@@ -211,7 +211,7 @@ def picture(result: dict[str, Any], path: Path) -> None:
     conditions = pd.DataFrame(result["conditions"])
     permuted = conditions[conditions["fault"] == "permuted"]
     faults = conditions[conditions["fault"] != "permuted"]
-    figure, axes = plt.subplots(2, 2, figsize=(10, 6.4), sharey="row", width_ratios=[2.2, 1], layout="constrained")
+    figure, axes = plt.subplots(2, 2, figsize=(10, 6.4), sharey="row", width_ratios=[1.8, 1], layout="constrained")
     colours = {"aligned": "#009E73", "inconclusive": "#E69F00", "misaligned": "#D55E00"}
     for row, (metric, title) in enumerate((("macro_f1", "macro F1 on test"), ("ece", "ECE on test"))):
         left, right = axes[row]
@@ -231,7 +231,8 @@ def picture(result: dict[str, Any], path: Path) -> None:
             axis.spines[["top", "right"]].set_visible(False)
         left.set_ylabel(title)
         left.set_xlabel("share of training images with another image's soft labels" if row else "")
-        right.set_xticks(range(len(faults)), faults["fault"], rotation=12)
+        right.set_xticks(range(len(faults)), faults["fault"])
+        right.set_xlim(-0.5, len(faults) - 0.5)  # so that the outer names stay inside the picture
     names = {"aligned": "canary: aligned", "inconclusive": "canary: inconclusive", "misaligned": "canary: misaligned"}
     handles = [
         plt.Line2D([], [], marker="D", linestyle="", color=colours[key], label=text) for key, text in names.items()

@@ -41,7 +41,6 @@ TAIL = 8  # lines of a failed run's log to show
 class Progress(NamedTuple):
     """Where a study stands. `seconds_left` is None until a run has ended."""
 
-    total: int
     done: int
     running: int
     waiting: int
@@ -166,7 +165,7 @@ def _finish(
         pace = (time.monotonic() - begun) / len(finished) if finished else None
         left = None if pace is None else pace * (len(missing) - len(finished))
         done = len(runs) - len(missing) + len(finished) - len(failed)
-        tell(Progress(len(runs), done, len(active.keys() & missing), waiting, len(failed), left))
+        tell(Progress(done, len(active.keys() & missing), waiting, len(failed), left))
         if len(finished) == len(missing):
             break
         alive = len(_workers(queue))

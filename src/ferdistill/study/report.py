@@ -5,7 +5,6 @@ Same table, cache and working tree: same bytes. Nothing in it is a fixed claim; 
 
 import base64
 import re
-import subprocess
 from functools import cache, partial
 from io import StringIO
 from pathlib import Path
@@ -16,13 +15,13 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ..corpus import index
-from ..errors import CheckError
+from ..errors import CheckError, UsageError
 from ..evaluation import diversity
 from ..evaluation.metrics import read_predictions
 from ..files import atomic, read_json, write_text
 from ..params import Params
 from ..progress import track
-from . import compare, decide, recipes, results
+from . import compare, decide, experiments, recipes, results
 from .sections import SECTIONS, Picture, Section, Study
 
 CURVES = {
@@ -94,8 +93,11 @@ def gather(frame: pd.DataFrame, params: Params, store: Path | None) -> Study:
     classes = results.classes_of(frame)
     needed = [name for name in results.columns(classes) if name not in _MAY_BE_EMPTY]
     found = recipes.of(frame, params, needed)
-    benchmark, export = (_json_if_there(Path("metrics") / f"{name}.json") for name in ("benchmark", "export"))
-    misalignment = _json_if_there(Path("metrics/study/misalignment.json"))
+    benchmark, export = decide.measured()
+    keys = "index_digest", "conditions", "run_family", "run_mode"
+    misalignment = _json_if_there(Path("metrics/study/misalignment.json"), *keys)
+    if misalignment is not None and misalignment["index_digest"] not in set(frame["index_digest"]):
+        misalignment = None  # students of other images
     drawn = {}
     if misalignment is not None and (picture := Path("plots/study/misalignment.png")).is_file():
         drawn["misalignment"] = picture.read_bytes()
@@ -135,8 +137,8 @@ def gather(frame: pd.DataFrame, params: Params, store: Path | None) -> Study:
 _MAY_BE_EMPTY = {*results.RECIPE, "commit", "model", "predictions"}
 
 
-def _json_if_there(path: Path) -> Any:
-    return read_json(path) if path.is_file() else None
+def _json_if_there(path: Path, *keys: str) -> Any:
+    return read_json(path, *keys) if path.is_file() else None
 
 
 def _diversity(params: Params) -> dict[str, Any] | None:
@@ -154,7 +156,7 @@ def _predictions(found: list[recipes.Recipe], classes: list[str], store: Path | 
         return read
     for recipe in track(found, "predictions"):
         for md5, t_star in zip(recipe.runs["predictions"], recipe.runs["t_star"], strict=True):
-            path = store / "files" / "md5" / str(md5)[:2] / str(md5)[2:]
+            path = compare.stored(store, str(md5))
             if re.fullmatch("[0-9a-f]{32}", str(md5)) and path.is_file():
                 test = read_predictions(path, "test", classes)
                 read.setdefault(recipe.selector, []).append((test.logits, test.labels, float(t_star)))
@@ -170,7 +172,10 @@ def _curves(found: list[recipes.Recipe]) -> dict[str, dict[str, pd.DataFrame]]:
         if re.fullmatch("[0-9a-f]{7,64}", str(commit))
         for title, path in CURVES.items()
     ]
-    texts = _git_files([name for *_, name in wanted])
+    try:
+        texts = experiments.blobs([name for *_, name in wanted])
+    except UsageError:  # no git, or no repository: the report stands without curves
+        return {}
     curves: dict[str, dict[str, dict[int, pd.Series]]] = {}
     for (title, selector, seed, _), text in zip(wanted, texts, strict=True):
         if text is not None:
@@ -179,33 +184,10 @@ def _curves(found: list[recipes.Recipe]) -> dict[str, dict[str, pd.DataFrame]]:
     return {title: {selector: pd.DataFrame(series) for selector, series in of.items()} for title, of in curves.items()}
 
 
-def _git_files(names: list[str]) -> list[str | None]:
-    """The text of each `COMMIT:PATH`, None where this clone does not have it; one process for all."""
-    if not names:
-        return []
-    try:
-        done = subprocess.run(
-            ["git", "cat-file", "--batch"], input="\n".join(names).encode() + b"\n", capture_output=True, check=True
-        )
-    except (FileNotFoundError, subprocess.CalledProcessError):
-        return [None] * len(names)
-    texts: list[str | None] = []
-    rest = done.stdout
-    for _ in names:
-        head, _, rest = rest.partition(b"\n")
-        if head.endswith((b" missing", b" ambiguous")):
-            texts.append(None)
-            continue
-        size = int(head.split()[-1])
-        texts.append(rest[:size].decode("utf-8"))
-        rest = rest[size + 1 :]
-    return texts
-
-
 def _working_tree() -> dict[str, Any]:
     """The pipeline's own run, as `dvc repro` left it."""
     files = {name: Path("plots") / f"{name}.csv" for name in ("confusion", "reliability")}
-    student = _json_if_there(Path("metrics/student.json"))
+    student = _json_if_there(Path("metrics/student.json"), "run_family", "run_mode")
     if student is None or not all(path.is_file() for path in files.values()):
         return {}
     label = f"{student['run_family']} {student['run_mode']}, working tree"

@@ -7,12 +7,13 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from ..evaluation import statistics
+from ..evaluation import calibration, statistics
 from . import figures
 from .recipes import Difference, Recipe, points, span
 
@@ -238,7 +239,6 @@ def _headline(study: Study) -> str:
     if pairwise is None or four is None:
         return "The report's principal comparison, 6E kd with 6A kd, was not run."
     f1, ece = study.difference(pairwise, four, "macro_f1"), study.difference(pairwise, four, "ece_scaled")
-    report = REPORT_HEADLINE
     if f1.interval is None:
         agree = "says nothing of"
     elif f1.clear and f1.mean > 0:
@@ -259,7 +259,7 @@ def _headline(study: Study) -> str:
     drop = pairwise.mean("ece_scaled"), four.mean("ece_scaled")
     return (
         f"{four.label} less {pairwise.label}: {span(f1)}. It {verdict(f1)}, which "
-        f"{agree} the report's {points(report)}. ECE after scaling goes from {drop[0]:.4f} to {drop[1]:.4f} "
+        f"{agree} the report's {points(REPORT_HEADLINE)}. ECE after scaling goes from {drop[0]:.4f} to {drop[1]:.4f} "
         f"({span(ece)}), which {verdict(ece)}; the report has {REPORT_ECE[0]:.4f} and {REPORT_ECE[1]:.4f}. " + apart
     )
 
@@ -345,9 +345,13 @@ def _fusion(study: Study) -> str:
     return f"The report has 6C less 6E at {points(REPORT_GAP_FUSED)} points. Here, less {split.label}: {told}. {end}"
 
 
+def _view_recipes(study: Study) -> list[Recipe]:
+    return [r for r in study.recipes if r.family == "6E" and r.mode == "kd" and int(r.setting("views") or 1) > 1]
+
+
 def _views(study: Study) -> str:
     one = study.find("6E")
-    more = [r for r in study.recipes if r.family == "6E" and r.mode == "kd" and int(r.setting("views") or 1) > 1]
+    more = _view_recipes(study)
     if one is None or not more:
         return "Recorded views were not run beside one view, so what they bring is not known."
     found = [(recipe, study.difference(one, recipe, "macro_f1")) for recipe in more]
@@ -387,25 +391,23 @@ def _protocol(study: Study) -> str:
 
 def results(study: Study) -> Section:
     """Means of every recipe, with intervals."""
-    rows = []
-    for recipe in study.recipes:
-        rows.append(
-            [
-                recipe.label,
-                str(len(recipe.mixture)),
-                str(recipe.seeds),
-                _mean(recipe, "macro_f1", True),
-                _mean(recipe, "val_macro_f1"),
-                _mean(recipe, "accuracy"),
-                _mean(recipe, "ece"),
-                _mean(recipe, "ece_scaled"),
-                _mean(recipe, "brier_scaled"),
-                _mean(recipe, "nll_scaled"),
-                _mean(recipe, "best_test_macro_f1"),
-            ]
-        )
-    head = ["recipe", "teachers", "seeds", "macro F1 [95 %]", "on val", "accuracy", "ECE", "ECE scaled"]
-    head += ["Brier scaled", "NLL scaled", "best test epoch"]
+    means = {
+        "on val": "val_macro_f1",
+        "accuracy": "accuracy",
+        "ECE": "ece",
+        "ECE scaled": "ece_scaled",
+        "Brier scaled": "brier_scaled",
+        "NLL scaled": "nll_scaled",
+        "best test epoch": "best_test_macro_f1",
+    }
+    rows = [
+        [
+            *(recipe.label, str(len(recipe.mixture)), str(recipe.seeds), _mean(recipe, "macro_f1", interval=True)),
+            *(_mean(recipe, metric) for metric in means.values()),
+        ]
+        for recipe in study.recipes
+    ]
+    head = ["recipe", "teachers", "seeds", "macro F1 [95 %]", *means]
     text = (
         f"{plural(len(study.frame), 'run')} of {plural(len(study.recipes), 'recipe')}, at most "
         f"{max(recipe.seeds for recipe in study.recipes)} and at least {min(r.seeds for r in study.recipes)} seeds. "
@@ -547,8 +549,7 @@ def fusions(study: Study) -> Section:
     split = study.find("6E")
     if split is None:
         return Section("fusions", "Fusions and views", ["6E kd was not run, so there is nothing to compare with."])
-    others = [*_fused_recipes(study)]
-    others += [r for r in study.recipes if r.family == "6E" and r.mode == "kd" and int(r.setting("views") or 1) > 1]
+    others = _fused_recipes(study) + _view_recipes(study)
     if not others:
         return Section("fusions", "Fusions and views", ["No other fusion and no recorded views were run."])
     rows, table = [], []
@@ -606,7 +607,7 @@ def sweeps(study: Study) -> Section:
         blocks += [_best_of_sweep(study, name, symbol, some) for name, some in swept.items()]
         lines = {
             name: pd.DataFrame(
-                [{"x": x, "y": y} for x, recipe in sorted(some, key=_first) for y in recipe.runs["macro_f1"]]
+                [{"x": x, "y": y} for x, recipe in sorted(some, key=itemgetter(0)) for y in recipe.runs["macro_f1"]]
             )
             for name, some in swept.items()
         }
@@ -620,10 +621,6 @@ def sweeps(study: Study) -> Section:
             )
         )
     return Section("sweeps", "Sweeps of λ and β", blocks)
-
-
-def _first(pair: tuple[float, Recipe]) -> float:
-    return pair[0]
 
 
 def _best_of_sweep(study: Study, name: str, symbol: str, some: list[tuple[float, Recipe]]) -> str:
@@ -679,8 +676,6 @@ def per_class(study: Study) -> Section:
 
 def reliability(study: Study) -> Section:
     """Diagrams before and after scaling."""
-    from ..evaluation import calibration
-
     raw, scaled = study.frame["ece"], study.frame["ece_scaled"]
     better = int((scaled < raw).sum())
     blocks: list[Any] = [
@@ -842,9 +837,7 @@ def learning_curves(study: Study) -> Section:
         for recipe in (
             study.baseline,
             *(study.find(family) for family in ("6A", "6B", "6C")),
-            next(
-                (r for r in study.recipes if r.family == "6D" and r.mode == "kd" and r.setting("lambda") == 0.7), None
-            ),
+            study.find("6D", "kd", **{"lambda": 0.7}),
             study.find("6E"),
         )
         if recipe is not None
@@ -917,7 +910,9 @@ def misalignment(study: Study) -> Section:
     report = study.misalignment
     if report is None:
         return Section(
-            "misalignment", "Soft labels out of step", ["Not run here: `ferdistill study misalignment` makes it."]
+            "misalignment",
+            "Soft labels out of step",
+            ["Not run on this index: `ferdistill study misalignment` does it."],
         )
     conditions = pd.DataFrame(report["conditions"])
     permuted = conditions[conditions["fault"] == "permuted"].sort_values("dose")

@@ -37,6 +37,16 @@ _OTHER = re.compile(
     r"^(?:best|worst|max|min|median|std|sd|ci|total|sum)\b|[\s(\[:,_-](?:best|worst|max|min|median|std|sd)[)\]]?$", re.I
 )
 _NUMBER = re.compile(r"^([+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?)\s*(%|pp|points)?(?:\s*(?:±.*|\(.*\)))?$")
+# Columns of these are scores, the first that fits.
+_QUANTITIES = {
+    "macro_f1": re.compile(r"\bmacro f1\b|\bf1 macro\b|\bmacro avg\b|^macro$"),
+    "accuracy": re.compile(r"\b(acc|accuracy)\b"),
+    "ece": re.compile(r"\b(ece|mce)\b"),
+    "brier": re.compile(r"\bbrier\b"),
+    "nll": re.compile(r"\bnll\b"),
+    "t_star": re.compile(r"^t ?(\*|star)|^t star"),
+    "f1": re.compile(rf"\bf1\b|^({'|'.join(CLASSES)})$"),
+}
 _SEVERAL = re.compile(r"\s+[/,]\s+")
 _ENDS = re.compile(r"^(\S+)\s*(?:–|—|-|to|\.\.\.?|…)\s*(\S+)(?:\s*\(.*\))?$")
 
@@ -132,21 +142,7 @@ def quantity(column: str) -> str:
         return "difference"
     if NOT_SCORES.search(text) or IDENTITY.match(text):
         return ""
-    if re.search(r"\bmacro f1\b|\bf1 macro\b|\bmacro avg\b|^macro$", text):
-        return "macro_f1"
-    if re.search(r"\b(acc|accuracy)\b", text):
-        return "accuracy"
-    if re.search(r"\b(ece|mce)\b", text):
-        return "ece"
-    if re.search(r"\bbrier\b", text):
-        return "brier"
-    if re.search(r"\bnll\b", text):
-        return "nll"
-    if re.search(r"^t ?(\*|star)|^t star", text):
-        return "t_star"
-    if re.search(r"\bf1\b", text) or text in CLASSES:
-        return "f1"
-    return ""
+    return next((name for name, pattern in _QUANTITIES.items() if pattern.search(text)), "")
 
 
 def class_of(column: str, classes: Sequence[str]) -> tuple[str, str] | None:
