@@ -141,13 +141,18 @@ def test_the_shares_of_splits_are_near_what_was_asked(seed):
 
 def test_a_chosen_seed_stratifies_better_and_is_one_that_assign_splits_agrees_with():
     rows = frame(300, groups=60)
-    seed, deviation = choose_seed(rows, SETTINGS, 200)
+    seed, deviation, absent = choose_seed(rows, SETTINGS, 200)
+    assert absent == 0
     with_it = settings_with(seed=seed)
     found = stratification(rows.assign(split=assign_splits(rows, with_it)), with_it)
     assert found["largest_deviation"] == pytest.approx(deviation)
     others = [settings_with(seed=other) for other in range(20)]
     deviations = [stratification(rows.assign(split=assign_splits(rows, s)), s)["largest_deviation"] for s in others]
     assert deviation < np.median(deviations) / 2
+    few = frame(40)
+    seed, _, absent = choose_seed(few, SETTINGS, 200)
+    split = assign_splits(few, settings_with(seed=seed))
+    assert absent == 0 and (pd.crosstab(few["label"], split)[["val", "calib"]] > 0).all(axis=None)
 
 
 @given(seed=st.integers(0, 1000), extra=st.integers(1, 40))

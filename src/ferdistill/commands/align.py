@@ -25,7 +25,9 @@ def check(
         list[Path] | None, typer.Argument(metavar="[DIR]...", help="Soft-label directories; all teachers' if none.")
     ] = None,
     index_csv: IndexOption = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 on any problem.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict/--no-strict", help="Whether a problem exits with 1, or is only reported.")
+    ] = True,
     present: Annotated[bool, typer.Option("--present", help="Check those that are there; none is no problem.")] = False,
     as_json: JsonOption = False,
     out: OutOption = None,
@@ -33,13 +35,16 @@ def check(
     """Check soft labels against the index: length, order, labels, classes, digests, values, checkpoints.
 
     Reads our own stores, and .npz, .npy, .pt, CSV and Parquet of other programs. Nothing is truncated, repaired or
-    unpickled. Examples:
+    unpickled. Exits with 1 on any problem. An index of your own is a CSV with path, label and split, beside it a
+    .json of the same name with schema_version, digest and classes: docs/alignment.md. Examples:
 
-        ferdistill align check --strict
+        ferdistill align check
 
         ferdistill align check data/softlabels/resnet18_ixNextAffFull --json
 
         ferdistill align check old/softlabels/resnet18 --index data/index/ixNextAffFull.csv --out alignment.json
+
+        ferdistill align check --present  # in a hook: those stores that are there
     """
     from ..corpus import index
     from ..softlabels import alignment, store
@@ -48,7 +53,8 @@ def check(
     if present:
         directories = [directory for directory in directories if directory.is_dir()]
         if not directories:
-            print("no soft labels here, so none out of step")
+            nothing = {"dirs": [], "ok": True, "problems": []}
+            print(json.dumps(nothing) if as_json else "no soft labels here, so none out of step")
             return
     rows = index.read(csv, store.KEYS)
     checkpoints = alignment.read_checkpoints(Path("models/teachers"))
@@ -106,9 +112,10 @@ def canary(
     """
     from ..corpus import index
     from ..softlabels import canary as library
+    from ..softlabels import store
 
     directories, csv = _resolve(directories, index_csv)
-    report = library.check(directories, index.read(csv))
+    report = library.check(directories, index.read(csv, store.KEYS))
     if out:
         write_json(out, report)
     if as_json:
@@ -145,9 +152,10 @@ def repair(
     """
     from ..corpus import index
     from ..softlabels import repair as library
+    from ..softlabels import store
 
     csv = index_csv or params.load().index_csv
-    manifest = library.repair(directory, index.read(csv), out)
+    manifest = library.repair(directory, index.read(csv, store.KEYS), out)
     if as_json:
         print(json.dumps(manifest, indent=2, ensure_ascii=False))
         return

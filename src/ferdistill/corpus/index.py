@@ -66,13 +66,16 @@ def write(path: Path, rows: pd.DataFrame, classes: list[str], corpus: str) -> di
         absent = [name for name in classes if name not in present]
         if absent:
             counts = ", ".join(f"{name} {int((rows['split'] == name).sum())}" for name in SPLITS)
+            if split == "test" and (rows["official_split"] != "").all():
+                hint = "the sources must mark images of each class as test (test/CLASS/FILE, test_0001, PrivateTest)"
+            else:
+                shares = "lower index.val and index.calib" if split == "train" else f"raise index.{split}"
+                hint = f"set the index.seed that `ferdistill index seed` finds, or {shares}"
             raise CheckError(
                 f"split `{split}` has no image of {', '.join(absent)}" if present else f"split `{split}` is empty",
                 where=f"corpus `{corpus}`: {counts} images",
                 expected="every class in every split",
-                hint="the sources must mark some images of each class as test (test/CLASS/FILE, test_0001, PrivateTest)"
-                if split == "test"
-                else "raise index.val or index.calib, or try another index.seed: it says which people go where",
+                hint=hint,
             )
     with atomic(path) as temporary:
         rows.to_csv(temporary, index=False, lineterminator="\n", encoding="utf-8")
@@ -135,6 +138,13 @@ def read(path: Path, columns: list[str] | None = None) -> Index:
     """
     if not path.is_file():
         raise UsageError("no index here", where=str(path), hint="run `dvc repro index`")
+    if not path.with_suffix(".json").is_file():
+        raise UsageError(
+            "an index without the JSON that belongs to it",
+            where=str(path.with_suffix(".json")),
+            expected=f"an object with schema_version {SCHEMA_VERSION}, digest (SHA-256 of the CSV) and classes",
+            hint="run `dvc repro index`, or write it to an index of your own: docs/alignment.md",
+        )
     description = read_json(path.with_suffix(".json"), "digest", "classes")
     if description.get("schema_version") != SCHEMA_VERSION:
         raise CheckError(
