@@ -268,7 +268,8 @@ def test_evidence_names_what_will_be_refused_and_kaggles_merged_test(tmp_path):
     picture(tmp_path / "test" / "sad" / "PrivateTest_88305.jpg")
     picture(tmp_path / "train" / "bored" / "x.png")
     evidence = guess(tmp_path).sources[0].evidence
-    assert "PublicTest and PrivateTest" in evidence and "images outside them, which will be refused: 1 in train/bored" in evidence
+    assert "PublicTest and PrivateTest" in evidence
+    assert "images outside them, which will be refused: 1 in train/bored" in evidence
 
 
 def test_a_path_that_no_description_can_hold_is_left_out(tmp_path):

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
 from .. import params
 from ..files import write_json
+from .console import wide
 
 align_cli = typer.Typer(no_args_is_help=True, help="Do soft labels belong to their images, row by row?")
 
@@ -70,7 +70,7 @@ def check(
 
 
 def _print_alignment(report: dict) -> None:
-    console = Console()
+    console = wide()
     table = Table(Column("directory", overflow="fold"), Column("holds", overflow="fold"), *report["splits"])
     for directory, soft in zip(report["dirs"], report["soft_labels"], strict=True):
         found = [p for p in report["problems"] if p["dir"] == directory]
@@ -84,10 +84,11 @@ def _print_alignment(report: dict) -> None:
     for problem in report["problems"]:
         place = problem["dir"] + (f", {problem['split']}" if problem["split"] else "")
         place += f", row {problem['row']}" if problem["row"] is not None else ""
-        console.print(f"[bold]{problem['kind']}[/bold] in {escape(place)}", highlight=False)
+        console.print(f"[bold]{problem['kind']}[/bold] in {escape(place)}", highlight=False, soft_wrap=True)
         console.print(
             f"  expected {problem['expected']}\n  found    {problem['found']}\n  do       {problem['hint']}",
             markup=False,
+            soft_wrap=True,  # a command to copy stays on one line
         )
     console.print("[green]in step[/green]" if report["ok"] else f"[red]{len(report['problems'])} problems[/red]")
 
@@ -127,12 +128,11 @@ def canary(
             colour = colours[found["verdict"]]
             slip = "" if found["slip_row"] is None else f"{found['slip_row']} {found['slip_interval']}"
             numbers = [f"{found['agreement']:.1%}", f"{found['chance']:.1%}", f"{found['p_value']:.2g}", slip]
-            table.add_row(found["dir"], found["split"], f"[{colour}]{found['verdict']}[/{colour}]", *numbers)
-        console = Console()
-        console.print(table)
+            table.add_row(escape(found["dir"]), found["split"], f"[{colour}]{found['verdict']}[/{colour}]", *numbers)
+        wide().print(table)
         for found in report["results"]:
             place = found["dir"] + (f", {found['split']}" if found["split"] else "")
-            console.print(f"{place}: {found['why']}", markup=False, highlight=False)
+            print(f"{place}: {found['why']}")
     if any(found["verdict"] == "misaligned" for found in report["results"]):
         raise typer.Exit(1)
 

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from .. import params
 from ..errors import UsageError
+from .console import wide
 
 
 def audit(
@@ -50,12 +50,11 @@ def audit(
     if as_json:
         print(json.dumps({"findings": [finding._asdict() for finding in findings]}, indent=2, ensure_ascii=False))
     elif findings:
-        console = Console()
         shown = Table("file", "row", "column", "what", "found", "expected")
         for finding in findings:
             what = library.KINDS[finding.kind]
             shown.add_row(finding.file, str(finding.row), finding.column, what, finding.found, finding.expected)
-        (console if console.is_terminal else Console(width=max(console.width, 160))).print(shown)
+        wide().print(shown)
         print(f"{len(findings)} findings")
     else:
         print("nothing wrong was found")

@@ -163,6 +163,6 @@ def seed(
         print(json.dumps(found | {"present_seed": settings.index.seed, "present": now}))
         return
     if absent:
-        print(f"under none of {tries} seeds has each split every class: more --tries, images, index.val and index.calib")
+        print(f"none of {tries} seeds puts every class into every split: try more, or raise index.val and index.calib")
     print(f"seed {best}: each class's share of a split within {deviation:.2%} of the split's share of all images")
     print(f"seed {settings.index.seed}, of params.yaml: {now:.2%}")

@@ -16,6 +16,7 @@ from rich.table import Column, Table
 from .. import params
 from ..errors import CheckError, UsageError
 from ..progress import bar
+from .console import wide
 
 study_cli = typer.Typer(no_args_is_help=True, help="Experiments about the recipes themselves.")
 DOSES = [0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0]
@@ -235,7 +236,7 @@ def _print_comparison(result: dict[str, Any], titles: dict[str, str]) -> None:
         ]
     for title, line_cells in rows.items():
         shown.add_row(title, *line_cells)
-    _wide().print(shown)
+    wide().print(shown)
 
 
 def _print_comparisons(compared: list[dict[str, Any]], titles: dict[str, str]) -> None:
@@ -257,16 +258,10 @@ def _print_comparisons(compared: list[dict[str, Any]], titles: dict[str, str]) -
                 _interval(found["t_interval"]),
                 *(_short(found[key]) for key in ("t_p", "t_p_holm", "permutation_p", "permutation_p_min", "d_z")),
             )
-        _wide().print(shown)
+        wide().print(shown)
     print(f"Recipes compared, over which Holm's adjustment runs: {len(compared)}. Differences are less the baseline.")
     if any(result["null_pair"]["identical_losses"] for result in compared):
         print("A recipe of the same loss can differ from the baseline by noise or by a fault alone.")
-
-
-def _wide() -> Console:
-    """A console that does not cut columns short where nobody set a width: in a file, a pipe, a log."""
-    console = Console()
-    return console if console.is_terminal else Console(width=max(console.width, 160))
 
 
 def _number(value: float | None, signed: bool = False) -> str:

@@ -412,9 +412,9 @@ def _folders(tree: _Tree) -> Found:
             evidence += "; FER2013 by its names: test joins its PublicTest and PrivateTest"
         strays = Counter(folder for name in below if (folder := _parent(name)) not in counts)
         if strays:
-            named = [f"{count} in {folder}" for folder, count in sorted(strays.items())]
-            more = f" and in {len(named) - NAMED} more folders" if len(named) > NAMED else ""
-            evidence += f"; images outside them, which will be refused: {', '.join(named[:NAMED])}{more}"
+            where = [f"{count} in {folder}" for folder, count in sorted(strays.items())]
+            more = f" and in {len(where) - NAMED} more folders" if len(where) > NAMED else ""
+            evidence += f"; images outside them, which will be refused: {', '.join(where[:NAMED])}{more}"
         yield Source("folders", base, evidence, sum(counts.values()))
 
 

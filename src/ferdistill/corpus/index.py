@@ -22,6 +22,7 @@ from ..files import atomic, read_json, sha256, sha256_file, write_json
 SCHEMA_VERSION = 2
 COLUMNS = ["sample_id", "path", "label", "split", "official_split", "source", "subject", "group"]
 SPLITS = ["train", "val", "calib", "test"]
+ANEW = "run `dvc repro index`; an index of your own: docs/alignment.md"
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ def read(path: Path, columns: list[str] | None = None) -> Index:
             "an index without the JSON that belongs to it",
             where=str(path.with_suffix(".json")),
             expected=f"an object with schema_version {SCHEMA_VERSION}, digest (SHA-256 of the CSV) and classes",
-            hint="run `dvc repro index`, or write it to an index of your own: docs/alignment.md",
+            hint=ANEW,
         )
     description = read_json(path.with_suffix(".json"), "digest", "classes")
     if description.get("schema_version") != SCHEMA_VERSION:
@@ -151,7 +152,7 @@ def read(path: Path, columns: list[str] | None = None) -> Index:
             f"index schema version {description.get('schema_version')}",
             where=str(path.with_suffix(".json")),
             expected=str(SCHEMA_VERSION),
-            hint="run `dvc repro index`",
+            hint=ANEW,
         )
     with ThreadPoolExecutor(1) as pool:  # parsing and digesting take equally long
         table = pool.submit(_read_csv, path, columns)
@@ -161,13 +162,16 @@ def read(path: Path, columns: list[str] | None = None) -> Index:
             "the index was changed after it was written",
             where=str(path),
             expected=f"digest {description['digest'][:12]}, from the JSON beside it",
-            hint="restore it with `dvc checkout --force`, or run `dvc repro --force index`",
+            hint="restore both, with `dvc checkout --force` where DVC keeps them, or run `dvc repro --force index`",
         )
     try:
         rows = table.result().to_pandas()
     except (pa.ArrowException, ValueError) as error:
         raise CheckError(
-            f"not an index: {error}", where=str(path), expected="a CSV in UTF-8", hint="run `dvc repro index`"
+            f"not an index: {error}",
+            where=str(path),
+            expected="a CSV in UTF-8 with columns " + ", ".join(columns or COLUMNS),
+            hint=ANEW,
         ) from None
     _check_rows(rows, description, path, columns or COLUMNS)
     return Index(rows, description)
@@ -181,7 +185,7 @@ def _check_rows(rows: pd.DataFrame, description: dict[str, Any], path: Path, col
             f"columns are missing: {', '.join(missing)}",
             where=str(path),
             expected=", ".join(columns),
-            hint="run `dvc repro index`",
+            hint=ANEW,
         )
     for name, known in (("split", SPLITS), ("label", description["classes"])):
         odd = sorted(set(rows[name].unique()) - set(map(str, known))) if name in rows else []
@@ -191,7 +195,7 @@ def _check_rows(rows: pd.DataFrame, description: dict[str, Any], path: Path, col
                 f"a {name} that is none: {odd[0]!r}",
                 where=f"{path}, data row {row}, column {name}",
                 expected=", ".join(map(str, known)),
-                hint="run `dvc repro index`",
+                hint=ANEW,
             )
 
 

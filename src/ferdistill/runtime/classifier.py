@@ -59,7 +59,7 @@ def read_bundle(directory: Path) -> dict[str, Any]:
             "no bundle here",
             where=str(directory),
             expected="a directory with bundle.json, as the stage `export` writes it",
-            hint="run `dvc repro export`, or `dvc pull models/bundle`",
+            hint="name another directory; in the repository, `dvc repro export` or `dvc pull models/bundle` brings it",
         )
     info = read_json(description)
     version = info.get("schema_version")
