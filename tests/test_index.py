@@ -224,6 +224,10 @@ def odd_digit(root):
     (root / "rafdb" / "EmoLabel" / "list_patition_label.txt").write_text("train_00001.jpg ²\n", encoding="utf-8")
 
 
+def other_encoding(root):
+    (root / "rafdb" / "EmoLabel" / "list_patition_label.txt").write_bytes("train_é.jpg 5\n".encode("latin-1"))
+
+
 def huge_pixel(root):
     file = root / "fer2013" / "fer2013.csv"
     file.write_text("emotion,pixels,Usage\n0,99999999999999999999,Training\n")
@@ -251,6 +255,7 @@ def empty_source(root):
         (spoil_list, "unknown label '9'.*line 1"),
         (empty_source, "source `folders` is empty"),
         (odd_digit, "unknown label '²'.*7 neutral"),
+        (other_encoding, "source `rafdb` cannot be read.*mine.rafdb.*UTF-8"),
         (huge_pixel, "not whole numbers.*data row 0"),
         (directory_for_a_table, "source `fer2013` has not the fer2013 layout"),
     ],

@@ -70,6 +70,8 @@ def check(
 
 
 def _print_alignment(report: dict) -> None:
+    from ..softlabels import alignment
+
     console = wide()
     table = Table(Column("directory", overflow="fold"), Column("holds", overflow="fold"), *report["splits"])
     for directory, soft in zip(report["dirs"], report["soft_labels"], strict=True):
@@ -82,9 +84,8 @@ def _print_alignment(report: dict) -> None:
         table.add_row(escape(directory), escape(f"{soft['kind']}, {soft['kind_from']}"), *cells)
     console.print(table)
     for problem in report["problems"]:
-        place = problem["dir"] + (f", {problem['split']}" if problem["split"] else "")
-        place += f", row {problem['row']}" if problem["row"] is not None else ""
-        console.print(f"[bold]{problem['kind']}[/bold] in {escape(place)}", highlight=False, soft_wrap=True)
+        place = escape(alignment.place(problem))
+        console.print(f"[bold]{problem['kind']}[/bold] in {place}", highlight=False, soft_wrap=True)
         console.print(
             f"  expected {problem['expected']}\n  found    {problem['found']}\n  do       {problem['hint']}",
             markup=False,

@@ -117,9 +117,9 @@ class _Tree:
                 folder = _parent(folder)
         self.headers = {name: _header(root / name) for name in self.files if name.lower().endswith(".csv")}
 
-    def below(self, folder: str) -> list[str]:
-        """Files in a folder and in the folders below it."""
-        return [name for name in self.files if _is_below(name, folder)]
+    def images_below(self, folder: str) -> list[str]:
+        """Images in a folder and in the folders below it."""
+        return [name for name in self.images if _is_below(name, folder)]
 
 
 def guess(corpus_dir: Path) -> Guess:
@@ -351,7 +351,8 @@ def _ckplus(tree: _Tree) -> Found:
     for folder in sorted(tree.folders):
         if _last(folder) == "cohn-kanade-images":
             base = _parent(folder)
-            count = sum(name.endswith("_emotion.txt") for name in tree.below(join(base, "Emotion")))
+            labels = join(base, "Emotion")
+            count = sum(name.endswith("_emotion.txt") and _is_below(name, labels) for name in tree.files)
             if count:
                 yield Source("ckplus", base, f"cohn-kanade-images, and {count} labels in Emotion", count)
             else:
@@ -373,7 +374,7 @@ def _named(tree: _Tree) -> dict[str, str]:
             bases[_parent(folder)] = "ckplus48"
 
     def all_named(base: str, adapter: str) -> bool:
-        images = [name for name in tree.images if _is_below(name, base)]
+        images = tree.images_below(base)
         if adapter == "kdef":
             return all(kdef.NAME.fullmatch(_last(name).upper()) or _last(name) in kdef.MISNAMED for name in images)
         if adapter == "jaffe":
@@ -388,7 +389,7 @@ def _named(tree: _Tree) -> dict[str, str]:
 def _by_name(tree: _Tree) -> Found:
     examples = {"kdef": "AF01ANS.JPG", "jaffe": "KA.AN1.39.tiff", "ckplus48": "S010_004_00000017.png"}
     for base, adapter in _named(tree).items():
-        images = [name for name in tree.images if _is_below(name, base)]
+        images = tree.images_below(base)
         evidence = f"every image is named as {examples[adapter]} is"
         if any(class_name(_last(_parent(name))) in EXPRESSIONS for name in images):
             evidence += "; `folders` could read it too, but not tell who is shown"
@@ -406,7 +407,7 @@ def _folders(tree: _Tree) -> Found:
             above = _parent(folder)
             bases[_parent(above) if _last(above).lower() in folders.SPLITS else above][folder] = len(images)
     for base, counts in sorted(bases.items()):
-        below = [name for name in tree.images if _is_below(name, base)]
+        below = tree.images_below(base)
         evidence = "class folders"
         if any(_last(name).startswith(("PublicTest_", "PrivateTest_")) for name in below):
             evidence += "; FER2013 by its names: test joins its PublicTest and PrivateTest"

@@ -127,7 +127,12 @@ def read_rows(corpus_dir: Path, classes: list[str]) -> Iterator[tuple[str, Row]]
                 hint="`ferdistill corpus describe` says what lies there; correct `path` or `adapter` in corpus.yaml",
             ) from None
         except (csv.Error, UnicodeDecodeError) as error:
-            raise CheckError(f"source `{source.name}` cannot be read: {error}", where=source.path) from None
+            raise CheckError(
+                f"source `{source.name}` cannot be read: {error}",
+                where=str(corpus_dir / source.path),
+                expected=f"tables and lists of the {source.adapter} layout, as text in UTF-8",
+                hint="restore the file that is damaged, or save it as UTF-8",
+            ) from None
         if not found:
             raise CheckError(
                 f"source `{source.name}` is empty",

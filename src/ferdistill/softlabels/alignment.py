@@ -121,15 +121,20 @@ def require(report: dict[str, Any]) -> None:
     if report["ok"]:
         return
     first = report["problems"][0]
-    place = first["dir"] + (f", split {first['split']}" if first["split"] else "")
-    place += f", row {first['row']}" if first["row"] is not None else ""
     raise CheckError(
         f"soft labels are out of step with the index ({first['kind']}; {len(report['problems'])} problems in all): "
         f"found {first['found']}",
-        where=place,
+        where=place(first),
         expected=str(first["expected"]),
         hint=first["hint"],
     )
+
+
+def place(problem: dict[str, Any]) -> str:
+    """Where a problem of `check` is, for people."""
+    split = f", split {problem['split']}" if problem["split"] else ""
+    row = f", row {problem['row']}" if problem["row"] is not None else ""
+    return problem["dir"] + split + row
 
 
 def read_checkpoints(directory: Path) -> dict[str, str]:
