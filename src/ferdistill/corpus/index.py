@@ -138,7 +138,7 @@ def read(path: Path, columns: list[str] | None = None) -> Index:
         If its bytes are not those that were written, or its columns or splits are not an index's.
     """
     if not path.is_file():
-        raise UsageError("no index here", where=str(path), hint="run `dvc repro index`")
+        raise UsageError("no index here", where=str(path), hint=ANEW)
     if not path.with_suffix(".json").is_file():
         raise UsageError(
             "an index without the JSON that belongs to it",
