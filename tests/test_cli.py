@@ -8,6 +8,8 @@ from typer.testing import CliRunner
 from conftest import CLASSES, make_index
 from ferdistill import __version__
 from ferdistill.cli import app, cli
+from ferdistill.errors import UsageError
+from ferdistill.files import sha256_file, write_json
 from ferdistill.softlabels import store
 from test_alignment import make_store, rewrite
 
@@ -34,6 +36,25 @@ def test_align_check_answers_people_and_machines(tmp_path):
     assert not report["ok"] and {p["kind"] for p in report["problems"]} == {"length", "missing"}
     shown = CliRunner().invoke(cli, [*command, str(bad), "--no-strict"])
     assert shown.exit_code == 0 and "problems" in shown.output and "in step" in shown.output
+
+
+def test_an_index_of_ones_own_needs_three_columns_and_three_entries(tmp_path):
+    index = make_index(tmp_path / "i.csv", LENGTHS, CLASSES)
+    table, _ = store.read(make_store(tmp_path / "store", index))
+    own, old, new = tmp_path / "own.csv", tmp_path / "old", tmp_path / "new"
+    index.rows[["path", "label", "split"]].to_csv(own, index=False)
+    old.mkdir()
+    table.sample(frac=1, random_state=0).to_csv(old / "t.csv", index=False)
+    options = ["--index", str(own)]
+    with pytest.raises(UsageError, match=r"(?s)without the JSON.*schema_version 2, digest.*docs/alignment.md"):
+        CliRunner().invoke(cli, ["align", "check", str(old), *options], catch_exceptions=False)
+    write_json(own.with_suffix(".json"), {"schema_version": 2, "digest": sha256_file(own), "classes": CLASSES})
+    shown = CliRunner().invoke(cli, ["align", "check", str(old), *options])
+    assert shown.exit_code == 1 and f"`ferdistill align repair {old} --out NEW` puts them in order" in shown.output
+    examined = json.loads(CliRunner().invoke(cli, ["align", "canary", str(old), "--json", *options]).output)
+    assert [found["rows"] for found in examined["results"]] == list(LENGTHS.values())
+    assert CliRunner().invoke(cli, ["align", "repair", str(old), "--out", str(new), *options]).exit_code == 0
+    assert CliRunner().invoke(cli, ["align", "check", str(new), *options]).exit_code == 0
 
 
 def test_a_known_error_is_one_message_and_exit_code_2(tmp_path, monkeypatch, capsys):
