@@ -173,6 +173,8 @@ def test_a_table_sorted_by_split_is_refused_though_each_split_is_in_order(tmp_pa
     table, _ = store.read(directory)
     rewrite(directory, table.sort_values("split", kind="stable"))
     assert kinds([directory], index) == {"order"}
+    hints = [problem["hint"] for problem in alignment.check([directory], index, CLASSES)["problems"]]
+    assert all(hint.startswith("`ferdistill align repair") for hint in hints)
 
 
 def test_two_teachers_that_differ_only_by_one_lost_row_are_told_apart(index, tmp_path):

@@ -15,6 +15,7 @@ index_cli = typer.Typer(no_args_is_help=True, help="The canonical index: which i
 
 IndexOption = Annotated[Path | None, typer.Option("--index", help="Index; that of params.yaml if not given.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+REASONS = 20  # of a source that are printed: each row that is set aside has its own
 
 
 @index_cli.command("show")
@@ -52,8 +53,10 @@ def show(index_csv: IndexOption = None, as_json: JsonOption = False) -> None:
     console.print(f"{report['rows_listed']} rows listed; left out: {left_out}", highlight=False)
     for step in ("dropped", "quarantined"):
         for source, reasons in report[step].items():
-            for reason, count in reasons.items():
+            for reason, count in list(reasons.items())[:REASONS]:
                 console.print(f"  {step} from {source}: {count} {reason}", highlight=False, markup=False)
+            if len(reasons) > REASONS:
+                print(f"  {step} from {source}: {len(reasons) - REASONS} reasons more")
     console.print(
         f"Each class's share of a split is within {report['stratification']['largest_deviation']:.1%} of the split's "
         f"share of all\nEvery row left out: {csv.with_suffix('.left_out.csv')}\n"

@@ -250,7 +250,11 @@ def _check_parts(
     soft: SoftLabels, wanted: dict[str, Rows], described: dict[str, dict[str, Any]], classes: list[str]
 ) -> list[dict[str, Any]]:
     whole = list(soft.parts) == [""] and not soft.manifest
-    remedy = _remedy(soft, wanted[""].paths)
+    in_order = all(
+        split in wanted and part.paths is not None and part.paths.equals(wanted[split].paths)
+        for split, part in soft.parts.items()
+    )
+    remedy = ANEW if in_order else _remedy(soft, wanted[""].paths)  # which takes a second for a million rows
     problems = [
         _problem(
             soft.directory, "", "split", int(part.rows[0]), "one of " + ", ".join(SPLITS), split or "no split", remedy
@@ -265,16 +269,16 @@ def _check_parts(
             expected = f"{len(wanted[split].paths)} rows"
             problems.append(_problem(soft.directory, split, "length", 0, expected, "none of this split", remedy))
     if soft.manifest and not problems:
-        problems += _check_places(soft, wanted, described, remedy)
+        problems += _check_places(soft, wanted, described)
     for split, part in soft.parts.items():
         problems += _check_values(soft, split, part, classes)
     return problems
 
 
 def _remedy(soft: SoftLabels, wanted: pa.LargeStringArray) -> str:
-    """What to do about paths that differ: `repair` needs a row for every path of the index, in whatever split."""
+    """What to do about paths that differ: `repair` needs one for each row, and a row for every path of the index."""
     paths = [part.paths for part in soft.parts.values() if part.paths is not None]
-    if paths and pc.all(pc.is_in(wanted, pa.concat_arrays(paths))).as_py():
+    if len(paths) == len(soft.parts) and pc.all(pc.is_in(wanted, pa.concat_arrays(paths))).as_py():
         return f"`ferdistill align repair {shlex.quote(str(soft.directory))} --out NEW` puts them in order; or {ANEW}"
     return ANEW
 
@@ -349,7 +353,7 @@ def _compare_paths(
 
 
 def _check_places(
-    soft: SoftLabels, wanted: dict[str, Rows], described: dict[str, dict[str, Any]], remedy: str
+    soft: SoftLabels, wanted: dict[str, Rows], described: dict[str, dict[str, Any]]
 ) -> list[dict[str, Any]]:
     """Of a store whose every split agrees with the index: do their places in the table, and the manifest's digests?"""
     problems = []
@@ -358,9 +362,9 @@ def _check_places(
         if len(moved):
             row = int(moved[0])
             expected = f"{wanted[split].paths[row]} in row {wanted[split].positions[row]} of the table"
-            problems.append(
-                _problem(soft.directory, split, "order", row, expected, f"row {part.rows[row]} of it", remedy)
-            )
+            found = f"row {part.rows[row]} of it"
+            hint = _remedy(soft, wanted[""].paths)
+            problems.append(_problem(soft.directory, split, "order", row, expected, found, hint))
         claimed = ((soft.manifest or {}).get("splits") or {}).get(split)
         if claimed != described[split]:
             hint = "the manifest was edited by hand: " + ANEW
