@@ -28,10 +28,7 @@ def run(params: Params) -> None:
     metrics = {
         "rows_listed": report["rows_listed"],
         "indexed": len(rows),
-        "left_out": {
-            step: report["left_out"].get(step, 0)
-            for step in ("dropped", "quarantined", "conflict", "duplicate", "leak")
-        },
+        "left_out": {step: report["left_out"].get(step, 0) for step in STEPS},
         "duplicates": {kind: int(kinds.get(kind, 0)) for kind in ("exact", "near", "mirrored")},
         "conflicts": len(report["conflicts"]),
         "images_in": {split: part["length"] for split, part in description["splits"].items()},
