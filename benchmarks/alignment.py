@@ -1,4 +1,4 @@
-"""Time and memory of `ferdistill align check --strict`, beside the same by hand with pandas, as both grow.
+"""Time and memory of `ferdistill align check`, beside the same by hand with pandas, as both grow.
 
 By hand means as the report's §4.2 has it: read the index and the four tables, compare paths, labels and splits, digest
 each table's joined paths, and look for logits that are not finite. Ours checks all that, and each file's own digest.

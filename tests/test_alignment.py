@@ -139,10 +139,10 @@ def test_a_permutation_shows_both_paths_and_says_that_the_set_is_the_same(index,
     rewrite(directory, swap(table, rows[3], rows[8]))
     (problem,) = alignment.check([directory], index, CLASSES)["problems"]
     assert (problem["expected"], problem["found"], problem["row"]) == ("train/00003.png", "train/00008.png", 3)
-    assert "the set of paths is the same: a permutation" in problem["hint"]
+    assert "the set of paths is the same: a permutation; `ferdistill align repair" in problem["hint"]
     rewrite(directory, rename(table, rows[3], 0))
     hints = {p["hint"] for p in alignment.check([directory], index, CLASSES)["problems"]}
-    assert all("another set of paths (1 of the index absent, 1 not of this split)" in hint for hint in hints)
+    assert all("another set of paths (1 of the index absent, 1 not of this split); export" in hint for hint in hints)
 
 
 def test_a_row_doubled_far_away_is_a_duplicate_and_no_permutation(index, tmp_path):
@@ -173,6 +173,8 @@ def test_a_table_sorted_by_split_is_refused_though_each_split_is_in_order(tmp_pa
     table, _ = store.read(directory)
     rewrite(directory, table.sort_values("split", kind="stable"))
     assert kinds([directory], index) == {"order"}
+    hints = [problem["hint"] for problem in alignment.check([directory], index, CLASSES)["problems"]]
+    assert all(hint.startswith("`ferdistill align repair") for hint in hints)
 
 
 def test_two_teachers_that_differ_only_by_one_lost_row_are_told_apart(index, tmp_path):

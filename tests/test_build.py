@@ -118,11 +118,16 @@ def test_copies_tie_their_subjects_together(corpus):
 def test_a_source_without_official_parts_fills_every_split(tmp_path):
     root = tmp_path / "mine"
     for number in range(120):
-        file = root / "f" / THREE[number % 3] / f"{number}.png"
+        file = root / THREE[number % 3] / f"{number}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(face(number)).save(file)
-    (root / "corpus.yaml").write_text("sources: [{name: f, adapter: folders, path: f}]\n")
-    rows, _ = make(root)
+    with pytest.raises(UsageError, match=r"no description(.|\n)*ferdistill corpus describe .*mine --write"):
+        make(root)
+    (root / "corpus.yaml").write_text("sources: [{name: f, adapter: folders, path: .}]\n")
+    with pytest.raises(UsageError, match=r"no corpus `other`(.|\n)*as mine"):
+        make(tmp_path / "other")
+    rows, report = make(root)
+    assert report["rows_listed"] == 120  # corpus.yaml, which lies in the source, is none of its rows
     assert set(rows["split"]) == {"train", "val", "calib", "test"}
     assert (rows["official_split"] == "").all()
 

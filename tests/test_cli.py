@@ -8,6 +8,8 @@ from typer.testing import CliRunner
 from conftest import CLASSES, make_index
 from ferdistill import __version__
 from ferdistill.cli import app, cli
+from ferdistill.errors import UsageError
+from ferdistill.files import sha256_file, write_json
 from ferdistill.softlabels import store
 from test_alignment import make_store, rewrite
 
@@ -16,7 +18,7 @@ LENGTHS = {"train": 30, "val": 10, "calib": 10, "test": 10}
 
 def test_help_has_examples_and_the_version_is_the_packages():
     shown = CliRunner().invoke(cli, ["align", "check", "--help"]).output
-    assert "ferdistill align check --strict" in shown
+    assert "ferdistill align check --present" in shown
     assert CliRunner().invoke(cli, ["--version"]).output.strip() == __version__
 
 
@@ -26,14 +28,33 @@ def test_align_check_answers_people_and_machines(tmp_path):
     table, _ = store.read(bad)
     rewrite(bad, table.drop(index=4))
     command = ["align", "check", "--index", str(tmp_path / "i.csv"), str(good)]
-    assert CliRunner().invoke(cli, [*command, "--strict"]).exit_code == 0
-    result = CliRunner().invoke(cli, [*command, str(bad), "--strict", "--json", "--out", str(tmp_path / "o.json")])
+    assert CliRunner().invoke(cli, [*command, "--strict"]).exit_code == 0  # as without it
+    result = CliRunner().invoke(cli, [*command, str(bad), "--json", "--out", str(tmp_path / "o.json")])
     assert result.exit_code == 1
     report = json.loads(result.output)
     assert report == json.loads((tmp_path / "o.json").read_text())
     assert not report["ok"] and {p["kind"] for p in report["problems"]} == {"length", "missing"}
-    shown = CliRunner().invoke(cli, [*command, str(bad)])
+    shown = CliRunner().invoke(cli, [*command, str(bad), "--no-strict"])
     assert shown.exit_code == 0 and "problems" in shown.output and "in step" in shown.output
+
+
+def test_an_index_of_ones_own_needs_three_columns_and_three_entries(tmp_path):
+    index = make_index(tmp_path / "i.csv", LENGTHS, CLASSES)
+    table, _ = store.read(make_store(tmp_path / "store", index))
+    own, old, new = tmp_path / "own.csv", tmp_path / "old", tmp_path / "new"
+    index.rows[["path", "label", "split"]].to_csv(own, index=False)
+    old.mkdir()
+    table.sample(frac=1, random_state=0).to_csv(old / "t.csv", index=False)
+    options = ["--index", str(own)]
+    with pytest.raises(UsageError, match=r"(?s)without the JSON.*schema_version 2, digest.*docs/alignment.md"):
+        CliRunner().invoke(cli, ["align", "check", str(old), *options], catch_exceptions=False)
+    write_json(own.with_suffix(".json"), {"schema_version": 2, "digest": sha256_file(own), "classes": CLASSES})
+    shown = CliRunner().invoke(cli, ["align", "check", str(old), *options])
+    assert shown.exit_code == 1 and f"`ferdistill align repair {old} --out NEW` puts them in order" in shown.output
+    examined = json.loads(CliRunner().invoke(cli, ["align", "canary", str(old), "--json", *options]).output)
+    assert [found["rows"] for found in examined["results"]] == list(LENGTHS.values())
+    assert CliRunner().invoke(cli, ["align", "repair", str(old), "--out", str(new), *options]).exit_code == 0
+    assert CliRunner().invoke(cli, ["align", "check", str(new), *options]).exit_code == 0
 
 
 def test_a_known_error_is_one_message_and_exit_code_2(tmp_path, monkeypatch, capsys):

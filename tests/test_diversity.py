@@ -273,6 +273,9 @@ def test_a_split_that_is_none_and_missing_soft_labels_are_wrong_calls(project):
         (lambda t: t.iloc[1:], "lacks"),
         (lambda t: t.assign(q_fear=2.0), "distributions"),
         (lambda t: t.assign(q_fear=np.nan), "distributions"),
+        (lambda t: t.assign(q_fear="much"), "cannot be read"),
+        (lambda t: t.drop(columns="path"), "cannot be read"),
+        (lambda t: pd.concat([t, t]), "two rows"),
     ],
 )
 def test_a_damaged_truth_is_refused(project, change, named):

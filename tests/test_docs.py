@@ -400,6 +400,7 @@ def project(tmp_path_factory):
 
 
 RUN = [(page, words) for page, words in FENCED if words[0] == "ferdistill" and command_of(words[1:])[1] not in NOT_RUN]
+OUT_OF_STEP = [["check", "old/resnet18"], ["canary", "old/resnet18"]]
 
 
 @pytest.mark.parametrize("words", unique(RUN))
@@ -409,9 +410,11 @@ def test_every_quick_command_runs(project, words, tmp_path, monkeypatch):
     monkeypatch.chdir(workspace)
     if "--write" in words:
         (workspace / "data/raw/NAME/corpus.yaml").unlink()
+    if words[1:3] == ["index", "seed"]:
+        params.load().index_csv.unlink()  # as after a seed that left a split without a class
     done = CliRunner().invoke(cli, words[1:])
     # `old/resnet18` is out of step on purpose: a check of it must say so.
-    expected = 1 if words[1:4] == ["align", "canary", "old/resnet18"] else 0
+    expected = 1 if words[1:2] == ["align"] and words[2:4] in OUT_OF_STEP else 0
     assert done.exit_code == expected, f"{done.output}\n{done.exception!r}"
     assert done.output
 

@@ -141,13 +141,18 @@ def test_the_shares_of_splits_are_near_what_was_asked(seed):
 
 def test_a_chosen_seed_stratifies_better_and_is_one_that_assign_splits_agrees_with():
     rows = frame(300, groups=60)
-    seed, deviation = choose_seed(rows, SETTINGS, 200)
+    seed, deviation, absent = choose_seed(rows, SETTINGS, 200)
+    assert absent == 0
     with_it = settings_with(seed=seed)
     found = stratification(rows.assign(split=assign_splits(rows, with_it)), with_it)
     assert found["largest_deviation"] == pytest.approx(deviation)
     others = [settings_with(seed=other) for other in range(20)]
     deviations = [stratification(rows.assign(split=assign_splits(rows, s)), s)["largest_deviation"] for s in others]
     assert deviation < np.median(deviations) / 2
+    few = frame(40)
+    seed, _, absent = choose_seed(few, SETTINGS, 200)
+    split = assign_splits(few, settings_with(seed=seed))
+    assert absent == 0 and (pd.crosstab(few["label"], split)[["val", "calib"]] > 0).all(axis=None)
 
 
 @given(seed=st.integers(0, 1000), extra=st.integers(1, 40))
@@ -219,6 +224,10 @@ def odd_digit(root):
     (root / "rafdb" / "EmoLabel" / "list_patition_label.txt").write_text("train_00001.jpg ²\n", encoding="utf-8")
 
 
+def other_encoding(root):
+    (root / "rafdb" / "EmoLabel" / "list_patition_label.txt").write_bytes("train_é.jpg 5\n".encode("latin-1"))
+
+
 def huge_pixel(root):
     file = root / "fer2013" / "fer2013.csv"
     file.write_text("emotion,pixels,Usage\n0,99999999999999999999,Training\n")
@@ -246,6 +255,7 @@ def empty_source(root):
         (spoil_list, "unknown label '9'.*line 1"),
         (empty_source, "source `folders` is empty"),
         (odd_digit, "unknown label '²'.*7 neutral"),
+        (other_encoding, "source `rafdb` cannot be read.*mine.rafdb.*UTF-8"),
         (huge_pixel, "not whole numbers.*data row 0"),
         (directory_for_a_table, "source `fer2013` has not the fer2013 layout"),
     ],

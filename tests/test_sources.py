@@ -275,6 +275,7 @@ def test_rafdb_maps_its_codes_from_one(tmp_path):
         ("train_00002.jpg 8", "unknown label '8'"),
         ("train_00001.jpg 5", "a row twice: train_00001.jpg"),
         ("val_00002.jpg 5", "not a RAF-DB row"),
+        ("garbage", "not a RAF-DB row: 'garbage'"),
         ("train_00002.png 5", "not a RAF-DB row"),
         ("train_/../../x.jpg 5", "leaves its folder"),
         ("/train_00002.jpg 5", "leaves its folder"),

@@ -14,6 +14,8 @@ from typing import Any
 
 from .errors import CheckError, UsageError
 
+RESTORE = "restore it, with `dvc checkout --force` where DVC keeps it"
+
 
 @contextmanager
 def atomic(path: Path | str) -> Iterator[Path]:
@@ -108,14 +110,14 @@ def read_json(path: Path | str, *keys: str, hint: str = "restore it with `dvc ch
     except OSError as error:
         raise CheckError(f"cannot be read: {error.strerror}", where=str(path), expected="a JSON file") from None
     except (ValueError, RecursionError) as error:
-        raise CheckError(f"not valid JSON: {error}", where=str(path), hint=hint) from None
+        raise CheckError(f"not valid JSON: {error}", where=str(path), hint=RESTORE) from None
     lacking = [key for key in keys if not isinstance(value, dict) or key not in value]
     if lacking or not isinstance(value, dict):
         raise CheckError(
             f"it lacks {', '.join(lacking)}" if isinstance(value, dict) else "not a JSON object",
             where=str(path),
             expected="an object" + (f" with {', '.join(keys)}" if keys else ""),
-            hint=hint,
+            hint=RESTORE,
         )
     return value
 

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Column, Table
+from rich.text import Text
 
 from .. import params
 from ..files import write_json
+from .console import wide
 
 align_cli = typer.Typer(no_args_is_help=True, help="Do soft labels belong to their images, row by row?")
 
@@ -25,7 +25,9 @@ def check(
         list[Path] | None, typer.Argument(metavar="[DIR]...", help="Soft-label directories; all teachers' if none.")
     ] = None,
     index_csv: IndexOption = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 on any problem.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict/--no-strict", help="Whether a problem exits with 1, or is only reported.")
+    ] = True,
     present: Annotated[bool, typer.Option("--present", help="Check those that are there; none is no problem.")] = False,
     as_json: JsonOption = False,
     out: OutOption = None,
@@ -33,13 +35,16 @@ def check(
     """Check soft labels against the index: length, order, labels, classes, digests, values, checkpoints.
 
     Reads our own stores, and .npz, .npy, .pt, CSV and Parquet of other programs. Nothing is truncated, repaired or
-    unpickled. Examples:
+    unpickled. Exits with 1 on any problem. An index of your own is a CSV with path, label and split, beside it a
+    .json of the same name with schema_version, digest and classes: docs/alignment.md. Examples:
 
-        ferdistill align check --strict
+        ferdistill align check
 
         ferdistill align check data/softlabels/resnet18_ixNextAffFull --json
 
         ferdistill align check old/softlabels/resnet18 --index data/index/ixNextAffFull.csv --out alignment.json
+
+        ferdistill align check --present  # in a hook: those stores that are there
     """
     from ..corpus import index
     from ..softlabels import alignment, store
@@ -48,7 +53,8 @@ def check(
     if present:
         directories = [directory for directory in directories if directory.is_dir()]
         if not directories:
-            print("no soft labels here, so none out of step")
+            nothing = {"dirs": [], "ok": True, "problems": []}
+            print(json.dumps(nothing) if as_json else "no soft labels here, so none out of step")
             return
     rows = index.read(csv, store.KEYS)
     checkpoints = alignment.read_checkpoints(Path("models/teachers"))
@@ -64,7 +70,9 @@ def check(
 
 
 def _print_alignment(report: dict) -> None:
-    console = Console()
+    from ..softlabels import alignment
+
+    console = wide()
     table = Table(Column("directory", overflow="fold"), Column("holds", overflow="fold"), *report["splits"])
     for directory, soft in zip(report["dirs"], report["soft_labels"], strict=True):
         found = [p for p in report["problems"] if p["dir"] == directory]
@@ -72,18 +80,17 @@ def _print_alignment(report: dict) -> None:
         cells = []
         for split in report["splits"]:
             kinds = [*general, *(p["kind"] for p in found if p["split"] == split)]
-            cells.append(f"[red]{', '.join(kinds)}[/red]" if kinds else "[green]in step[/green]")
-        table.add_row(escape(directory), escape(f"{soft['kind']}, {soft['kind_from']}"), *cells)
+            cells.append(Text(", ".join(kinds), "red") if kinds else Text("in step", "green"))
+        table.add_row(directory, f"{soft['kind']}, {soft['kind_from']}", *cells)
     console.print(table)
     for problem in report["problems"]:
-        place = problem["dir"] + (f", {problem['split']}" if problem["split"] else "")
-        place += f", row {problem['row']}" if problem["row"] is not None else ""
-        console.print(f"[bold]{problem['kind']}[/bold] in {escape(place)}", highlight=False)
+        console.print(Text(problem["kind"], "bold"), f"in {alignment.place(problem)}", soft_wrap=True)
         console.print(
             f"  expected {problem['expected']}\n  found    {problem['found']}\n  do       {problem['hint']}",
-            markup=False,
+            soft_wrap=True,  # a command to copy stays on one line
         )
-    console.print("[green]in step[/green]" if report["ok"] else f"[red]{len(report['problems'])} problems[/red]")
+    count = len(report["problems"])
+    console.print(Text("in step", "green") if report["ok"] else Text(f"{count} problem{'s' * (count > 1)}", "red"))
 
 
 @align_cli.command("canary")
@@ -106,9 +113,10 @@ def canary(
     """
     from ..corpus import index
     from ..softlabels import canary as library
+    from ..softlabels import store
 
     directories, csv = _resolve(directories, index_csv)
-    report = library.check(directories, index.read(csv))
+    report = library.check(directories, index.read(csv, store.KEYS))
     if out:
         write_json(out, report)
     if as_json:
@@ -117,15 +125,13 @@ def canary(
         colours = {"aligned": "green", "inconclusive": "yellow", "misaligned": "red"}
         table = Table(Column("directory", overflow="fold"), "split", "verdict", "agreement", "chance", "p", "slips at")
         for found in report["results"]:
-            colour = colours[found["verdict"]]
             slip = "" if found["slip_row"] is None else f"{found['slip_row']} {found['slip_interval']}"
             numbers = [f"{found['agreement']:.1%}", f"{found['chance']:.1%}", f"{found['p_value']:.2g}", slip]
-            table.add_row(escape(found["dir"]), found["split"], f"[{colour}]{found['verdict']}[/{colour}]", *numbers)
-        console = Console()
-        console.print(table)
+            table.add_row(found["dir"], found["split"], Text(found["verdict"], colours[found["verdict"]]), *numbers)
+        wide().print(table)
         for found in report["results"]:
             place = found["dir"] + (f", {found['split']}" if found["split"] else "")
-            console.print(f"{place}: {found['why']}", markup=False, highlight=False)
+            print(f"{place}: {found['why']}")
     if any(found["verdict"] == "misaligned" for found in report["results"]):
         raise typer.Exit(1)
 
@@ -145,9 +151,10 @@ def repair(
     """
     from ..corpus import index
     from ..softlabels import repair as library
+    from ..softlabels import store
 
     csv = index_csv or params.load().index_csv
-    manifest = library.repair(directory, index.read(csv), out)
+    manifest = library.repair(directory, index.read(csv, store.KEYS), out)
     if as_json:
         print(json.dumps(manifest, indent=2, ensure_ascii=False))
         return

@@ -15,6 +15,7 @@ index_cli = typer.Typer(no_args_is_help=True, help="The canonical index: which i
 
 IndexOption = Annotated[Path | None, typer.Option("--index", help="Index; that of params.yaml if not given.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+REASONS = 20  # of a source that are printed: each row that is set aside has its own
 
 
 @index_cli.command("show")
@@ -52,8 +53,10 @@ def show(index_csv: IndexOption = None, as_json: JsonOption = False) -> None:
     console.print(f"{report['rows_listed']} rows listed; left out: {left_out}", highlight=False)
     for step in ("dropped", "quarantined"):
         for source, reasons in report[step].items():
-            for reason, count in reasons.items():
+            for reason, count in list(reasons.items())[:REASONS]:
                 console.print(f"  {step} from {source}: {count} {reason}", highlight=False, markup=False)
+            if len(reasons) > REASONS:
+                print(f"  {step} from {source}: {len(reasons) - REASONS} reasons more")
     console.print(
         f"Each class's share of a split is within {report['stratification']['largest_deviation']:.1%} of the split's "
         f"share of all\nEvery row left out: {csv.with_suffix('.left_out.csv')}\n"
@@ -141,19 +144,28 @@ def seed(
     """Find a seed for `index.seed` under which every class is shared out alike.
 
     Groups go to splits by a digest of their name and the seed, so that images that come later move no old one. How
-    well that stratifies the classes depends on the seed: choose it once, before the first training. Example:
+    well that stratifies the classes depends on the seed: choose it once, before the first training. Where params.yaml's
+    corpus has no index yet, the corpus itself is read. Example:
 
         ferdistill index seed --tries 2000
     """
     from ..corpus import index
-    from ..corpus.build import choose_seed, stratification
+    from ..corpus.build import build, choose_seed, stratification
 
     settings = params.load()
-    rows = index.read(index_csv or settings.index_csv).rows
+    csv = index_csv or settings.index_csv
+    read = index.read(csv) if index_csv or csv.is_file() else None
+    if read and (index_csv or read.description["corpus"] == settings.corpus):
+        rows = read.rows
+    else:
+        rows = build(settings.corpus_dir, settings.classes, settings.index).rows
     now = stratification(rows, settings.index)["largest_deviation"]
-    best, deviation = choose_seed(rows, settings.index, tries)
+    best, deviation, absent = choose_seed(rows, settings.index, tries)
     if as_json:
-        print(json.dumps({"seed": best, "deviation": deviation, "present_seed": settings.index.seed, "present": now}))
+        found = {"seed": best, "deviation": deviation, "absent": absent}
+        print(json.dumps(found | {"present_seed": settings.index.seed, "present": now}))
         return
+    if absent:
+        print(f"none of {tries} seeds puts every class into every split: try more, or raise index.val and index.calib")
     print(f"seed {best}: each class's share of a split within {deviation:.2%} of the split's share of all images")
     print(f"seed {settings.index.seed}, of params.yaml: {now:.2%}")

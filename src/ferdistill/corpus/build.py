@@ -282,21 +282,32 @@ def assign_splits(rows: pd.DataFrame, settings: IndexParams) -> np.ndarray:
     return np.where(_is_trainable(rows), shared_out, official)
 
 
-def choose_seed(rows: pd.DataFrame, settings: IndexParams, tries: int) -> tuple[int, float]:
-    """Of the seeds from 0 to `tries` - 1, the one that stratifies the classes best, and its largest deviation.
+def choose_seed(rows: pd.DataFrame, settings: IndexParams, tries: int) -> tuple[int, float, int]:
+    """Of the seeds from 0 to `tries` - 1, the one that stratifies the classes best.
 
-    The choice looks at labels and groups alone, never at a result, and is made once: from then on the seed stands in
-    params.yaml and old images keep their split.
+    A class absent from a split, without which there is no index, weighs more than any deviation. The choice looks at
+    labels and groups alone, never at a result, and is made once: from then on the seed stands in params.yaml and old
+    images keep their split.
+
+    Returns
+    -------
+    seed : int
+    deviation : float
+        The largest, as in `stratification`.
+    absent : int
+        How often a class is absent from a split that shall have some of its images; 0 if any seed brings that about.
     """
     rows = rows[_is_trainable(rows)]
     groups, of_row = np.unique(rows["group"].to_numpy(dtype=str), return_inverse=True)
     free, labels = _is_free(rows), pd.factorize(rows["label"], sort=True)[0]
     expected = _expected(labels, free, settings)
-    best = (np.inf, 0)
+    best = (len(expected) * len(SPLITS), np.inf, 0)
     for seed in track(range(tries), "trying seeds", total=tries):
-        split = _shared_out(_places(groups, seed)[of_row], free, settings)
-        best = min(best, (float(np.abs(_shares(labels, split) - expected).max()), seed))
-    return best[1], best[0]
+        found = _shares(labels, _shared_out(_places(groups, seed)[of_row], free, settings))
+        absent = int(((found == 0) & (expected > 0)).sum())
+        best = min(best, (absent, float(np.abs(found - expected).max()), seed))
+    absent, deviation, seed = best
+    return seed, deviation, absent
 
 
 def stratification(rows: pd.DataFrame, settings: IndexParams) -> dict[str, Any]:

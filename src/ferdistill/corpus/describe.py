@@ -2,7 +2,7 @@
 
 import csv
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -40,6 +40,7 @@ PRECEDENCE = (
 )  # fmt: skip
 WALKING = {"ckplus48", "jaffe", "kdef", "folders"}  # adapters that read every image below their path
 SUBJECTS = "subjects.csv"
+NAMED = 10  # folders of a kind that a line of evidence names
 
 
 @dataclass(frozen=True)
@@ -116,9 +117,9 @@ class _Tree:
                 folder = _parent(folder)
         self.headers = {name: _header(root / name) for name in self.files if name.lower().endswith(".csv")}
 
-    def below(self, folder: str) -> list[str]:
-        """Files in a folder and in the folders below it."""
-        return [name for name in self.files if _is_below(name, folder)]
+    def images_below(self, folder: str) -> list[str]:
+        """Images in a folder and in the folders below it."""
+        return [name for name in self.images if _is_below(name, folder)]
 
 
 def guess(corpus_dir: Path) -> Guess:
@@ -171,11 +172,13 @@ def to_yaml(guess: Guess) -> str:
         If nothing was recognised.
     """
     if not guess.sources:
+        found = [*(f"{item.path}: {item.reason}" for item in guess.left_out), *guess.unrecognised]
         raise CheckError(
             "no corpus layout is recognised here",
-            where=", ".join(guess.unrecognised) or "an empty directory",
+            where=", ".join(found) or "an empty directory",
             expected=f"a layout of one of {', '.join(sorted(PRECEDENCE))}",
-            hint="see the layouts in README.md; class folders always do: train|val|test/CLASS/FILE",
+            hint="see the layouts in docs/corpora.md; class folders always do: train|val|test/CLASS/FILE, CLASS one of "
+            + ", ".join(sorted(EXPRESSIONS)),
         )
     lines = ["sources:  # in order of precedence: where images are duplicated, the source named first keeps its own"]
     for source in guess.sources:
@@ -348,7 +351,8 @@ def _ckplus(tree: _Tree) -> Found:
     for folder in sorted(tree.folders):
         if _last(folder) == "cohn-kanade-images":
             base = _parent(folder)
-            count = sum(name.endswith("_emotion.txt") for name in tree.below(join(base, "Emotion")))
+            labels = join(base, "Emotion")
+            count = sum(name.endswith("_emotion.txt") and _is_below(name, labels) for name in tree.files)
             if count:
                 yield Source("ckplus", base, f"cohn-kanade-images, and {count} labels in Emotion", count)
             else:
@@ -370,7 +374,7 @@ def _named(tree: _Tree) -> dict[str, str]:
             bases[_parent(folder)] = "ckplus48"
 
     def all_named(base: str, adapter: str) -> bool:
-        images = [name for name in tree.images if _is_below(name, base)]
+        images = tree.images_below(base)
         if adapter == "kdef":
             return all(kdef.NAME.fullmatch(_last(name).upper()) or _last(name) in kdef.MISNAMED for name in images)
         if adapter == "jaffe":
@@ -385,7 +389,7 @@ def _named(tree: _Tree) -> dict[str, str]:
 def _by_name(tree: _Tree) -> Found:
     examples = {"kdef": "AF01ANS.JPG", "jaffe": "KA.AN1.39.tiff", "ckplus48": "S010_004_00000017.png"}
     for base, adapter in _named(tree).items():
-        images = [name for name in tree.images if _is_below(name, base)]
+        images = tree.images_below(base)
         evidence = f"every image is named as {examples[adapter]} is"
         if any(class_name(_last(_parent(name))) in EXPRESSIONS for name in images):
             evidence += "; `folders` could read it too, but not tell who is shown"
@@ -396,20 +400,23 @@ def _by_name(tree: _Tree) -> Found:
 
 def _folders(tree: _Tree) -> Found:
     named = _named(tree)
-    bases: dict[str, int] = defaultdict(int)
+    bases: dict[str, dict[str, int]] = defaultdict(dict)
     for folder, files in tree.by_folder.items():
         images = [name for name in files if has_image_suffix(name)]
         if class_name(_last(folder)) in EXPRESSIONS and images and not any(_is_below(folder, base) for base in named):
             above = _parent(folder)
-            bases[_parent(above) if _last(above).lower() in folders.SPLITS else above] += len(images)
-    for base, count in sorted(bases.items()):
-        below = [name for name in tree.images if _is_below(name, base)]
+            bases[_parent(above) if _last(above).lower() in folders.SPLITS else above][folder] = len(images)
+    for base, counts in sorted(bases.items()):
+        below = tree.images_below(base)
         evidence = "class folders"
         if any(_last(name).startswith(("PublicTest_", "PrivateTest_")) for name in below):
             evidence += "; FER2013 by its names: test joins its PublicTest and PrivateTest"
-        if len(below) > count:
-            evidence += f"; images outside them, which will be refused: {len(below) - count}"
-        yield Source("folders", base, evidence, count)
+        strays = Counter(folder for name in below if (folder := _parent(name)) not in counts)
+        if strays:
+            where = [f"{count} in {folder}" for folder, count in sorted(strays.items())]
+            more = f" and in {len(where) - NAMED} more folders" if len(where) > NAMED else ""
+            evidence += f"; images outside them, which will be refused: {', '.join(where[:NAMED])}{more}"
+        yield Source("folders", base, evidence, sum(counts.values()))
 
 
 LAYOUTS: tuple[Callable[[_Tree], Found], ...] = (

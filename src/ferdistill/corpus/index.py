@@ -22,6 +22,7 @@ from ..files import atomic, read_json, sha256, sha256_file, write_json
 SCHEMA_VERSION = 2
 COLUMNS = ["sample_id", "path", "label", "split", "official_split", "source", "subject", "group"]
 SPLITS = ["train", "val", "calib", "test"]
+ANEW = "run `dvc repro index`; an index of your own: docs/alignment.md"
 
 
 @dataclass(frozen=True)
@@ -66,13 +67,16 @@ def write(path: Path, rows: pd.DataFrame, classes: list[str], corpus: str) -> di
         absent = [name for name in classes if name not in present]
         if absent:
             counts = ", ".join(f"{name} {int((rows['split'] == name).sum())}" for name in SPLITS)
+            if split == "test" and (rows["official_split"] != "").all():
+                hint = "the sources must mark images of each class as test (test/CLASS/FILE, test_0001, PrivateTest)"
+            else:
+                shares = "lower index.val and index.calib" if split == "train" else f"raise index.{split}"
+                hint = f"set the index.seed that `ferdistill index seed` finds, or {shares}"
             raise CheckError(
                 f"split `{split}` has no image of {', '.join(absent)}" if present else f"split `{split}` is empty",
                 where=f"corpus `{corpus}`: {counts} images",
                 expected="every class in every split",
-                hint="the sources must mark some images of each class as test (test/CLASS/FILE, test_0001, PrivateTest)"
-                if split == "test"
-                else "raise index.val or index.calib, or try another index.seed: it says which people go where",
+                hint=hint,
             )
     with atomic(path) as temporary:
         rows.to_csv(temporary, index=False, lineterminator="\n", encoding="utf-8")
@@ -134,14 +138,21 @@ def read(path: Path, columns: list[str] | None = None) -> Index:
         If its bytes are not those that were written, or its columns or splits are not an index's.
     """
     if not path.is_file():
-        raise UsageError("no index here", where=str(path), hint="run `dvc repro index`")
+        raise UsageError("no index here", where=str(path), hint=ANEW)
+    if not path.with_suffix(".json").is_file():
+        raise UsageError(
+            "an index without the JSON that belongs to it",
+            where=str(path.with_suffix(".json")),
+            expected=f"an object with schema_version {SCHEMA_VERSION}, digest (SHA-256 of the CSV) and classes",
+            hint=ANEW,
+        )
     description = read_json(path.with_suffix(".json"), "digest", "classes")
     if description.get("schema_version") != SCHEMA_VERSION:
         raise CheckError(
             f"index schema version {description.get('schema_version')}",
             where=str(path.with_suffix(".json")),
             expected=str(SCHEMA_VERSION),
-            hint="run `dvc repro index`",
+            hint=ANEW,
         )
     with ThreadPoolExecutor(1) as pool:  # parsing and digesting take equally long
         table = pool.submit(_read_csv, path, columns)
@@ -151,13 +162,16 @@ def read(path: Path, columns: list[str] | None = None) -> Index:
             "the index was changed after it was written",
             where=str(path),
             expected=f"digest {description['digest'][:12]}, from the JSON beside it",
-            hint="restore it with `dvc checkout --force`, or run `dvc repro --force index`",
+            hint="restore both, with `dvc checkout --force` where DVC keeps them, or run `dvc repro --force index`",
         )
     try:
         rows = table.result().to_pandas()
     except (pa.ArrowException, ValueError) as error:
         raise CheckError(
-            f"not an index: {error}", where=str(path), expected="a CSV in UTF-8", hint="run `dvc repro index`"
+            f"not an index: {error}",
+            where=str(path),
+            expected="a CSV in UTF-8 with columns " + ", ".join(columns or COLUMNS),
+            hint=ANEW,
         ) from None
     _check_rows(rows, description, path, columns or COLUMNS)
     return Index(rows, description)
@@ -171,7 +185,7 @@ def _check_rows(rows: pd.DataFrame, description: dict[str, Any], path: Path, col
             f"columns are missing: {', '.join(missing)}",
             where=str(path),
             expected=", ".join(columns),
-            hint="run `dvc repro index`",
+            hint=ANEW,
         )
     for name, known in (("split", SPLITS), ("label", description["classes"])):
         odd = sorted(set(rows[name].unique()) - set(map(str, known))) if name in rows else []
@@ -181,7 +195,7 @@ def _check_rows(rows: pd.DataFrame, description: dict[str, Any], path: Path, col
                 f"a {name} that is none: {odd[0]!r}",
                 where=f"{path}, data row {row}, column {name}",
                 expected=", ".join(map(str, known)),
-                hint="run `dvc repro index`",
+                hint=ANEW,
             )
 
 

@@ -19,7 +19,7 @@ from ..errors import CheckError, UsageError
 from ..params import explain
 from ..progress import track
 from . import sources
-from .sources import Record, Row, SafePath, decode, has_image_suffix, is_below
+from .sources import Dropped, Record, Row, SafePath, decode, has_image_suffix, is_below
 
 T = TypeVar("T")
 CHUNK = 256  # faces a worker decodes at a time
@@ -53,10 +53,11 @@ def describe(corpus_dir: Path) -> CorpusDescription:
     """
     file = corpus_dir / "corpus.yaml"
     if not corpus_dir.is_dir():
+        beside = sorted(path.parent.name for path in corpus_dir.parent.glob("*/corpus.yaml"))
         raise UsageError(
             f"no corpus `{corpus_dir.name}`",
             where=str(corpus_dir),
-            expected="a directory with a corpus.yaml",
+            expected="a directory with a corpus.yaml" + (f", as {', '.join(beside)}" if beside else ""),
             hint="put the corpus there, or choose another with the parameter `corpus`",
         )
     try:
@@ -66,7 +67,7 @@ def describe(corpus_dir: Path) -> CorpusDescription:
             "a corpus has no description",
             where=str(file),
             expected="a list of sources: name, adapter, path",
-            hint=f"write one; adapters: {', '.join(adapter_names())}",
+            hint=f"`ferdistill corpus describe {corpus_dir} --write` recognises the public layouts and writes it",
         ) from None
     except ValidationError as error:
         raise UsageError(
@@ -101,6 +102,7 @@ def read_rows(corpus_dir: Path, classes: list[str]) -> Iterator[tuple[str, Row]]
     """
     description = describe(corpus_dir)
     _refuse_exits(corpus_dir, corpus_dir)
+    own = {"corpus.yaml", description.subjects}
     for source in description.sources:
         adapter = importlib.import_module(f"{sources.__name__}.{source.adapter}")
         try:
@@ -109,11 +111,13 @@ def read_rows(corpus_dir: Path, classes: list[str]) -> Iterator[tuple[str, Row]]
             raise UsageError(
                 f"options of source `{source.name}` do not fit:\n" + explain(error, adapter.Options),
                 where=str(corpus_dir / "corpus.yaml"),
-                hint=f"see the options of the adapter `{source.adapter}` in README.md",
+                hint=f"see the options of the adapter `{source.adapter}` in docs/corpora.md",
             ) from None
         try:
             found = False
             for row in adapter.read(corpus_dir, source.path, classes, options):
+                if isinstance(row, Dropped) and row.path in own:
+                    continue  # a source whose path is `.` meets them, and they are no rows of it
                 found = True
                 yield source.name, row
         except OSError as error:
@@ -123,7 +127,12 @@ def read_rows(corpus_dir: Path, classes: list[str]) -> Iterator[tuple[str, Row]]
                 hint="`ferdistill corpus describe` says what lies there; correct `path` or `adapter` in corpus.yaml",
             ) from None
         except (csv.Error, UnicodeDecodeError) as error:
-            raise CheckError(f"source `{source.name}` cannot be read: {error}", where=source.path) from None
+            raise CheckError(
+                f"source `{source.name}` cannot be read: {error}",
+                where=str(corpus_dir / source.path),
+                expected=f"tables and lists of the {source.adapter} layout, as text in UTF-8",
+                hint="restore the file that is damaged, or save it as UTF-8",
+            ) from None
         if not found:
             raise CheckError(
                 f"source `{source.name}` is empty",

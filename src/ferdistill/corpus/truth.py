@@ -50,13 +50,23 @@ def distribution(corpus_dir: Path, paths: Sequence[str], classes: Sequence[str])
     Raises
     ------
     CheckError
-        If the corpus's file of it lacks a column or an image, or does not hold distributions.
+        If the corpus's file of it cannot be read, lacks a column or an image, or does not hold distributions.
     """
     file = corpus_dir / "truth" / "samples.csv"
     if not file.is_file():
         return None
     columns = [f"q_{name}" for name in classes]
-    known = pd.read_csv(file, index_col="path")
+    try:
+        known = pd.read_csv(file, index_col="path", dtype=dict.fromkeys(columns, np.float64))
+        if not known.index.is_unique:
+            raise ValueError("a path has two rows")
+    except (ValueError, OSError) as error:
+        raise CheckError(
+            f"the truth cannot be read: {error}",
+            where=str(file),
+            expected=f"a CSV in UTF-8 with a column path, and numbers in {', '.join(columns)}",
+            hint="run `dvc repro corpus index`",
+        ) from None
     absent = [name for name in columns if name not in known.columns] or [
         name for name in paths if name not in known.index
     ]

@@ -1,6 +1,7 @@
 """The gate: do these soft labels belong to the images of this index, row by row?"""
 
 import hashlib
+import shlex
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ..corpus.index import SPLITS, Index, digests, text_column
 from ..errors import CheckError, UsageError
@@ -18,7 +20,7 @@ from . import foreign, store
 from .store import Part, SoftLabels
 
 WORKERS = 2  # directories read at once: one reads while another is compared; more would only hold more memory
-ANEW = "export the soft labels anew under this index: `dvc repro`"
+ANEW = "export the soft labels anew under this index (`dvc repro`, if they are this pipeline's)"
 
 
 class Rows(NamedTuple):
@@ -119,15 +121,20 @@ def require(report: dict[str, Any]) -> None:
     if report["ok"]:
         return
     first = report["problems"][0]
-    place = first["dir"] + (f", split {first['split']}" if first["split"] else "")
-    place += f", row {first['row']}" if first["row"] is not None else ""
     raise CheckError(
         f"soft labels are out of step with the index ({first['kind']}; {len(report['problems'])} problems in all): "
         f"found {first['found']}",
-        where=place,
+        where=place(first),
         expected=str(first["expected"]),
         hint=first["hint"],
     )
+
+
+def place(problem: dict[str, Any]) -> str:
+    """Where a problem of `check` is, for people."""
+    split = f", split {problem['split']}" if problem["split"] else ""
+    row = f", row {problem['row']}" if problem["row"] is not None else ""
+    return problem["dir"] + split + row
 
 
 def read_checkpoints(directory: Path) -> dict[str, str]:
@@ -243,19 +250,24 @@ def _check_parts(
     soft: SoftLabels, wanted: dict[str, Rows], described: dict[str, dict[str, Any]], classes: list[str]
 ) -> list[dict[str, Any]]:
     whole = list(soft.parts) == [""] and not soft.manifest
+    in_order = all(
+        split in wanted and part.paths is not None and part.paths.equals(wanted[split].paths)
+        for split, part in soft.parts.items()
+    )
+    remedy = ANEW if in_order else _remedy(soft, wanted[""].paths)  # which takes a second for a million rows
     problems = [
         _problem(
-            soft.directory, "", "split", int(part.rows[0]), "one of " + ", ".join(SPLITS), split or "no split", ANEW
+            soft.directory, "", "split", int(part.rows[0]), "one of " + ", ".join(SPLITS), split or "no split", remedy
         )
         for split, part in soft.parts.items()
         if split not in SPLITS and not whole
     ]
     for split in [""] if whole else SPLITS:
         if split in soft.parts:
-            problems += _check_keys(soft.directory, split, soft.parts[split], wanted[split])
+            problems += _check_keys(soft.directory, split, soft.parts[split], wanted[split], remedy)
         else:
             expected = f"{len(wanted[split].paths)} rows"
-            problems.append(_problem(soft.directory, split, "length", 0, expected, "none of this split", ANEW))
+            problems.append(_problem(soft.directory, split, "length", 0, expected, "none of this split", remedy))
     if soft.manifest and not problems:
         problems += _check_places(soft, wanted, described)
     for split, part in soft.parts.items():
@@ -263,7 +275,15 @@ def _check_parts(
     return problems
 
 
-def _check_keys(directory: Path, split: str, part: Part, wanted: Rows) -> list[dict[str, Any]]:
+def _remedy(soft: SoftLabels, wanted: pa.LargeStringArray) -> str:
+    """What to do about paths that differ: `repair` needs one for each row, and a row for every path of the index."""
+    paths = [part.paths for part in soft.parts.values() if part.paths is not None]
+    if len(paths) == len(soft.parts) and pc.all(pc.is_in(wanted, pa.concat_arrays(paths))).as_py():
+        return f"`ferdistill align repair {shlex.quote(str(soft.directory))} --out NEW` puts them in order; or {ANEW}"
+    return ANEW
+
+
+def _check_keys(directory: Path, split: str, part: Part, wanted: Rows, remedy: str) -> list[dict[str, Any]]:
     """Length, paths and labels, row by row."""
     at = np.arange(len(part.values))
     problems: list[dict[str, Any]] = []
@@ -278,7 +298,7 @@ def _check_keys(directory: Path, split: str, part: Part, wanted: Rows) -> list[d
             _problem(directory, split, "keys", None, "a path for each row", "nothing to check order by", hint)
         )
     elif not in_step:
-        problems, at = _compare_paths(directory, split, part.paths, wanted.paths)
+        problems, at = _compare_paths(directory, split, part.paths, wanted.paths, remedy)
     if part.labels is not None and not (in_step and part.labels.equals(wanted.labels)):
         labels = part.labels.to_numpy(zero_copy_only=False)
         right = wanted.labels.take(pa.array(at, mask=at < 0)).to_numpy(zero_copy_only=False)
@@ -291,7 +311,7 @@ def _check_keys(directory: Path, split: str, part: Part, wanted: Rows) -> list[d
 
 
 def _compare_paths(
-    directory: Path, split: str, found: pa.LargeStringArray, wanted: pa.LargeStringArray
+    directory: Path, split: str, found: pa.LargeStringArray, wanted: pa.LargeStringArray, remedy: str
 ) -> tuple[list[dict[str, Any]], np.ndarray]:
     """The problems of paths that differ, and where in the index's rows each belongs; -1 where nowhere."""
     paths, expected = (texts.to_numpy(zero_copy_only=False) for texts in (found, wanted))
@@ -303,9 +323,9 @@ def _compare_paths(
     known = np.flatnonzero((at >= 0) & ~repeated)
     moved = known[at[known] != np.sort(at[known])]
     if len(missing) or len(extra):
-        hint = f"another set of paths ({len(missing)} of the index absent, {len(extra)} not of this split); {ANEW}"
+        hint = f"another set of paths ({len(missing)} of the index absent, {len(extra)} not of this split); {remedy}"
     else:
-        hint = f"the set of paths is the same: {'rows are doubled' if len(doubled) else 'a permutation'}; {ANEW}"
+        hint = f"the set of paths is the same: {'rows are doubled' if len(doubled) else 'a permutation'}; {remedy}"
     problems = []
     if len(paths) != len(expected):
         shared = min(len(paths), len(expected))
@@ -342,9 +362,9 @@ def _check_places(
         if len(moved):
             row = int(moved[0])
             expected = f"{wanted[split].paths[row]} in row {wanted[split].positions[row]} of the table"
-            problems.append(
-                _problem(soft.directory, split, "order", row, expected, f"row {part.rows[row]} of it", ANEW)
-            )
+            found = f"row {part.rows[row]} of it"
+            hint = _remedy(soft, wanted[""].paths)
+            problems.append(_problem(soft.directory, split, "order", row, expected, found, hint))
         claimed = ((soft.manifest or {}).get("splits") or {}).get(split)
         if claimed != described[split]:
             hint = "the manifest was edited by hand: " + ANEW

@@ -68,7 +68,12 @@ def read_any(directory: Path) -> SoftLabels:
 def find(directory: Path) -> list[str]:
     """The names of the files that hold a directory's soft labels, sorted; raises as `read_any` does."""
     if not directory.is_dir():
-        raise UsageError("no soft labels here", where=str(directory), expected="a directory that holds soft labels")
+        raise UsageError(
+            "no soft labels here",
+            where=str(directory),
+            expected="a directory that holds soft labels",
+            hint="name another; run `dvc repro`, or `dvc pull`, if they are this pipeline's",
+        )
     names = sorted(path.name for path in directory.iterdir() if path.is_file() and not path.name.startswith("."))
     own = [name for name in names if name in (store.TABLE, store.MANIFEST)]
     archive = [name for name in names if name == ARCHIVE]

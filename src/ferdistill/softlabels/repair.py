@@ -190,7 +190,7 @@ def _logits(soft: SoftLabels, values: np.ndarray, frame: pd.DataFrame) -> tuple[
             f"probabilities that are said to be logits ({soft.kind_from})",
             where=str(soft.directory),
             expected="rows that are not distributions",
-            hint="name them for what they are",
+            hint="rename the file, its entry or its columns: probs, or prob_<class>",
         )
     temperature = 1.0 if soft.temperature is None else soft.temperature
     if not 0 < temperature < np.inf:

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from ..corpus.index import SPLITS, Index, digests
 from ..errors import CheckError, UsageError
-from ..files import atomic, read_json, sha256_file, write_json
+from ..files import RESTORE, atomic, read_json, sha256_file, write_json
 
 SCHEMA_VERSION = 1
 TABLE = "softlabels.parquet"
@@ -253,17 +253,17 @@ def _open(directory: Path) -> tuple[SoftLabels, pq.ParquetFile]:
             "no soft labels here",
             where=str(directory),
             expected="a directory written by the stage softlabels",
-            hint="run `dvc repro`, or `dvc pull`",
+            hint="run `dvc repro`, or `dvc pull`, if they are this pipeline's",
         )
     if not (directory / MANIFEST).is_file():
         raise UsageError(
             f"soft labels without their {MANIFEST}",
             where=str(directory),
             expected=f"{TABLE} and {MANIFEST}: one says what the other belongs to",
-            hint="restore both with `dvc checkout --force`; rename the table if another program wrote it",
+            hint=f"{RESTORE}; rename the table if another program wrote it",
         )
     manifest = read_json(directory / MANIFEST)
-    anew = "restore it with `dvc checkout --force`, or export the soft labels anew"
+    anew = f"{RESTORE}, or export the soft labels anew"
     classes = manifest.get("classes")
     if not isinstance(classes, list) or not classes or manifest.get("kind") != "logits":
         raise CheckError(
@@ -291,9 +291,7 @@ def _open(directory: Path) -> tuple[SoftLabels, pq.ParquetFile]:
         file = pq.ParquetFile(directory / TABLE)
         names = file.schema_arrow.names
     except FileNotFoundError:
-        raise UsageError(
-            f"soft labels without their {TABLE}", where=str(directory), hint="restore both with `dvc checkout --force`"
-        ) from None
+        raise UsageError(f"soft labels without their {TABLE}", where=str(directory), hint=RESTORE) from None
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
         raise _damaged(directory, error) from None
     wanted = ["path", "split", "label", *(f"logit_{name}" for name in classes)]
@@ -322,7 +320,7 @@ def _damaged(directory: Path, error: Exception) -> CheckError:
     return CheckError(
         f"not a whole Parquet file: {error}",
         where=str(directory / TABLE),
-        hint="restore it with `dvc checkout --force`",
+        hint=RESTORE,
     )
 
 

@@ -55,7 +55,7 @@ def _read_list(root: Path, path: str, classes: list[str]) -> Iterator[Row]:
         name = name.strip()
         label = label_of(code, CODES, where)
         part = next((part for part in PARTS if name.startswith(f"{part}_")), None)
-        if not stays_inside(name):
+        if name and not stays_inside(name):
             yield leaves(name, where)
         elif part is None or not name.endswith(".jpg"):
             yield CheckError(
