@@ -88,7 +88,7 @@ def write_json(path: Path | str, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_json(path: Path | str, *keys: str, hint: str = "restore it with `dvc checkout --force`") -> dict[str, Any]:
+def read_json(path: Path | str, *keys: str, hint: str = RESTORE) -> dict[str, Any]:
     """Read a JSON file that an earlier stage wrote: an object, with these `keys` at least.
 
     `hint` says what to do if it is damaged.
@@ -110,14 +110,14 @@ def read_json(path: Path | str, *keys: str, hint: str = "restore it with `dvc ch
     except OSError as error:
         raise CheckError(f"cannot be read: {error.strerror}", where=str(path), expected="a JSON file") from None
     except (ValueError, RecursionError) as error:
-        raise CheckError(f"not valid JSON: {error}", where=str(path), hint=RESTORE) from None
+        raise CheckError(f"not valid JSON: {error}", where=str(path), hint=hint) from None
     lacking = [key for key in keys if not isinstance(value, dict) or key not in value]
     if lacking or not isinstance(value, dict):
         raise CheckError(
             f"it lacks {', '.join(lacking)}" if isinstance(value, dict) else "not a JSON object",
             where=str(path),
             expected="an object" + (f" with {', '.join(keys)}" if keys else ""),
-            hint=RESTORE,
+            hint=hint,
         )
     return value
 
