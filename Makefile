@@ -7,7 +7,7 @@ BIN    := $(if $(filter Windows_NT,$(OS)),$(VENV)/Scripts,$(VENV)/bin)
 export PATH := $(abspath $(BIN)):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-all web test-web bench docs lint drift review clean
+.PHONY: help setup repro test test-all coverage web test-web bench docs lint drift review clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
@@ -30,6 +30,12 @@ test: setup ## run the tests
 
 test-all: setup ## run the tests, the slow ones too
 	$(BIN)/python -m pytest -m "not web"
+
+coverage: setup ## run the tests, and name the lines of src/ that none of them reaches
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 web: setup ## bring the libraries of the page of `ferdistill serve` from npm (needs Node.js)
 	$(BIN)/python web/build.py
