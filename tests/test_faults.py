@@ -3,7 +3,7 @@
 One project is built undisturbed; another, a copy of it, is disturbed. After each fault one more `dvc repro` (or
 `ferdistill study run`) must end with the same bytes, and no partial file may be found under the name of a whole one.
 Moments are drawn from FAULTS_SEED, how many from FAULTS_MOMENTS; FAULTS_RECORD names a file for what was tried, a JSON
-object a line, from which `python tests/test_faults.py RECORD` prints the table of docs/robustness_faults.md.
+object a line, from which `python tests/test_faults.py RECORD` prints the table of docs/robustness.md.
 """
 
 import hashlib
