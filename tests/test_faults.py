@@ -293,10 +293,12 @@ def test_a_writer_killed_at_any_moment_leaves_a_whole_file(tmp_path):
         with trying("file being written: SIGKILL", "`files.atomic`", moment=moment):
             process = subprocess.Popen([sys.executable, "-c", WRITER], cwd=tmp_path, stdout=subprocess.PIPE)
             process.stdout.readline()
+            while not (tmp_path / "whole.json").exists() and process.poll() is None:
+                time.sleep(0.001)
             time.sleep(moment)
             process.kill()
             process.wait()
-            value = json.loads((tmp_path / "whole.json").read_text())["value"] if moment > 0.1 else "1" * 2_000_000
+            value = json.loads((tmp_path / "whole.json").read_text())["value"]
             assert len(value) == 2_000_000 and len(set(value)) == 1
             assert all(path.name == "whole.json" or ".partial" in path.name for path in tmp_path.iterdir())
 
