@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -682,15 +683,17 @@ def test_a_queued_worker_killed_costs_a_rerun_at_most(pair, study, part):
 
 
 def table(lines):
-    """Markdown: fault, where, how often tried, how often survived."""
-    counts: dict[tuple[str, str], list[int]] = {}
+    """Markdown: fault, where and how often if more than once, how often tried, how often survived."""
+    faults: dict[str, list[dict]] = {}
     for line in lines:
         entry = json.loads(line)
-        count = counts.setdefault((entry["fault"], entry["where"]), [0, 0])
-        count[0] += 1
-        count[1] += entry["survived"]
-    rows = [f"| {fault} | {where} | {tried} | {survived} |" for (fault, where), (tried, survived) in counts.items()]
-    return "\n".join(["| fault | where | tried | survived |", "|---|---|--:|--:|", *rows])
+        faults.setdefault(entry["fault"], []).append(entry)
+    rows = []
+    for fault, tries in faults.items():
+        places = Counter(entry["where"] for entry in tries)
+        where = "; ".join(place if times == 1 else f"{place} ({times})" for place, times in places.items())
+        rows.append(f"| {fault} | {where} | {len(tries)} | {sum(entry['survived'] for entry in tries)} |")
+    return "\n".join(["| Fault | Where | Tried | Survived |", "|---|---|--:|--:|", *rows])
 
 
 if __name__ == "__main__":
