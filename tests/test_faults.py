@@ -321,7 +321,7 @@ def limited(size):
 
 @pytest.mark.parametrize(
     ("chain", "size"),
-    [("data", 30_000), ("data", 1_000_000), ("teacher", 1_000_000), ("student", 400_000), ("rest", 1_000_000)],
+    [("data", 30_000), ("data", 1_000_000), ("teacher", 2_000_000), ("student", 400_000), ("rest", 1_000_000)],
 )
 def test_a_disk_that_lets_no_file_grow_stops_with_a_message_and_costs_nothing(pair, victim, chain, size):
     forget(victim, CHAINS[chain])
