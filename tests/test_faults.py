@@ -674,7 +674,8 @@ def test_a_queued_worker_killed_costs_a_rerun_at_most(pair, study, part):
     settings = ["-S", "family=none", "-S", "mode=none", "-S", "seed=99"]
     with trying(f"queued {part}: SIGKILL", "queue of one run", moment=moment):
         run(pair.victim, "dvc", "exp", "run", "--queue", "-n", "queued", *settings, "evaluate")
-        run(pair.victim, "dvc", "queue", "start")
+        # Its output to a file: the worker keeps a pipe open until it ends, and whoever reads the pipe waits for that.
+        assert begin(pair.victim, "dvc", "queue", "start")[0].wait(PATIENCE) == 0
         deadline = time.monotonic() + PATIENCE
         while not any("epoch 1/" in log.read_text() for log in pair.victim.glob(".dvc/tmp/exps/run/*/*.out")):
             assert time.monotonic() < deadline
