@@ -52,7 +52,7 @@ def find() -> Damage:
         whole = objects.keys() - set(damaged_objects)
         files: dict[Path, str] = {}
         for out in repo.index.outs:
-            if out.use_cache and out.hash_info and out.exists and _unchanged(out):
+            if out.hash_info and out.exists and _unchanged(out):
                 files |= _files(out, cache, whole)
     return Damage(len(objects), len(files), damaged_objects, _unlike(files, "reading the workspace"))
 
