@@ -79,6 +79,20 @@ def test_an_edit_that_dvc_cannot_see_is_found_and_one_that_it_sees_is_left_alone
     assert damage.find().damaged_files == []  # DVC now reads the folder itself
 
 
+def test_what_cannot_be_read_is_damage_too(repository):
+    path = cached(repository, "one.bin")
+    path.unlink()
+    path.mkdir()
+    (repository / "folder/b.bin").unlink()
+    (repository / "folder/a.bin").unlink()
+    (repository / "folder/a.bin").symlink_to("a.bin")
+    found = damage.find()
+    assert found.damaged_objects == [path.relative_to(repository)]
+    assert [path.as_posix() for path in found.damaged_files] == ["folder/a.bin"]
+    damage.set_aside(found)
+    assert not path.exists() and not os.path.lexists(repository / "folder/a.bin")
+
+
 def test_no_repository_is_said(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match="no DVC repository"):

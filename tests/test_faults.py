@@ -3,7 +3,7 @@
 One project is built undisturbed; another, a copy of it, is disturbed. After each fault one more `dvc repro` (or
 `ferdistill study run`) must end with the same bytes, and no partial file may be found under the name of a whole one.
 Moments are drawn from FAULTS_SEED, how many from FAULTS_MOMENTS; FAULTS_RECORD names a file for what was tried, a JSON
-object a line, from which `python tests/test_faults.py RECORD` prints the table of docs/robustness_faults.md.
+object a line, from which `python tests/test_faults.py RECORD` prints the table of docs/robustness.md.
 """
 
 import hashlib
@@ -16,7 +16,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections import Counter
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -32,6 +34,7 @@ pytestmark = pytest.mark.slow
 SEED = int(os.environ.get("FAULTS_SEED", "8"))
 MOMENTS = int(os.environ.get("FAULTS_MOMENTS", "1"))
 RECORD = os.environ.get("FAULTS_RECORD")
+PATIENCE = 900  # seconds after which something hangs, however busy the machine
 INDEX = "ixNextAffFull"
 CHAINS = {
     "data": ["corpus", "index", "images"],
@@ -96,7 +99,8 @@ def pair(tmp_path_factory):
     commit(reference)
     victim = tmp_path_factory.mktemp("victim") / "ferdistill"
     shutil.copytree(reference, victim, symlinks=True)
-    return Pair(reference, victim, made(reference), outs_of(reference))
+    yield Pair(reference, victim, made(reference), outs_of(reference))
+    end(processes_of(victim))
 
 
 @pytest.fixture
@@ -153,7 +157,7 @@ def begin(project, *command, before=None, log="log.txt"):
 
 def kill_at(process, log, kill, first, seconds):
     """Kill `seconds` after the log first has `first`; return the stage that ran, "" if all was over."""
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + PATIENCE
     while not re.search(first, log.read_text()):
         if process.poll() is not None:
             return ""
@@ -165,7 +169,7 @@ def kill_at(process, log, kill, first, seconds):
     except subprocess.TimeoutExpired:
         where = re.findall(r"Running stage '([^']+)'", log.read_text())
         (os.killpg if kill.group else os.kill)(process.pid, kill.signal)
-        process.wait(60)
+        process.wait(PATIENCE)
         return where[-1] if where else "start"
 
 
@@ -226,7 +230,7 @@ def seconds_of(pair, chain):
     while "Running stage" not in log.read_text() and process.poll() is None:
         time.sleep(0.02)
     started = time.monotonic()
-    assert process.wait(300) == 0, log.read_text()
+    assert process.wait(PATIENCE) == 0, log.read_text()
     require_same(pair)
     return time.monotonic() - started
 
@@ -258,8 +262,7 @@ def test_the_stage_of_a_dvc_that_died_ends_with_it(pair, victim):
     with trying("`dvc repro`: SIGKILL to dvc alone", "student", moment=0.0):
         process, log = begin(victim, "dvc", "repro", "student")
         assert kill_at(process, log, KILLS[1], "epoch 1/", 0) == "student"
-        time.sleep(3)
-        assert not [found for found in processes_of(victim) if "src/stage.py" in found.cmdline()]
+        wait_for_end(victim)
         assert not (victim / "models/student/model.safetensors").exists()
 
 
@@ -269,7 +272,7 @@ def test_a_stage_told_to_stop_says_one_line_and_leaves_nothing(pair, victim, kil
     with trying(f"`dvc repro`: {kill.how}", "student", moment=0.0):
         process, log = begin(victim, "dvc", "repro", "student")
         assert kill_at(process, log, kill, "epoch 1/", 0) == "student"
-        time.sleep(1)  # the stage may end after dvc
+        wait_for_end(victim)  # the stage may end after dvc
         assert "Traceback" not in log.read_text() and "error: stopped; `dvc repro` goes on" in log.read_text()
         assert not list(victim.rglob(".*.partial*"))
         assert "goes on after epoch" in run(victim, "dvc", "repro").stderr
@@ -293,10 +296,12 @@ def test_a_writer_killed_at_any_moment_leaves_a_whole_file(tmp_path):
         with trying("file being written: SIGKILL", "`files.atomic`", moment=moment):
             process = subprocess.Popen([sys.executable, "-c", WRITER], cwd=tmp_path, stdout=subprocess.PIPE)
             process.stdout.readline()
+            while not (tmp_path / "whole.json").exists() and process.poll() is None:
+                time.sleep(0.001)
             time.sleep(moment)
             process.kill()
             process.wait()
-            value = json.loads((tmp_path / "whole.json").read_text())["value"] if moment > 0.1 else "1" * 2_000_000
+            value = json.loads((tmp_path / "whole.json").read_text())["value"]
             assert len(value) == 2_000_000 and len(set(value)) == 1
             assert all(path.name == "whole.json" or ".partial" in path.name for path in tmp_path.iterdir())
 
@@ -317,13 +322,13 @@ def limited(size):
 
 @pytest.mark.parametrize(
     ("chain", "size"),
-    [("data", 30_000), ("data", 1_000_000), ("teacher", 100_000), ("student", 400_000), ("rest", 30_000)],
+    [("data", 30_000), ("data", 1_000_000), ("teacher", 2_000_000), ("student", 400_000), ("rest", 1_000_000)],
 )
 def test_a_disk_that_lets_no_file_grow_stops_with_a_message_and_costs_nothing(pair, victim, chain, size):
     forget(victim, CHAINS[chain])
     with trying("disk: no file may grow beyond a size", "", size=size) as entry:
         process, log = begin(victim, "dvc", "repro", CHAINS[chain][-1], before=limited(size))
-        assert process.wait(300), log.read_text()
+        assert process.wait(PATIENCE), log.read_text()
         entry["where"] = ["DVC's own files", *re.findall(r"Running stage '([^']+)'", log.read_text())][-1]
         require_nothing_partial(pair)
         print(log.read_text())
@@ -362,7 +367,7 @@ def test_a_full_disk_stops_with_a_message_and_costs_nothing(pair, victim, folder
     ):
         process, log = begin(victim, "dvc", "repro", CHAINS[chain][-1])
         # 0 where only the cache is full and the output is a folder: DVC says so, and goes on.
-        entry["code"] = process.wait(300)
+        entry["code"] = process.wait(PATIENCE)
         assert re.search("no room|No space left", log.read_text()), log.read_text()
         require_nothing_partial(pair)
         enlarge()
@@ -385,8 +390,10 @@ def as_forbidden(path):
 
 
 HARM = [as_folder, as_broken_link]
-if os.geteuid():  # root reads whatever there is
-    HARM.append(as_forbidden)
+with tempfile.NamedTemporaryFile() as probe:
+    as_forbidden(Path(probe.name))
+    if not os.access(probe.name, os.R_OK):  # root mostly reads whatever there is
+        HARM.append(as_forbidden)
 
 
 MADE = [
@@ -415,6 +422,12 @@ def test_a_made_file_that_cannot_be_read_is_made_again(pair, victim, make):
                 entry["said"] = done.stderr[-400:]
                 assert "Traceback" not in done.stderr
                 put_back(victim / name)
+                run(victim, "dvc", "repro")
+            elif not os.access(victim / name, os.R_OK):  # its size and time are as they were, so DVC has not read it
+                entry["alone"] = False
+                found = run(victim, "ferdistill", "data", "check", check=False)
+                assert found.returncode == 1 and name in found.stderr and "Traceback" not in found.stderr
+                run(victim, "ferdistill", "data", "check", "--repair")
                 run(victim, "dvc", "repro")
             require_same(pair)
         restore(pair)
@@ -520,7 +533,7 @@ def test_two_repros_at_once_do_not_meet(pair, victim, chain):
     forget(victim, CHAINS[chain])
     with trying("two `dvc repro` at once", f"{chain} stages") as entry:
         both = [begin(victim, "dvc", "repro", CHAINS[chain][-1], log=f"log{n}.txt") for n in range(2)]
-        codes = [process.wait(300) for process, _ in both]
+        codes = [process.wait(PATIENCE) for process, _ in both]
         texts = [log.read_text() for _, log in both]
         entry["codes"] = codes
         assert 0 in codes, texts
@@ -575,6 +588,14 @@ def processes_of(project):
     return found
 
 
+def wait_for_end(project):
+    """Wait until nothing runs in a project any more."""
+    deadline = time.monotonic() + PATIENCE
+    while running := processes_of(project):
+        assert time.monotonic() < deadline, running
+        time.sleep(0.1)
+
+
 def end(processes):
     for process in processes:
         with suppress(psutil.NoSuchProcess):
@@ -624,7 +645,8 @@ def test_a_study_killed_at_any_moment_goes_on_when_called_again(pair, study, how
     draw = random.Random(f"{SEED} {how}")
     restore(pair)
     clear_experiments(pair.victim)
-    moments = sorted(round(draw.uniform(0, 0.8 * seconds), 3) for _ in range(MOMENTS))
+    # Each call goes on where the last was killed, so that several moments share the time of one study.
+    moments = [round(draw.uniform(0, 0.8 * seconds / MOMENTS), 3) for _ in range(MOMENTS)]
     branch = run(pair.victim, "git", "symbolic-ref", "HEAD").stdout
     for moment in moments:
         with trying(f"`ferdistill study run`: {how}", "study of two runs", moment=moment) as entry:
@@ -641,8 +663,8 @@ def test_a_study_killed_at_any_moment_goes_on_when_called_again(pair, study, how
                 sent = {"SIGKILL": signal.SIGKILL, "SIGTERM": signal.SIGTERM, "Ctrl-C": signal.SIGINT}[how]
                 os.killpg(process.pid, sent)
             if how == "SIGKILL to its workers":
-                assert process.wait(300) == 0, log.read_text()
-            process.wait(60)
+                assert process.wait(PATIENCE) == 0, log.read_text()
+            process.wait(PATIENCE)
             for name, outs in experiments(pair.victim).items():
                 assert outs == undisturbed[name], f"{name} is not whole"
             require_whole_cache(pair.victim)
@@ -661,8 +683,9 @@ def test_a_queued_worker_killed_costs_a_rerun_at_most(pair, study, part):
     settings = ["-S", "family=none", "-S", "mode=none", "-S", "seed=99"]
     with trying(f"queued {part}: SIGKILL", "queue of one run", moment=moment):
         run(pair.victim, "dvc", "exp", "run", "--queue", "-n", "queued", *settings, "evaluate")
-        run(pair.victim, "dvc", "queue", "start")
-        deadline = time.monotonic() + 120
+        # Its output to a file: the worker keeps a pipe open until it ends, and whoever reads the pipe waits for that.
+        assert begin(pair.victim, "dvc", "queue", "start")[0].wait(PATIENCE) == 0
+        deadline = time.monotonic() + PATIENCE
         while not any("epoch 1/" in log.read_text() for log in pair.victim.glob(".dvc/tmp/exps/run/*/*.out")):
             assert time.monotonic() < deadline
             time.sleep(0.1)
@@ -672,23 +695,25 @@ def test_a_queued_worker_killed_costs_a_rerun_at_most(pair, study, part):
         end(workers if part == "worker" else processes_of(pair.victim))
         require_whole_cache(pair.victim)
         run(pair.victim, "dvc", "repro")
-        require_same(pair)
         run(pair.victim, "dvc", "exp", "run", "--temp", "-n", "again", *settings, "evaluate")
         found = experiments(pair.victim)
         assert found["again"] == undisturbed["study-none-s99"] == found.get("queued", found["again"])
+        require_same(pair)  # now, since the run goes on from the checkpoint that the killed one left, and removes it
         end(processes_of(pair.victim))
 
 
 def table(lines):
-    """Markdown: fault, where, how often tried, how often survived."""
-    counts: dict[tuple[str, str], list[int]] = {}
+    """Markdown: fault, where and how often if more than once, how often tried, how often survived."""
+    faults: dict[str, list[dict]] = {}
     for line in lines:
         entry = json.loads(line)
-        count = counts.setdefault((entry["fault"], entry["where"]), [0, 0])
-        count[0] += 1
-        count[1] += entry["survived"]
-    rows = [f"| {fault} | {where} | {tried} | {survived} |" for (fault, where), (tried, survived) in counts.items()]
-    return "\n".join(["| fault | where | tried | survived |", "|---|---|--:|--:|", *rows])
+        faults.setdefault(entry["fault"], []).append(entry)
+    rows = []
+    for fault, tries in faults.items():
+        places = Counter(entry["where"] for entry in tries)
+        where = "; ".join(place if times == 1 else f"{place} ({times})" for place, times in places.items())
+        rows.append(f"| {fault} | {where} | {len(tries)} | {sum(entry['survived'] for entry in tries)} |")
+    return "\n".join(["| Fault | Where | Tried | Survived |", "|---|---|--:|--:|", *rows])
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from ferdistill import params
 from ferdistill.cli import cli
 from ferdistill.errors import CheckError, UsageError
-from ferdistill.study import collect, experiments, grid, queue
+from ferdistill.study import collect, experiments, grid, queue, results
 from ferdistill.study.grid import Run
 
 ROOT = Path(__file__).parents[1]
@@ -317,13 +317,13 @@ def test_a_study_killed_with_its_workers_goes_on_to_the_same_table_and_tells_wha
     assert "4 of 5 runs are done, 1 failed" in again.stdout
     assert run(project, "git", "status", "--porcelain").stdout == ""
     assert json.loads(study(project, "collect", "--json").stdout)["rows"] == 4
-    table = (project / collect.OUT).read_text()
+    table = (project / results.SUMMARY).read_text()
 
     # What was not disturbed gives the same scores and weights.
     for name in ("study-6A-kd-s1", "study-6A-kd-s2", "study-none-s1", "study-none-s2"):
         run(project, "dvc", "exp", "remove", name)
     shutil.rmtree(project / ".dvc/cache/runs")
-    (project / collect.OUT).unlink()
+    (project / results.SUMMARY).unlink()
     undisturbed = study(project, *command[2:])
     assert "4 of 5 runs are done" in undisturbed.stdout
     study(project, "collect")
@@ -331,5 +331,5 @@ def test_a_study_killed_with_its_workers_goes_on_to_the_same_table_and_tells_wha
     def scores(text):
         return [{k: v for k, v in row.items() if k not in ("commit", "time")} for row in csv.DictReader(text.split())]
 
-    assert scores((project / collect.OUT).read_text()) == scores(table)
+    assert scores((project / results.SUMMARY).read_text()) == scores(table)
     assert "4 of 5 runs are done" in study(project, "run", "--dry-run", "--grid", "conf/small.yaml").stdout

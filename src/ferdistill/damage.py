@@ -25,7 +25,7 @@ OBJECT = re.compile(r"[0-9a-f]{30}(\.dir)?")
 
 
 class Damage(NamedTuple):
-    """What was read, and which of it is not what its name, or dvc.lock, says."""
+    """What was read, and which of it cannot be read or is not what its name, or dvc.lock, says."""
 
     objects: int
     files: int
@@ -52,7 +52,7 @@ def find() -> Damage:
         whole = objects.keys() - set(damaged_objects)
         files: dict[Path, str] = {}
         for out in repo.index.outs:
-            if out.use_cache and out.hash_info and out.exists and not out.workspace_status():
+            if out.hash_info and out.exists and _unchanged(out):
                 files |= _files(out, cache, whole)
     return Damage(len(objects), len(files), damaged_objects, _unlike(files, "reading the workspace"))
 
@@ -76,6 +76,14 @@ def _objects(cache: Path) -> Iterator[Path]:
             yield path
 
 
+def _unchanged(out: Output) -> bool:
+    """Whether DVC takes an output for unchanged, or cannot read it."""
+    try:
+        return not out.workspace_status()
+    except OSError:
+        return True
+
+
 def _files(out: Output, cache: Path, whole: set[Path]) -> dict[Path, str]:
     """Each file of an output with the MD5 that DVC recorded; none of a folder whose list is itself damaged."""
     name, path = out.hash_info.value, Path(out.fs_path).relative_to(Path.cwd())
@@ -85,7 +93,8 @@ def _files(out: Output, cache: Path, whole: set[Path]) -> dict[Path, str]:
     if listed not in whole:
         return {}
     entries = json.loads(listed.read_text(encoding="utf-8"))
-    return {path / entry["relpath"]: entry["md5"] for entry in entries}
+    files = {path / entry["relpath"]: entry["md5"] for entry in entries}
+    return {file: md5 for file, md5 in files.items() if os.path.lexists(file)}
 
 
 def _unlike(expected: dict[Path, str], description: str) -> list[Path]:
@@ -96,5 +105,9 @@ def _unlike(expected: dict[Path, str], description: str) -> list[Path]:
 
 
 def _md5(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "md5").hexdigest()
+    """MD5 in hex, "" of what cannot be read: a failing disk, a lost permission, a folder in a file's place."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "md5").hexdigest()
+    except OSError:
+        return ""
