@@ -64,7 +64,8 @@ def test_strict_stops_at_what_quarantine_sets_aside(corpus):
     (corpus / "folders/train/angry/broken.png").write_text("no picture")
     lines = (corpus / "rafdb/EmoLabel/list_patition_label.txt").read_text()
     (corpus / "rafdb/EmoLabel/list_patition_label.txt").write_text(lines + "train_00099.jpg 9\n")
-    with pytest.raises(CheckError):
+    named = r"(?s)2 rows cannot be read.*unknown label '9'.*line 7.*not an image.*broken\.png.*unreadable: quarantine"
+    with pytest.raises(CheckError, match=named):
         make(corpus)
     rows, report = make(corpus, unreadable="quarantine")
     gone = report["left_out_rows"].set_index("step")["reason"]["quarantined"]
@@ -99,6 +100,10 @@ def test_copies_that_disagree_follow_the_policy_and_are_listed(corpus, policy, l
     assert set(conflict["labels"]) == {"fer2013/fer2013.csv#2", *copies}
     found = dict(zip(rows["path"], rows["label"], strict=True))
     assert found.get("fer2013/fer2013.csv#2") == kept and not set(copies) & set(found)
+    gone = report["left_out_rows"].set_index("path")["reason"]
+    if policy == "drop":
+        assert gone["fer2013/fer2013.csv#2"] == f"labelled angry, copies happy {copies[0]}"
+        assert gone[copies[0]] == "labelled happy, copies angry fer2013/fer2013.csv#2"
 
 
 def test_copies_tie_their_subjects_together(corpus):
@@ -124,7 +129,7 @@ def test_a_source_without_official_parts_fills_every_split(tmp_path):
     with pytest.raises(UsageError, match=r"no description(.|\n)*ferdistill corpus describe .*mine --write"):
         make(root)
     (root / "corpus.yaml").write_text("sources: [{name: f, adapter: folders, path: .}]\n")
-    with pytest.raises(UsageError, match=r"no corpus `other`(.|\n)*as mine"):
+    with pytest.raises(UsageError, match=r"no corpus `other`(.|\n)*as mine(.|\n)*commit .*other\.dvc"):
         make(tmp_path / "other")
     rows, report = make(root)
     assert report["rows_listed"] == 120  # corpus.yaml, which lies in the source, is none of its rows
@@ -245,6 +250,8 @@ def test_diff_says_what_came_went_and_changed(indexed, tmp_path):
 def test_diff_refuses_a_version_that_is_not_there(indexed):
     with pytest.raises(UsageError, match="no index"):
         diff.read_rows_at("nowhere.csv", indexed[1])
+    with pytest.raises(UsageError, match="no index CSV"):
+        diff.read_rows_at(__file__, indexed[1])
 
 
 def test_sheets_are_drawn_and_hold_the_groups(corpus, tmp_path):

@@ -243,9 +243,15 @@ def test_half_a_layout_is_left_out_with_what_is_missing(tmp_path):
     (tmp_path / "a" / "Manually_Annotated_file_lists" / "validation.csv").unlink()
     yolo(tmp_path / "y")
     text(tmp_path / "y" / "YOLO_format" / "data.yaml", "names: [cat, dog]")
+    picture(tmp_path / "raf2" / "Image" / "aligned" / "train_00001_aligned.jpg")
+    picture(tmp_path / "classes" / "train_class" / "class001" / "a.jpg")
+    text(tmp_path / "npy" / "train_set" / "annotations" / "1_val.npy")
     found = guess(tmp_path)
     assert not found.sources and not found.unrecognised
-    missing = {"a": "validation.csv", "ck": "Emotion", "expw": "origin", "raf": "Image/aligned"}
+    missing = {
+        "a": "validation.csv", "ck": "Emotion", "classes/train_class": "which number is which class", "expw": "origin",
+        "npy": "_exp.npy", "raf": "Image/aligned", "raf2": "list_patition_label.txt is not there",
+    }  # fmt: skip
     reasons = {item.path: item.reason for item in found.left_out}
     assert all(part in reasons[path] for path, part in missing.items()) and "alphabetical" in reasons["y/YOLO_format"]
     with pytest.raises(CheckError, match=r"no corpus layout(.|\n)*raf: RAF-DB without its folder Image/aligned"):

@@ -336,6 +336,20 @@ def test_every_python_block_compiles_and_its_imports_are_there(block):
             assert all(hasattr(module, name.name) for name in node.names)
 
 
+def test_git_takes_what_dvc_writes_beside_a_corpus_and_no_picture(tmp_path):
+    shutil.copy(ROOT / ".gitignore", tmp_path)
+    for name, content in (
+        ("mine.dvc", "outs: []"), (".gitignore", "/mine"), ("mine/face.png", ""), (".embedded.partial/face.png", ""),
+    ):  # fmt: skip
+        file = tmp_path / "data/raw" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(content, encoding="utf-8")
+    for words in (["init", "-q"], ["add", "-A"]):
+        subprocess.run(["git", *words], cwd=tmp_path, check=True)
+    taken = subprocess.run(["git", "ls-files"], cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+    assert taken.split() == [".gitignore", "data/raw/.gitignore", "data/raw/mine.dvc"]
+
+
 # ---- the commands that are quick, run ---------------------------------------------------------------------
 
 
@@ -351,7 +365,8 @@ def project(tmp_path_factory):
     (root / "params.yaml").write_text(changed, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
-        assert CliRunner().invoke(cli, ["corpus", "describe", "data/raw/NAME", "--write"]).exit_code == 0
+        done = CliRunner().invoke(cli, ["corpus", "describe", "data/raw/NAME", "--write"])
+        assert done.exit_code == 0 and done.output.endswith("written data/raw/NAME/corpus.yaml\n")
         settings = params.load()
         index_stage.run(settings)
         index = index_module.read(settings.index_csv)

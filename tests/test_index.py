@@ -298,8 +298,10 @@ def test_an_empty_split_an_absent_class_and_an_edited_index_are_refused(corpus, 
     rows, _ = make(corpus)
     with pytest.raises(CheckError, match="split `train` is empty"):
         index.write(tmp_path / "i.csv", rows[rows["split"] != "train"], THREE, "mine")
-    with pytest.raises(CheckError, match="no image of disgust"):
-        index.write(tmp_path / "i.csv", rows, [*THREE, "disgust"], "mine")
+    with pytest.raises(CheckError, match="split `val` has no image of angry"):
+        index.write(tmp_path / "i.csv", rows[(rows["split"] != "val") | (rows["label"] != "angry")], THREE, "mine")
+    with pytest.raises(CheckError, match="the corpus has no image of disgust, fear"):
+        index.write(tmp_path / "i.csv", rows, [*THREE, "disgust", "fear"], "mine")
     index.write(tmp_path / "i.csv", rows, THREE, "mine")
     text = (tmp_path / "i.csv").read_text()
     (tmp_path / "i.csv").write_text(text.replace("angry", "happy", 1))

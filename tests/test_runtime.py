@@ -86,17 +86,20 @@ assert all(sys.modules[name] is None for name in absent)
 
 
 @pytest.mark.parametrize(
-    "images",
+    ("images", "message"),
     [
-        np.zeros((2, 8, 8, 1), np.float32),
-        np.zeros((8, 8, 1), np.uint8),
-        np.zeros((2, 8, 8, 4), np.uint8),
-        np.zeros((2, 8, 8, 1), np.uint16),
+        (np.zeros((2, 8, 8, 1), np.float32), "dtype float32"),
+        (np.zeros((8, 8, 1), np.uint8), r"shape \(8, 8, 1\)"),
+        (np.zeros((2, 8, 8, 4), np.uint8), r"shape \(2, 8, 8, 4\)"),
+        (np.zeros((2, 8, 8, 1), np.uint16), "dtype uint16"),
+        ("face.jpg", r"not an array, but a str(.|\n)*Image\.open"),
     ],
 )
-def test_other_images_are_refused(bundle: Path, images: np.ndarray) -> None:
-    with pytest.raises(UsageError, match=r"expected: uint8 \(N, H, W, 1\)"):
+def test_other_images_are_refused(bundle: Path, images: np.ndarray, message: str) -> None:
+    with pytest.raises(UsageError, match=message) as error:
         Classifier(bundle, device="cpu").predict(images)
+    assert error.value.expected.startswith("uint8 (N, H, W, 1)")
+    assert ("images[None]" in error.value.hint) == ("shape" in message)
 
 
 @pytest.mark.parametrize("shape", [(0, 8, 8, 1), (1, 0, 8, 1)])
@@ -208,6 +211,9 @@ def test_bench_sets_models_side_by_side(bundle: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("COLUMNS", "200")
     done = CliRunner().invoke(cli, arguments)
     assert done.exit_code == 0 and "images/s" in done.output and str(bundle / "model.onnx") in done.output
+    assert "one architecture" not in done.output  # one bundle, and a file that nothing is known of
+    done = CliRunner().invoke(cli, ["bench", str(bundle), str(bundle), "--batch", "1", "--rounds", "10"])
+    assert done.exit_code == 0 and "one architecture" in done.output
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,9 @@ def bench(
     if as_json:
         typer.echo(json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False))
     else:
-        _print(result, sizes)
+        bundled = [model for model in models if model.info]
+        float32 = [m.info["architecture"] for m in bundled if m.file.name == m.info["variants"].get("fp32")]
+        _print(result, sizes, float32)
 
 
 def _integers(text: str, option: str) -> list[int]:
@@ -60,7 +62,8 @@ def _integers(text: str, option: str) -> list[int]:
     return [int(part) for part in parts]
 
 
-def _print(result: dict[str, Any], sizes: list[int]) -> None:
+def _print(result: dict[str, Any], sizes: list[int], float32: list[str]) -> None:
+    """Print the table; `float32` has the architecture of each bundle's float32 file."""
     console = wide()
     about = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     table = Table(
@@ -84,8 +87,7 @@ def _print(result: dict[str, Any], sizes: list[int]) -> None:
                 ("-" if peak is None else f"{peak / 1e6:.0f}") if first else "",
             )
     console.print(table)
-    architectures = {model["architecture"] for model in result["models"] if "architecture" in model}
-    if len(result["models"]) > 1 and len(architectures) == 1:
+    if len(float32) > 1 and len(set(float32)) == 1:
         console.print(
-            "These are one architecture, so float32 files run the same operations: a difference between them is noise."
+            "The float32 files are of one architecture and run the same operations: a difference between them is noise."
         )

@@ -55,3 +55,5 @@ def describe(
         if file.exists():
             raise UsageError("a description is there already", where=str(file), hint="move it away first")
         write_text(file, description)
+        # A program that reads the JSON wants nothing else on standard output.
+        typer.echo(f"written {file}", err=as_json)

@@ -57,7 +57,7 @@ def predict(
 
     Prints a JSON line a picture: its faces with box, calibrated probabilities, and the label, or null where the
     largest probability is below the confidence. A picture that cannot be read has `error` in its line, the others go
-    on, and the exit code is 1. Examples:
+    on, and the exit code is 1. A name that is nowhere stops it before the first picture, with exit code 2. Examples:
 
         ferdistill predict group.jpg
 

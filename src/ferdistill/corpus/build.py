@@ -21,6 +21,7 @@ from .sources import Dropped, Record, Row
 
 # Where copies or a subject straddle official parts, the evaluation part keeps its image.
 PRECEDENCE = {"test": 0, "val": 1, "train": 2, "": 2}
+NAMED = 10  # unreadable rows that an error names, and copies that a conflict does
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,10 @@ def build(corpus_dir: Path, classes: list[str], settings: IndexParams, workers: 
     found = _mark_copies(found, settings)
     kept, conflicts = _resolve_conflicts(found, settings.conflicts)
     lost = found["copy_of"].isin({conflict["kept"] for conflict in conflicts if conflict["label"] is None})
-    reasons = {conflict["kept"]: f"copies labelled {', '.join(conflict['counts'])}" for conflict in conflicts}
+    copies_of = {conflict["kept"]: conflict["labels"] for conflict in conflicts}
     for row in found[lost].itertuples():
-        left_out.append(_gone(row, "conflict", reasons[str(row.copy_of)]))
+        others = [f"{label} {path}" for path, label in copies_of[str(row.copy_of)].items() if path != row.path]
+        left_out.append(_gone(row, "conflict", f"labelled {row.label}, copies {', '.join(_first(others))}"))
     steps.append(_count("without_conflicts", found[~lost]))
 
     copies = found[~lost & (found["path"] != found["copy_of"])]
@@ -110,13 +112,18 @@ def _read(
     corpus_dir: Path, classes: list[str], settings: IndexParams, workers: int | None, left_out: list[dict[str, str]]
 ) -> tuple[pd.DataFrame, int]:
     """All labelled faces in order of precedence, with digest and thumbnail; and how many rows the sources list."""
+    unreadable: list[CheckError] = []
 
     def set_aside(source: str, path: str, error: CheckError) -> None:
-        if settings.unreadable == "strict":
-            raise error
-        reason = "; ".join(part for part in (error.what, error.where, error.expected) if part)
+        unreadable.append(error)
         left_out.append(
-            {"path": path or error.where, "source": source, "step": "quarantined", "reason": reason, "kept": ""}
+            {
+                "path": path or error.where,
+                "source": source,
+                "step": "quarantined",
+                "reason": _one_line(error),
+                "kept": "",
+            }
         )
 
     listed = list(read_rows(corpus_dir, classes))
@@ -154,12 +161,38 @@ def _read(
         if record.votes:
             fields |= {f"vote_{name}": share for name, share in zip(classes, record.votes, strict=True)}
         table.append(fields)
+    if unreadable and settings.unreadable == "strict":
+        raise _strict(unreadable, corpus_dir)
     if not table:
         raise CheckError("no face can be read", where=str(corpus_dir), hint="see the rows set aside")
     found = pd.DataFrame(table)
     found["rank"] = found["official_split"].map(PRECEDENCE)
     found["thumbnail"] = pd.Series(thumbnails, dtype=object)
     return found.sort_values(["rank", "order", "path"]).reset_index(drop=True), len(listed)
+
+
+def _strict(errors: list[CheckError], corpus_dir: Path) -> CheckError:
+    """One error that names all rows that cannot be read, or the first of them."""
+    quarantine = "or set index.unreadable: quarantine in params.yaml, which sets such rows aside and lists them"
+    if len(errors) == 1:
+        (only,) = errors
+        hint = f"{only.hint or 'correct the row, or take it out'}; {quarantine}"
+        return CheckError(only.what, where=only.where, expected=only.expected, hint=hint)
+    lines = _first([_one_line(error) for error in errors])
+    return CheckError(
+        f"{len(errors)} rows cannot be read:" + "".join(f"\n    {line}" for line in lines),
+        where=str(corpus_dir),
+        expected="every row readable, since index.unreadable is strict",
+        hint=f"correct them, or take them out; {quarantine}",
+    )
+
+
+def _first(items: list[str]) -> list[str]:
+    return [*items[:NAMED], f"and {len(items) - NAMED} more"] if len(items) > NAMED else items
+
+
+def _one_line(error: CheckError) -> str:
+    return "; ".join(part for part in (error.what, error.where, error.expected) if part)
 
 
 def _look(pixels: np.ndarray) -> tuple[str, np.ndarray]:

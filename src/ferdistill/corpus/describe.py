@@ -265,6 +265,10 @@ def _rafdb(tree: _Tree) -> Found:
                 yield Source("rafdb", base, rafdb.LIST, sum(1 for _ in text_lines(tree.root / name)))
             else:
                 yield LeftOut(base, "RAF-DB without its folder Image/aligned")
+    for folder in sorted(tree.folders):
+        base = _parent(_parent(folder))
+        if join(base, "Image/aligned") == folder and join(base, rafdb.LIST) not in tree.files:
+            yield LeftOut(base, f"RAF-DB by its folder Image/aligned, but {rafdb.LIST} is not there")
 
     numbered: dict[str, dict[str, list[str]]] = defaultdict(dict)
     for folder, files in tree.by_folder.items():
@@ -282,6 +286,19 @@ def _rafdb(tree: _Tree) -> Found:
             yield Source("rafdb", outer, evidence, sum(map(len, classes.values())))
         else:
             yield LeftOut(outer, "numbered class folders, of which nothing says whose code table they follow")
+
+
+def _numbered(tree: _Tree) -> Found:
+    """Class folders as class001, as AffectNet comes from some hands: whether counted from 0 or 1, nothing tells."""
+    bases = {
+        _parent(_parent(name)) for name in tree.images if re.fullmatch(r"class_?\d+", _last(_parent(name)).lower())
+    }
+    for base in sorted(bases):
+        yield LeftOut(
+            base,
+            "class folders by number (class001), and no file says which number is which class: "
+            "find out where they come from, and name them train/happy, …",
+        )
 
 
 def _any_aligned(classes: dict[str, list[str]]) -> bool:
@@ -315,6 +332,8 @@ def _affectnet_npy(tree: _Tree) -> Found:
         )
         if count:
             yield Source("affectnet_npy", base, "train_set/annotations/*_exp.npy; validation serves as test", count)
+        else:
+            yield LeftOut(base, "AffectNet by its folder train_set/annotations, but no *_exp.npy is in it")
 
 
 def _affectnet_yolo(tree: _Tree) -> Found:
@@ -420,7 +439,7 @@ def _folders(tree: _Tree) -> Found:
 
 
 LAYOUTS: tuple[Callable[[_Tree], Found], ...] = (
-    _fer, _rafdb, _affectnet, _affectnet_npy, _affectnet_yolo, _expw, _ckplus, _by_name, _folders,
+    _fer, _rafdb, _numbered, _affectnet, _affectnet_npy, _affectnet_yolo, _expw, _ckplus, _by_name, _folders,
 )  # fmt: skip
 
 

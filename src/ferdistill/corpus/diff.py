@@ -18,8 +18,10 @@ def read_rows_at(version: str, default_csv: Path) -> pd.DataFrame:
         If there is neither such a file nor such a revision, or the revision's index is not in the cache.
     """
     path = Path(version)
-    if path.suffix == ".csv" or path.exists():
+    if path.suffix == ".csv":
         return read(path).rows
+    if path.is_file():
+        raise UsageError("no index CSV", where=version, expected="the path of an index CSV, or a git revision")
     import dvc.api
     from dvc.exceptions import DvcException
     from scmrepo.exceptions import SCMError

@@ -62,6 +62,14 @@ def write(path: Path, rows: pd.DataFrame, classes: list[str], corpus: str) -> di
     CheckError
         If a split is empty or lacks a class: neither training nor macro F1 means anything then.
     """
+    nowhere = [name for name in classes if name not in set(rows["label"])]
+    if nowhere and len(rows):
+        raise CheckError(
+            f"the corpus has no image of {', '.join(nowhere)}",
+            where=f"corpus `{corpus}`: {len(rows)} images in the index",
+            expected=f"images of each of {', '.join(classes)}",
+            hint="add a source that has them, or take these out of `classes` in params.yaml",
+        )
     for split in SPLITS:
         present = set(rows.loc[rows["split"] == split, "label"])
         absent = [name for name in classes if name not in present]

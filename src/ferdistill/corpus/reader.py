@@ -58,7 +58,8 @@ def describe(corpus_dir: Path) -> CorpusDescription:
             f"no corpus `{corpus_dir.name}`",
             where=str(corpus_dir),
             expected="a directory with a corpus.yaml" + (f", as {', '.join(beside)}" if beside else ""),
-            hint="put the corpus there, or choose another with the parameter `corpus`",
+            hint="put the corpus there, or choose another with the parameter `corpus`; "
+            f"in a queued run: commit params.yaml and {corpus_dir}.dvc first (docs/corpora.md)",
         )
     try:
         description = CorpusDescription.model_validate(yaml_file.read(file))

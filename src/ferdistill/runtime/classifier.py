@@ -176,15 +176,30 @@ class Classifier:
         Raises
         ------
         UsageError
-            On another dtype or shape.
+            On anything else than such an array.
         CheckError
             If ONNX Runtime cannot run the model on them.
         """
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
+        expected = "uint8 (N, H, W, 1) for grey or (N, H, W, 3) for RGB, as a NumPy array"
+        if not isinstance(images, np.ndarray):
             raise UsageError(
-                "not a batch of images",
-                where=f"{images.dtype} {images.shape}",
-                expected="uint8 (N, H, W, 1) for grey or (N, H, W, 3) for RGB",
+                f"not an array, but a {type(images).__name__}",
+                where=repr(images)[:200],
+                expected=expected,
+                hint='open a picture with Pillow: np.asarray(Image.open("face.jpg").convert("RGB"))[None]',
+            )
+        if images.dtype != np.uint8:
+            raise UsageError(
+                f"images of dtype {images.dtype}",
+                where=f"shape {images.shape}",
+                expected=expected,
+                hint="give the pixels as they were decoded, 0 to 255, not scaled or normalised: the graph does that",
+            )
+        if images.ndim != 4 or images.shape[3] not in (1, 3):
+            raise UsageError(
+                f"images of shape {images.shape}",
+                where=f"dtype {images.dtype}",
+                expected=expected,
                 hint="wrap a single image as images[None]; drop an alpha channel as images[..., :3]",
             )
         if images.size == 0:
