@@ -28,6 +28,7 @@ from scipy.stats import binom, norm
 
 from ..corpus.index import SPLITS, Index
 from ..errors import CheckError
+from ..progress import track
 from . import foreign
 from .store import SoftLabels
 
@@ -219,10 +220,10 @@ def check(directories: Sequence[Path], index: Index) -> dict[str, Any]:
                 )
             sets.setdefault(split, {})[directory] = part.values[:, columns]
     results = []
-    for split in ("", *SPLITS):
+    for split in track([split for split in ("", *SPLITS) if split in sets], "canary"):
         positions = index.positions(split) if split else np.arange(len(codes))
         labels, orders = codes[positions], sort_orders(index.rows.iloc[positions])
-        alone = {directory: examine(values, labels, orders=orders) for directory, values in sets.get(split, {}).items()}
+        alone = {directory: examine(values, labels, orders=orders) for directory, values in sets[split].items()}
         witnesses = [directory for directory, result in alone.items() if result["verdict"] != "misaligned"]
         for directory, result in alone.items():
             others = [sets[split][other] for other in witnesses if other != directory]
