@@ -9,8 +9,10 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from conftest import CLASSES, make_index
+from ferdistill.cli import cli
 from ferdistill.corpus.index import SPLITS
 from ferdistill.errors import CheckError
 from ferdistill.softlabels import canary, store
@@ -274,7 +276,55 @@ def test_a_file_without_splits_is_the_whole_index_and_columns_go_by_name(index, 
     report = canary.check([tmp_path], index)
     assert report["ok"] and report["results"][0]["split"] == "" and report["results"][0]["rows"] == 1600
     np.savez(tmp_path / "softlabels.npz", logits=values[:, ::-1])
-    assert canary.check([tmp_path], index)["results"][0]["shift"]["columns"] == list(range(7))[::-1]
+    (found,) = canary.check([tmp_path], index)["results"]
+    assert found["shift"]["columns"] == list(range(7))[::-1]
+    assert (
+        f"declare `paths` and `classes` in softlabels.npz, the classes as {', '.join(CLASSES[::-1])}" in found["hint"]
+    )
+
+
+def test_keys_in_order_do_not_hide_values_that_are_not_theirs(tmp_path):
+    """`align check`, whose keys alone would pass."""
+    index = make_index(tmp_path / "i.csv", {"train": 900, "val": 200, "calib": 200, "test": 300}, CLASSES)
+    values, (old, new) = logits_for(index, 0), (tmp_path / "old", tmp_path / "new")
+    old.mkdir()
+    exchanged = [0, 1, 5, 3, 4, 2, 6]  # fear and sad
+
+    def align(command, *options):
+        shown = CliRunner().invoke(cli, ["align", command, str(old), "--index", str(tmp_path / "i.csv"), *options])
+        return shown.exit_code, shown.output
+
+    def write(values, **more):
+        keys = {name: index.rows[column].to_numpy(str) for name, column in (("paths", "path"), ("split", "split"))}
+        np.savez(old / "softlabels.npz", probs=values, **keys, **more)
+
+    write(values)
+    code, output = align("check", "--json")
+    report = json.loads(output)
+    assert (
+        code == 0 and report["canary"]["ok"] and [found["hint"] for found in report["canary"]["results"]] == [None] * 4
+    )
+    write(np.roll(values, 1, axis=0))
+    assert align("check", "--no-canary")[0] == 0
+    code, output = align("check", "--json")
+    report = json.loads(output)
+    assert code == 1 and not report["ok"] and not report["splits"]["train"]["ok"]
+    first, found = report["problems"][0], report["canary"]["results"][0]
+    assert (first["split"], first["kind"]) == ("train", "values") and found["verdict"] == "misaligned"
+    assert first["row"] == found["slip_row"] <= 3 and found["why"] in first["found"]
+    assert "the paths beside the values seem to be those of other rows" in first["hint"]
+    write(values[:, exchanged])
+    code, output = align("check")
+    declared = f"declare `classes` in softlabels.npz, the classes as {', '.join(CLASSES[i] for i in exchanged)}"
+    assert code == 1 and f"columns fear and sad look exchanged; if so, {declared}" in output
+    assert "columns fear and sad look exchanged" in align("canary")[1]
+    write(values[:, exchanged], classes=np.array(CLASSES)[exchanged])
+    code, output = align("check")
+    assert code == 1 and f"`ferdistill align repair {old} --out NEW` puts the columns in order" in output
+    code, output = align("repair", "--out", str(new))
+    assert code == 0 and "0 of 1600 rows moved" in output
+    assert "columns put in order, from angry, disgust, sad" in output
+    assert np.array_equal(store.logits_of(store.read(new)[0], CLASSES).argmax(axis=1), values.argmax(axis=1))
 
 
 def test_other_classes_and_unknown_splits_are_refused(index, tmp_path):

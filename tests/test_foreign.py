@@ -317,7 +317,11 @@ def test_what_cannot_be_told_or_read_is_one_clear_message(index, table, tmp_path
     (tmp_path / "t").mkdir()
     assert "empty" in refused("no soft labels in this directory")
     (tmp_path / "t" / "model.pt").write_bytes(b"")
-    assert "model.pt" in refused("no soft labels in this directory")
+    assert "rename model.pt probs.pt, logits.pt or <split>_probs.pt" in refused("no soft labels in this directory")
+    (tmp_path / "t" / "mine.npz").write_bytes(b"")
+    with pytest.raises(UsageError, match=f"name the directory that holds it: {tmp_path / 't'}"):
+        alignment.check([tmp_path / "t" / "mine.npz"], index, CLASSES)
+    assert "rename mine.npz softlabels.npz" in refused("no soft labels in this directory")
     np.save(tmp_path / "t" / "train_logits.npy", np.ones((3, 7), np.int64))
     refused("int64 where soft labels belong")
     np.save(tmp_path / "t" / "train_logits.npy", np.ones(3))

@@ -29,10 +29,16 @@ def check(
         bool, typer.Option("--strict/--no-strict", help="Whether a problem exits with 1, or is only reported.")
     ] = True,
     present: Annotated[bool, typer.Option("--present", help="Check those that are there; none is no problem.")] = False,
+    with_canary: Annotated[
+        bool, typer.Option("--canary/--no-canary", help="Whether the canary looks at values whose keys are in order.")
+    ] = True,
     as_json: JsonOption = False,
     out: OutOption = None,
 ) -> None:
     """Check soft labels against the index: length, order, labels, classes, digests, values, checkpoints.
+
+    Keys in order do not say that the values are theirs, so the canary then compares those with the labels. Its
+    `misaligned` is a problem, of kind `values`; its `inconclusive` is none. `--no-canary` leaves it out.
 
     Reads our own stores, and .npz, .npy, .pt, CSV and Parquet of other programs. Nothing is truncated, repaired or
     unpickled. Exits with 1 on any problem. An index of your own is a CSV with path, label and split, beside it a
@@ -48,6 +54,7 @@ def check(
     """
     from ..corpus import index
     from ..softlabels import alignment, store
+    from ..softlabels import canary as canary_library
 
     directories, csv = _resolve(directories, index_csv)
     if present:
@@ -59,6 +66,10 @@ def check(
     rows = index.read(csv, store.KEYS)
     checkpoints = alignment.read_checkpoints(Path("models/teachers"))
     report = alignment.check(directories, rows, rows.description["classes"], checkpoints)
+    if with_canary:
+        faulty = {problem["dir"] for problem in report["problems"]}
+        in_step = [directory for directory in directories if directory.as_posix() not in faulty]
+        report = alignment.add_canary(report, canary_library.check(in_step, rows))
     if out:
         write_json(out, report)
     if as_json:
@@ -132,6 +143,8 @@ def canary(
         for found in report["results"]:
             place = found["dir"] + (f", {found['split']}" if found["split"] else "")
             print(f"{place}: {found['why']}")
+            if found["hint"]:
+                print(f"  do       {found['hint']}")
     if any(found["verdict"] == "misaligned" for found in report["results"]):
         raise typer.Exit(1)
 
@@ -159,9 +172,11 @@ def repair(
         print(json.dumps(manifest, indent=2, ensure_ascii=False))
         return
     done = manifest["provenance"]
+    reordered = done["classes"] not in (None, manifest["classes"])
     print(
         f"{out} written: {done['moved']} of {done['rows']} rows moved, {done['refiled']} filed under another split, "
         f"{len(done['doubled'])} copies dropped, {len(done['left_out'])} rows left out that the index does not have"
+        + (f"; columns put in order, from {', '.join(done['classes'])}" if reordered else "")
     )
 
 

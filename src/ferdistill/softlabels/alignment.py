@@ -111,6 +111,37 @@ def check(
     }
 
 
+def add_canary(report: dict[str, Any], examined: dict[str, Any]) -> dict[str, Any]:
+    """A report of `check` with what `canary.check` says of values, which keys in order cannot vouch for.
+
+    Returns
+    -------
+    dict
+        The report, with `canary` (`examined` as it is) and a problem of kind `values` for each verdict "misaligned";
+        `row` is the likeliest first row out of step. "inconclusive" is no problem.
+    """
+    problems = [
+        _problem(
+            Path(found["dir"]), found["split"], "values", found["slip_row"],
+            "soft labels whose arg-max agrees with the labels of their images",
+            f"{found['why']} ({found['agreement']:.1%} agree, {found['chance']:.1%} by chance)",
+            found["hint"],
+        )
+        for found in examined["results"]
+        if found["verdict"] == "misaligned"
+    ]  # fmt: skip
+    wrong = {problem["split"] for problem in problems}
+    splits = {
+        split: facts | {"ok": facts["ok"] and not wrong & {split, ""}} for split, facts in report["splits"].items()
+    }
+    return report | {
+        "ok": report["ok"] and not problems,
+        "splits": splits,
+        "problems": report["problems"] + problems,
+        "canary": examined,
+    }
+
+
 def require(report: dict[str, Any]) -> None:
     """Stop unless a report of `check` is clean, naming the first problem.
 
@@ -206,7 +237,10 @@ def _check_claims(
     facts: list[tuple[str, object, object, str]] = []
     in_order = "export with the classes of params.yaml, in that order"
     if soft.classes is not None:
-        facts.append(("classes", classes, soft.classes, in_order))
+        renamed = sorted(soft.classes) == sorted(classes)
+        keyed = all(part.paths is not None for part in soft.parts.values())
+        repairable = f"{_repair(soft)} puts the columns in order; or {in_order}" if renamed and keyed else in_order
+        facts.append(("classes", classes, soft.classes, repairable))
     if soft.temperature is not None or soft.manifest:
         hint = "softened once, they cannot be softened as others are: export them at temperature 1"
         facts.append(("temperature", 1.0, soft.temperature, hint))
@@ -279,8 +313,12 @@ def _remedy(soft: SoftLabels, wanted: pa.LargeStringArray) -> str:
     """What to do about paths that differ: `repair` needs one for each row, and a row for every path of the index."""
     paths = [part.paths for part in soft.parts.values() if part.paths is not None]
     if len(paths) == len(soft.parts) and pc.all(pc.is_in(wanted, pa.concat_arrays(paths))).as_py():
-        return f"`ferdistill align repair {shlex.quote(str(soft.directory))} --out NEW` puts them in order; or {ANEW}"
+        return f"{_repair(soft)} puts them in order; or {ANEW}"
     return ANEW
+
+
+def _repair(soft: SoftLabels) -> str:
+    return f"`ferdistill align repair {shlex.quote(str(soft.directory))} --out NEW`"
 
 
 def _check_keys(directory: Path, split: str, part: Part, wanted: Rows, remedy: str) -> list[dict[str, Any]]:

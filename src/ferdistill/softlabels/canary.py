@@ -14,6 +14,7 @@ is simulated: there is no seed.
 """
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
@@ -27,6 +28,7 @@ from scipy.stats import binom, norm
 
 from ..corpus.index import SPLITS, Index
 from ..errors import CheckError
+from ..progress import track
 from . import foreign
 from .store import SoftLabels
 
@@ -188,8 +190,9 @@ def check(directories: Sequence[Path], index: Index) -> dict[str, Any]:
     Returns
     -------
     dict
-        `dirs`; `results`, a list of {dir, split, **what `examine` gives}, split "" being the whole index; and `ok`:
-        whether every verdict is "aligned". Teachers that are misaligned on their own do not witness against others.
+        `dirs`; `results`, a list of {dir, split, **what `examine` gives, hint}, split "" being the whole index and
+        `hint` what to do about a fault, else None; and `ok`: whether every verdict is "aligned". Teachers that are
+        misaligned on their own do not witness against others.
 
     Raises
     ------
@@ -201,8 +204,11 @@ def check(directories: Sequence[Path], index: Index) -> dict[str, Any]:
     classes = index.description["classes"]
     codes = index.codes(classes)
     sets: dict[str, dict[Path, np.ndarray]] = {}
+    named, keyed = {}, {}
     for directory in directories:
         soft = foreign.read_any(directory)
+        named[directory] = soft.classes is not None
+        keyed[directory] = all(part.paths is not None for part in soft.parts.values())
         columns = class_columns(soft, classes)
         for split, part in soft.parts.items():
             if split not in ("", *SPLITS):
@@ -214,21 +220,51 @@ def check(directories: Sequence[Path], index: Index) -> dict[str, Any]:
                 )
             sets.setdefault(split, {})[directory] = part.values[:, columns]
     results = []
-    for split in ("", *SPLITS):
+    for split in track([split for split in ("", *SPLITS) if split in sets], "canary"):
         positions = index.positions(split) if split else np.arange(len(codes))
         labels, orders = codes[positions], sort_orders(index.rows.iloc[positions])
-        alone = {directory: examine(values, labels, orders=orders) for directory, values in sets.get(split, {}).items()}
+        alone = {directory: examine(values, labels, orders=orders) for directory, values in sets[split].items()}
         witnesses = [directory for directory, result in alone.items() if result["verdict"] != "misaligned"]
         for directory, result in alone.items():
             others = [sets[split][other] for other in witnesses if other != directory]
             if others and directory in witnesses:
                 result = examine(sets[split][directory], labels, orders=orders, others=others)
-            results.append({"dir": directory.as_posix(), "split": split, **result})
+            hint = _remedy(result["shift"], directory, classes, named[directory], keyed[directory])
+            results.append({"dir": directory.as_posix(), "split": split, **result, "hint": hint})
     return {
         "dirs": [directory.as_posix() for directory in directories],
         "results": results,
         "ok": all(result["verdict"] == "aligned" for result in results),
     }
+
+
+def _remedy(
+    shift: Mapping[str, Any] | None, directory: Path, classes: list[str], named: bool, keyed: bool
+) -> str | None:
+    """What to do about a fault of a directory whose files name their columns (`named`), or a path a row (`keyed`)."""
+    if shift is None:
+        return None
+    repair = f"`ferdistill align repair {shlex.quote(str(directory))} --out NEW`"
+    if shift["kind"] == "columns":
+        columns = shift["columns"]
+        moved = [classes[place] for place, column in enumerate(columns) if place != column]
+        look = f"columns {' and '.join(moved)} look exchanged" if len(moved) == 2 else "the columns look reordered"
+        order = ", ".join(classes[column] for column in columns)
+        if named:
+            return f"{look}: what the files name {', '.join(classes)} seems to be {order}; correct the names"
+        entries = "`classes`" if keyed else "`paths` and `classes`"
+        return f"{look}; if so, declare {entries} in softlabels.npz, the classes as {order}, then {repair}"
+    if keyed:
+        return (
+            "the paths beside the values seem to be those of other rows: find out where the two parted (an image "
+            "skipped, a list sorted, rows shuffled), and export both anew in one pass"
+        )
+    if shift["kind"] == "order":
+        return f"export them with a path for each row, then {repair}"
+    return (
+        "find out what the exporter did there (an image skipped or written twice, rows shuffled), and export them "
+        "anew with a path for each row: a lost row cannot be repaired"
+    )
 
 
 def class_columns(soft: SoftLabels, classes: list[str]) -> np.ndarray:

@@ -72,7 +72,9 @@ def find(directory: Path) -> list[str]:
             "no soft labels here",
             where=str(directory),
             expected="a directory that holds soft labels",
-            hint="name another; run `dvc repro`, or `dvc pull`, if they are this pipeline's",
+            hint=f"name the directory that holds it: {directory.parent}"
+            if directory.is_file()
+            else "name another; run `dvc repro`, or `dvc pull`, if they are this pipeline's",
         )
     names = sorted(path.name for path in directory.iterdir() if path.is_file() and not path.name.startswith("."))
     own = [name for name in names if name in (store.TABLE, store.MANIFEST)]
@@ -81,16 +83,25 @@ def find(directory: Path) -> list[str]:
     tables = [name for name in names if name.endswith((".csv", ".parquet")) and name not in own]
     forms = [form for form in (own, archive, arrays, tables) if form]
     if not forms:
+        others = [name for name in names if name.endswith((".npz", ".npy", ".pt"))]
         raise CheckError(
             "no soft labels in this directory",
             where=f"{directory}: {', '.join(names[:10]) or 'empty'}",
             expected="softlabels.parquet, softlabels.npz, <split>_probs.npy, <split>_logits.npy (or .pt), a CSV or "
             "another Parquet file",
-            hint="name the directory that holds the files themselves",
+            hint="other names are not read: rename " + _as_read(others[0])
+            if others
+            else "name the directory that holds the files themselves",
         )
     if len(forms) > 1 or len(tables) > 1:
         raise _ambiguous(directory, [name for form in forms for name in form])
     return forms[0]
+
+
+def _as_read(name: str) -> str:
+    """A file and the name under which it would be read."""
+    form = Path(name).suffix
+    return f"{name} {ARCHIVE if form == '.npz' else f'probs{form}, logits{form} or <split>_probs{form}'}"
 
 
 def distributions(values: np.ndarray) -> np.ndarray:
