@@ -288,3 +288,14 @@ for name in ("over.png", "most.png"):
         print(error.what)
 """
     assert limited(code, tmp_path, 2).splitlines() == ["an image of 8000 x 8000 pixels", "(7000, 7000, 3)"]
+
+
+def test_a_table_of_subjects_that_is_a_link_out_of_the_corpus_is_refused_whatever_its_name(tmp_path):
+    root = tmp_path / "root"
+    root.mkdir()
+    corpus(rafdb)(root)
+    (tmp_path / "outside.csv").write_text("path,subject\na,secret\n")
+    (root / "subjects.png").symlink_to("../outside.csv")
+    (root / "corpus.yaml").write_text((root / "corpus.yaml").read_text() + "subjects: subjects.png\n")
+    with pytest.raises(CheckError, match="a link that leaves the corpus directory"):
+        reader.read_subjects(root)

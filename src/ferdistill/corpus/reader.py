@@ -22,6 +22,7 @@ from . import sources
 from .sources import Dropped, Record, Row, SafePath, decode, has_image_suffix, is_below
 
 T = TypeVar("T")
+LEAVES = "a link that leaves the corpus directory"
 CHUNK = 256  # faces a worker decodes at a time
 
 
@@ -155,12 +156,16 @@ def _refuse_exits(root: Path, folder: Path) -> None:
             elif not entry.is_file(follow_symlinks=False) and not has_image_suffix(entry.name):
                 leaves = entry.is_symlink() and not is_below(Path(entry.path), root)
                 if leaves or not (entry.is_symlink() or entry.is_file()):
-                    raise CheckError(
-                        "a link that leaves the corpus directory" if leaves else "neither a file nor a folder",
-                        where=ascii(entry.path),
-                        expected=f"files and folders below {root}",
-                        hint="copy what it stands for into the corpus, or take it out",
-                    )
+                    raise _not_here(LEAVES if leaves else "neither a file nor a folder", entry.path, root)
+
+
+def _not_here(what: str, path: str, root: Path) -> CheckError:
+    return CheckError(
+        what,
+        where=ascii(path),
+        expected=f"files and folders below {root}",
+        hint="copy what it stands for into the corpus, or take it out",
+    )
 
 
 def records_by_path(corpus_dir: Path, classes: list[str]) -> dict[str, Record]:
@@ -230,6 +235,8 @@ def read_subjects(corpus_dir: Path) -> dict[str, str]:
     file = corpus_dir / table
     if not file.is_file():
         raise UsageError("the table of subjects is missing", where=str(file), expected="columns path, subject")
+    if not is_below(file, corpus_dir):
+        raise _not_here(LEAVES, str(file), corpus_dir)  # one that is named as an image is was passed over
     try:
         rows = list(sources.table_rows(file, ("path", "subject")))
     except (csv.Error, UnicodeDecodeError, OSError) as error:
