@@ -399,7 +399,10 @@ def project(tmp_path_factory):
 
     recipes = [("none", "none"), ("6A", "kd"), ("6E", "kd")]
     results = [
-        {"family": family, "mode": mode, "seed": seed, "macro_f1": 0.77 + 0.01 * place + 0.001 * (seed % 7)}
+        {
+            **{"family": family, "mode": mode, "seed": seed, "macro_f1": 0.77 + 0.01 * place + 0.001 * (seed % 7)},
+            **{"corpus": settings.corpus, "scale": settings.scale, "index_digest": index.digest},
+        }
         for (place, (family, mode)), seed in itertools.product(enumerate(recipes), (1337, 2025, 42))
     ]
     (root / "metrics/study").mkdir(parents=True, exist_ok=True)

@@ -166,6 +166,12 @@ def test_collect_takes_the_commits_that_are_named(inside):
 def test_why_there_are_no_experiments_is_said(inside, tmp_path, monkeypatch):
     assert experiments.why_none(experiments.baselines([])) == ("", "")
     assert "no experiment started from these commits" in experiments.why_none(["0" * 40])[0]
+    described = Path(f"data/index/{SETTINGS['index_tag']}.json")
+    before = described.read_text()
+    described.write_text(json.dumps({"digest": "0" * 64}))
+    refused = CliRunner().invoke(cli, ["study", "collect", "--out", str(tmp_path / "none.csv")])
+    described.write_text(before)
+    assert "git checkout COMMIT && dvc checkout" in str(refused.exception) and "its index digest is" in refused.stderr
     load_benchmark().git(tmp_path, "clone", "-q", str(inside), "clone")
     monkeypatch.chdir(tmp_path / "clone")
     assert "git clone leaves those behind" in experiments.why_none(experiments.baselines([]))[0]

@@ -207,6 +207,9 @@ def test_what_is_not_here_is_said(tmp_path):
     files.write_text(tmp_path / "plots/study/misalignment.png", "")
     other = {"index_digest": "e" * 64, "conditions": [], "run_family": "6E", "run_mode": "kd"}
     files.write_json(tmp_path / "metrics/study/misalignment.json", other)
+    files.write_json(tmp_path / "metrics/student.json", other)
+    files.write_text(tmp_path / "plots/confusion.csv", "actual,predicted\nhappy,sad\n")
+    files.write_text(tmp_path / "plots/reliability.csv", "scaling\n")
     study = report.gather(table(tmp_path / "r.csv", only=["6A", "6E"]), SETTINGS, None)
     words = json.dumps([section(study).blocks for section in sections.SECTIONS], default=str, ensure_ascii=False)
     for sentence in (

@@ -9,13 +9,14 @@ import pytest
 from typer.testing import CliRunner
 
 from conftest import CLASSES
-from ferdistill import params
+from ferdistill import files, params
 from ferdistill.cli import cli
 from ferdistill.errors import CheckError, UsageError
 from ferdistill.evaluation import statistics
 from ferdistill.evaluation.metrics import score
 from ferdistill.study import compare, results
 
+ROOT = Path(__file__).parents[1]
 SECTION_5_1 = Path(__file__).parent / "data" / "section_5_1.csv"
 SEEDS = [1337, 2025, 42]
 
@@ -290,3 +291,30 @@ def test_the_command_answers_people_and_machines():
     assert "6E kd" in CliRunner().invoke(cli, [*command, "--all", "--metric", "macro_f1"]).output
     for wrong in ([], ["--all", "--candidate", "6E:kd"], ["--all", "--metric", "f1"], ["--candidate", "6A:kd"]):
         assert isinstance(CliRunner().invoke(cli, [*command, *wrong]).exception, UsageError)
+
+
+def test_the_workspaces_own_table_is_of_its_own_corpus_and_index(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "params.yaml").read_text()
+    files.write_text(tmp_path / "params.yaml", text)
+    files.write_text(tmp_path / results.SUMMARY, (ROOT / results.SUMMARY).read_text())
+    compare = ["study", "compare", "--baseline", "none", "--candidate", "6E:kd"]
+    every = [compare, ["study", "decide"], ["study", "report"]]
+    # A clone before `dvc repro` has no index.
+    assert CliRunner().invoke(cli, compare).exit_code == 0
+    files.write_json(tmp_path / "data/index/ixNextAffFull.json", {"digest": "0" * 64})
+    for command in every:
+        refused = CliRunner().invoke(cli, command).exception
+        assert isinstance(refused, CheckError)
+        expected = "of corpus embedded, scale embedded, index e603c13d; the workspace has embedded, embedded, 00000000"
+        assert expected in str(refused)
+    assert not (tmp_path / "docs").exists() and not (tmp_path / "plots").exists()
+    assert CliRunner().invoke(cli, [*compare, "--results", str(results.SUMMARY)]).exit_code == 0
+    (tmp_path / "data/index/ixNextAffFull.json").unlink()
+    files.write_text(tmp_path / "params.yaml", text.replace("corpus: embedded ", "corpus: mine ", 1))
+    with pytest.raises(CheckError, match="the workspace has mine, embedded\n"):
+        results.require_own(params.load())
+    bare = "family,mode,seed,macro_f1\n6E,kd,1,0.8\n"
+    files.write_text(tmp_path / results.SUMMARY, bare)
+    with pytest.raises(CheckError, match="of corpus not said, scale not said"):
+        results.require_own(params.load())

@@ -158,7 +158,9 @@ def collect(
         raise CheckError(
             why or "no experiment belongs in the table",
             expected="experiments of this workspace's index, scale and settings",
-            hint=hint or "ferdistill study run makes them; --rev names commits that others started from",
+            hint=hint
+            or "`ferdistill study run` makes them; those of another index or setting are collected where they "
+            "were run: `git checkout COMMIT && dvc checkout && ferdistill study collect --out older.csv`",
         )
     library.write(out, found.rows)
     if as_json:
@@ -166,6 +168,15 @@ def collect(
         print(json.dumps({"out": str(out), "rows": len(found.rows), "left_out": left_out}, indent=2))
     else:
         print(f"{out}: {len(found.rows)} runs, {len(found.left_out)} experiments left out")
+
+
+def _table(named: Path | None) -> Path:
+    """The table named, or the workspace's own."""
+    from ..study import results
+
+    if named is None:
+        results.require_own(params.load())
+    return named or results.SUMMARY
 
 
 @study_cli.command("compare")
@@ -181,7 +192,8 @@ def compare(
 ) -> None:
     """Compare recipes, with every uncertainty that a few seeds and a few test images leave.
 
-    Reads metrics/study/results_summary.csv, or any CSV with at least family, mode, seed and macro_f1. Examples:
+    Reads metrics/study/results_summary.csv, if it is of the workspace's corpus, scale and index, or any CSV that is
+    named, with at least family, mode, seed and macro_f1. Examples:
 
         ferdistill study compare --baseline 6A:kd --candidate 6E:kd
 
@@ -194,7 +206,7 @@ def compare(
 
     if every == (candidate is not None):
         raise UsageError("one of --candidate and --all", expected="--candidate RECIPE, or --all")
-    frame = results.read(table or results.SUMMARY)
+    frame = results.read(_table(table))
     if candidate is not None:
         result = library.compare(frame, baseline, candidate, metrics=metrics)
         if as_json:
@@ -301,8 +313,8 @@ def decide(
 
     A large drop of ECE for a negligible loss of macro F1 is acceptable, the reverse is not; of recipes that the seeds
     do not tell apart, the simpler is taken. The thresholds are under `decide` in params.yaml. Reads
-    metrics/benchmark.json and metrics/export.json too, and exits with 1 if the student is too slow or too
-    large. Examples:
+    metrics/study/results_summary.csv, if it is of the workspace's corpus, scale and index, or the table that is named,
+    and metrics/benchmark.json and metrics/export.json. Exits with 1 if the student is too slow or large. Examples:
 
         ferdistill study decide
 
@@ -312,7 +324,7 @@ def decide(
     from ..study import results
 
     settings = params.load()
-    decision = library.decide(results.read(table or results.SUMMARY), settings, *library.measured())
+    decision = library.decide(results.read(_table(table)), settings, *library.measured())
     if as_json:
         print(json.dumps(decision, indent=2, ensure_ascii=False, allow_nan=False))
     else:
@@ -342,17 +354,16 @@ def report(
 ) -> None:
     """Write the study report: tables, figures and findings, every sentence made from the numbers.
 
-    Reads metrics/study/results_summary.csv. What is not here (predictions, soft labels, curves of experiments) is left
-    out, and the report says so. Examples:
+    Reads metrics/study/results_summary.csv, if it is of the workspace's corpus, scale and index, or the table that is
+    named. What is not here (predictions, soft labels, curves) is left out, and the report says so. Examples:
 
         ferdistill study report
 
         ferdistill study report --results other/results_summary.csv --out other/report.html --markdown other/report.md
     """
     from ..study import report as library
-    from ..study import results
 
-    written = library.make(table or results.SUMMARY, params.load(), out, markdown)
+    written = library.make(_table(table), params.load(), out, markdown)
     if as_json:
         print(json.dumps({"written": [path.as_posix() for path in written]}, indent=2))
     else:

@@ -93,15 +93,16 @@ def gather(frame: pd.DataFrame, params: Params, store: Path | None) -> Study:
     classes = results.classes_of(frame)
     needed = [name for name in results.columns(classes) if name not in _MAY_BE_EMPTY]
     found = recipes.of(frame, params, needed)
+    digests = set(frame["index_digest"])  # what this workspace has of another index has no place beside these runs
     benchmark, export = decide.measured()
     keys = "index_digest", "conditions", "run_family", "run_mode"
     misalignment = _json_if_there(Path("metrics/study/misalignment.json"), *keys)
-    if misalignment is not None and misalignment["index_digest"] not in set(frame["index_digest"]):
-        misalignment = None  # students of other images
+    if misalignment is not None and misalignment["index_digest"] not in digests:
+        misalignment = None
     drawn = {}
     if misalignment is not None and (picture := Path("plots/study/misalignment.png")).is_file():
         drawn["misalignment"] = picture.read_bytes()
-    teachers = _diversity(params)
+    teachers = _diversity(params, digests)
     if teachers is not None:
         with TemporaryDirectory() as directory:
             picture = Path(directory) / "diversity.png"
@@ -126,7 +127,7 @@ def gather(frame: pd.DataFrame, params: Params, store: Path | None) -> Study:
         benchmark=benchmark,
         predictions=_predictions(found, classes, store),
         curves=_curves(found),
-        working_tree=_working_tree(),
+        working_tree=_working_tree(digests),
         diversity=teachers,
         misalignment=misalignment if "misalignment" in drawn else None,
         drawn=drawn,
@@ -141,12 +142,13 @@ def _json_if_there(path: Path, *keys: str) -> Any:
     return read_json(path, *keys) if path.is_file() else None
 
 
-def _diversity(params: Params) -> dict[str, Any] | None:
-    """`diversity.of_split` on test, if the index and every teacher's soft labels are here."""
+def _diversity(params: Params, digests: set[str]) -> dict[str, Any] | None:
+    """`diversity.of_split` on test, if the runs' index and every teacher's soft labels are here."""
     directories = [params.softlabels_dir(name) for name in params.teachers]
     if not params.index_csv.is_file() or not all(directory.is_dir() for directory in directories):
         return None
-    return diversity.of_split(params, index.read(params.index_csv), "test", params.temperature)
+    rows = index.read(params.index_csv)
+    return diversity.of_split(params, rows, "test", params.temperature) if rows.digest in digests else None
 
 
 def _predictions(found: list[recipes.Recipe], classes: list[str], store: Path | None) -> dict[str, list[Any]]:
@@ -184,11 +186,11 @@ def _curves(found: list[recipes.Recipe]) -> dict[str, dict[str, pd.DataFrame]]:
     return {title: {selector: pd.DataFrame(series) for selector, series in of.items()} for title, of in curves.items()}
 
 
-def _working_tree() -> dict[str, Any]:
-    """The pipeline's own run, as `dvc repro` left it."""
+def _working_tree(digests: set[str]) -> dict[str, Any]:
+    """The pipeline's own run, as `dvc repro` left it, if it is of the runs' index."""
     files = {name: Path("plots") / f"{name}.csv" for name in ("confusion", "reliability")}
-    student = _json_if_there(Path("metrics/student.json"), "run_family", "run_mode")
-    if student is None or not all(path.is_file() for path in files.values()):
+    student = _json_if_there(Path("metrics/student.json"), "run_family", "run_mode", "index_digest")
+    if student is None or student["index_digest"] not in digests or not all(map(Path.is_file, files.values())):
         return {}
     label = f"{student['run_family']} {student['run_mode']}, working tree"
     return {"label": label, **{name: pd.read_csv(path) for name, path in files.items()}}

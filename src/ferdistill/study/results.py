@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 
 from ..errors import CheckError, UsageError
+from ..files import read_json
+from ..params import Params
 
 SUMMARY = Path("metrics/study/results_summary.csv")
 MODES = ["none", "kd", "dkd"]
@@ -109,6 +111,30 @@ def read(path: Path | str) -> pd.DataFrame:
         frame[name] = _column(frame[name], name, lines, path)
     _check_runs(frame, lines, path)
     return frame
+
+
+def require_own(settings: Params) -> None:
+    """Check that the table at `SUMMARY` is of the workspace's corpus, scale and, where there is one, index.
+
+    Raises
+    ------
+    CheckError
+        If it is of another, or does not say of which. Also as `read`.
+    """
+    frame = read(SUMMARY)
+    ours = {"corpus": settings.corpus, "scale": settings.scale}
+    if (described := settings.index_csv.with_suffix(".json")).is_file():
+        ours["index_digest"] = read_json(described, "digest")["digest"]
+    theirs = {name: sorted(set(frame[name])) if name in frame else ["not said"] for name in ours}
+    if any(theirs[name] != [value] for name, value in ours.items()):
+        short = {name: [value[:8] if name == "index_digest" else value for value in theirs[name]] for name in ours}
+        said = ", ".join(f"{name.removesuffix('_digest')} {' and '.join(short[name])}" for name in ours)
+        have = ", ".join(value[:8] if name == "index_digest" else value for name, value in ours.items())
+        raise CheckError(
+            f"the table is of {said}; the workspace has {have}",
+            where=str(SUMMARY),
+            hint=f"`ferdistill study collect`, or name the table to read it anyway: `--results {SUMMARY.as_posix()}`",
+        )
 
 
 def select(frame: pd.DataFrame, selector: str) -> pd.DataFrame:

@@ -874,7 +874,11 @@ def diversity(study: Study) -> Section:
     """How much the teachers differ."""
     report = study.diversity
     if report is None:
-        return Section("diversity", "Teachers", ["The teachers' soft labels are not here: run `dvc pull`."])
+        return Section(
+            "diversity",
+            "Teachers",
+            ["Of these runs' index the teachers' soft labels are not here: `dvc pull` at its commit brings them."],
+        )
     names = report["teachers"]
     disagreement = np.array(report["disagreement"])
     pairs = [(disagreement[i, j], names[i], names[j]) for i, j in combinations(range(len(names)), 2)]
