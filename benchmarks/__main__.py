@@ -78,7 +78,9 @@ def measured(name: str, *options: str) -> dict[str, Any]:
     """What a script writes; its table goes to the terminal."""
     with tempfile.TemporaryDirectory() as directory:
         file = Path(directory) / "result.json"
-        subprocess.run([sys.executable, str(HERE / f"{name}.py"), *options, "--json", str(file)], check=True)
+        command = [sys.executable, str(HERE / f"{name}.py"), *options, "--json", str(file)]
+        if subprocess.run(command, check=False).returncode:
+            sys.exit(f"benchmarks/{name}.py stopped; once mended: python benchmarks --only {name}")
         found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return found
 

@@ -43,8 +43,9 @@ def bare(root: Path) -> None:
     root.mkdir()
     run(root, "git", "init", "--quiet")
     run(root, "dvc", "init", "--quiet")
-    (root / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"one": {"cmd": "python -c pass", "deps": ["dvc.yaml"]}}}))
-    run(root, "dvc", "repro", "--quiet")
+    (root / "data").write_text("nothing\n")
+    (root / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"one": {"cmd": "python -c pass", "deps": ["data"]}}}))
+    run(root, "dvc", "repro")
 
 
 def run(root: Path, *command: str) -> tuple[float, str]:
