@@ -14,6 +14,7 @@ from typing import Any
 import measure
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from ferdistill.files import atomic, write_json
 from ferdistill.progress import track
@@ -124,7 +125,7 @@ def table(rows: list[dict[str, Any]]) -> str:
                 *(shown(row[key]) for key in ("ours", "theirs")),
                 row["unit"],
                 "" if row["ratio"] is None else f"{row['ratio']:g}{spread}",
-                row["peer"],
+                "" if row["theirs"] is None else row["peer"],
             ]
         )
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
@@ -156,14 +157,22 @@ def picture(results: dict[str, Any]) -> bytes:
         for axes in list(grid):
             axes.set_axis_off()
 
-    return figures.draw(2.3 * down, paint, width=9.5)
+    return figures.draw(2.5 * down, paint, width=9.5)
 
 
 def plot(axes: Axes, name: str, what: str, unit: str, points: list[tuple[int, float, float | None]]) -> None:
     """One curve, ours and theirs, on logarithmic axes."""
     theirs = [(size, other) for size, _, other in points if other is not None]
-    axes.loglog([size for size, _, _ in points], [own for _, own, _ in points], "o-", color=figures.BLUE)
+    sizes, own = [size for size, _, _ in points], [value for _, value, _ in points]
+    axes.loglog(sizes, own, "o-", color=figures.BLUE)
     axes.loglog([size for size, _ in theirs], [other for _, other in theirs], "s--", color=figures.RED)
+    values = [*own, *(other for _, other in theirs)]
+    axes.set_ylim(min(values) / 2, max(values) * 2)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0,) if max(values) > 20 * min(values) else (1.0, 2.0, 5.0)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set_xticks(sizes, [f"{size:,}" for size in sizes], rotation=30 if max(sizes) >= 10_000 else 0)
+    axes.set_xticks([], minor=True)
     axes.set_title(name.replace(": ", "\n"), loc="left")
     axes.set_xlabel(what)
     axes.set_ylabel(unit)

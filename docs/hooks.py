@@ -20,28 +20,9 @@ from mkdocs.structure.files import File, Files
 from ferdistill.params import Params
 
 ROOT = Path(__file__).parents[1]
-# Written by commands; the navigation names each only where it is.
-OPTIONAL = {"performance.md", "robustness.md", "study-report.md"}
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
 # Sections that params.yaml has several of, by the reader's own names.
 MANY = {"families", "scales"}
-
-
-def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Leave out of the navigation what is not there."""
-    config.nav = _present(config.nav or [], Path(config.docs_dir))
-    return config
-
-
-def _present(nav: list[Any], docs: Path) -> list[Any]:
-    kept = []
-    for entry in nav:
-        ((title, target),) = entry.items()
-        if isinstance(target, list):
-            kept.append({title: _present(target, docs)})
-        elif target not in OPTIONAL or (docs / target).is_file():
-            kept.append(entry)
-    return kept
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
