@@ -70,6 +70,7 @@ def make_bundle(directory, channels=1, **more):
         "architecture": "linear",
         "files": {"model.onnx": sha256_file(directory / "model.onnx")},
         "variants": {"fp32": "model.onnx"},
+        "thresholds": {},
         "test": {"n": 801, "macro_f1": 0.5},
     }
     write_json(directory / "bundle.json", info | more)
