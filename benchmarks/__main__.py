@@ -42,10 +42,10 @@ SCRIPTS = {
 }
 HEAD = """# Performance
 
-`make bench` measures all of this, and writes this page. Every figure of ours stands beside a peer's, or beside the bare
-limit, taken in the same run; the ratio is **above 1 where ours is better**, whatever the unit. In brackets are the
-least and the greatest ratio of the rounds, where both sides took turns. What is done in a row, each benchmark says
-itself: `python benchmarks/index.py --help`.
+`make bench` measures all of this, and writes this page. Beside ours stands a peer's figure or the bare limit's, taken
+in the same run, wherever there is one and it ends in minutes; the ratio is **above 1 where ours is better**, whatever
+the unit. In brackets are the least and the greatest ratio of the rounds, where both sides took turns. What is done in a
+row, each benchmark says itself: `python benchmarks/index.py --help`.
 """
 GROWTH = """
 ## Growth
