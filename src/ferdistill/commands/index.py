@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from .. import params
 from ..files import read_json
+from .console import wide
 
 index_cli = typer.Typer(no_args_is_help=True, help="The canonical index: which images, labels and splits there are.")
 
@@ -34,8 +35,8 @@ def show(index_csv: IndexOption = None, as_json: JsonOption = False) -> None:
     if as_json:
         print(json.dumps(read.description | report, indent=2, ensure_ascii=False))
         return
-    console = Console()
-    console.print(f"[bold]{csv}[/bold]  digest {read.digest[:12]}  corpus {read.description['corpus']}")
+    console = wide()
+    console.print(Text(str(csv), "bold"), f" digest {read.digest[:12]}  corpus {read.description['corpus']}")
     counts = read.rows.groupby(["label", "split"]).size().unstack(fill_value=0)
     table = Table("class", *index.SPLITS, "all", title="Images", title_justify="left")
     for name in read.description["classes"]:
@@ -50,18 +51,17 @@ def show(index_csv: IndexOption = None, as_json: JsonOption = False) -> None:
         steps.add_row(step["step"].replace("_", " "), str(step["images"]), *map(str, found))
     console.print(steps)
     left_out = ", ".join(f"{count} {step}" for step, count in report["left_out"].items()) or "none"
-    console.print(f"{report['rows_listed']} rows listed; left out: {left_out}", highlight=False)
+    console.print(f"{report['rows_listed']} rows listed; left out: {left_out}")
     for step in ("dropped", "quarantined"):
         for source, reasons in report[step].items():
             for reason, count in list(reasons.items())[:REASONS]:
-                console.print(f"  {step} from {source}: {count} {reason}", highlight=False, markup=False)
+                console.print(f"  {step} from {source}: {count} {reason}")
             if len(reasons) > REASONS:
                 print(f"  {step} from {source}: {len(reasons) - REASONS} reasons more")
     console.print(
         f"Each class's share of a split is within {report['stratification']['largest_deviation']:.1%} of the split's "
         f"share of all\nEvery row left out: {csv.with_suffix('.left_out.csv')}\n"
-        f"Contact sheets: {csv.with_name(csv.stem + '_sheets')}",
-        highlight=False,
+        f"Contact sheets: {csv.with_name(csv.stem + '_sheets')}"
     )
 
 

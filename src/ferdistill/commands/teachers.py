@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from .. import params
 from ..errors import UsageError
+from .console import wide
 
 teachers_cli = typer.Typer(no_args_is_help=True, help="The teachers, side by side.")
 
@@ -59,7 +59,7 @@ def diversity(
 
 
 def _print(report: dict[str, Any], title: str) -> None:
-    console = Console()
+    console = wide()
     heads = {
         "accuracy": "accuracy",
         "macro_f1": "macro F1",
@@ -89,6 +89,5 @@ def _print(report: dict[str, Any], title: str) -> None:
         f"Variance over images: {variance['teachers']:.4f} in the mean of the teachers. The fused target keeps {kept}, "
         f"or {variance['ratio_if_independent']:.1%} if they were independent, as the report assumes.\n"
         f"The split loss of kd is the fused one and {report['jensen_shannon_of_all']:.4f} alpha T^2, a constant.\n"
-        "Entropies and divergences are in nats; the truth is softened at T too.",
-        highlight=False,
+        "Entropies and divergences are in nats; the truth is softened at T too."
     )
