@@ -18,7 +18,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ferdistill needs Python 3.11 or newer; set PYTHON=…")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[dev]'
-	$(BIN)/python -m ferdistill.evaluation.offline_html
+	$(BIN)/python -m ferdistill.tracking.offline_html
 	$(BIN)/dvc config --local plots.html_template plots/offline.html
 	@touch $@
 

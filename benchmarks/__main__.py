@@ -18,7 +18,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from ferdistill.files import atomic, write_json
 from ferdistill.progress import track
-from ferdistill.study import figures
+from ferdistill.report import figures
 
 EXAMPLES = """
   python benchmarks                                        all, about half an hour

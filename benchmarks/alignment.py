@@ -29,7 +29,7 @@ def generate(directory: Path, rows: int, teachers: int) -> None:
     """Write an index in canonical order, and a store of random logits for each teacher."""
     import pandas as pd
 
-    from ferdistill.corpus import index
+    from ferdistill.data import index
     from ferdistill.softlabels import store
 
     rng = np.random.default_rng(0)
@@ -50,7 +50,7 @@ def generate(directory: Path, rows: int, teachers: int) -> None:
 
 def check_ours(directory: Path) -> float:
     """Seconds of the gate, the reading of the index included."""
-    from ferdistill.corpus import index
+    from ferdistill.data import index
     from ferdistill.softlabels import alignment, store
 
     start = perf_counter()

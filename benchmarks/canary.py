@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from scipy.special import softmax
 
-from ferdistill.corpus.index import SPLITS
+from ferdistill.data.index import SPLITS
 from ferdistill.files import write_json
 from ferdistill.softlabels import canary
 

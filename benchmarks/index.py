@@ -42,8 +42,8 @@ def draw(folder: Path, number: int) -> None:
     """Write face `number` as PNG; of each hundred the last three are copies of the first three, one of each kind."""
     from PIL import Image
 
-    from ferdistill.corpus.faces import draw_identity, draw_view, render
-    from ferdistill.corpus.synthetic import draw_expression
+    from ferdistill.faces.rendered import draw_expression
+    from ferdistill.faces.renderer import draw_identity, draw_view, render
 
     kind = number % 100 - 97
     rng = np.random.default_rng((2013, number - 97 if kind >= 0 else number))
@@ -69,8 +69,8 @@ def decode(files: list[Path]) -> list[tuple[str, np.ndarray]]:
     """Digest and thumbnail of each image."""
     from PIL import Image
 
-    from ferdistill.corpus.duplicates import thumbnail
-    from ferdistill.corpus.index import sample_id
+    from ferdistill.data.duplicates import thumbnail
+    from ferdistill.data.index import sample_id
 
     pictures = (np.asarray(Image.open(file).convert("RGB")) for file in files)
     return [(sample_id(pixels), thumbnail(pixels)) for pixels in pictures]
@@ -80,8 +80,8 @@ def ours(folder: Path) -> tuple[set[tuple[str, str]], float]:
     """Pairs of file names: exact copies by digest, and of what is left the near and the mirrored ones."""
     import pandas as pd
 
-    from ferdistill.corpus.duplicates import find
-    from ferdistill.corpus.index import sample_id  # noqa: F401
+    from ferdistill.data.duplicates import find
+    from ferdistill.data.index import sample_id  # noqa: F401
 
     start = perf_counter()
     files = sorted(folder.iterdir())
@@ -120,7 +120,7 @@ def made_up_hashes(rows: int, clustered: bool) -> tuple[np.ndarray, np.ndarray]:
 
 def our_search(rows: int, clustered: bool) -> tuple[int, float]:
     """Number of pairs within `DISTANCE`, not counting mirrored ones, which are searched for too."""
-    from ferdistill.corpus.duplicates import near_pairs
+    from ferdistill.data.duplicates import near_pairs
 
     hashes, mirrored = made_up_hashes(rows, clustered)
     start = perf_counter()

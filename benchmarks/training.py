@@ -3,7 +3,7 @@
 All train the student of the embedded scale, from the same weights, on the same images, in float32, with cross-entropy
 and the divergence from each of four teachers. They run in turn, an epoch each, and the first round does not count:
 
-- ours: `training.loop.fit` as the stage `student` calls it, with stored soft labels: images from a memory-mapped file,
+- ours: `distill.loop.fit` as the stage `student` calls it, with stored soft labels: images from a memory-mapped file,
   flip_shift, clipped gradients, warm-up and cosine, the training canary, deterministic algorithms;
 - bare loop: forward, backward and a step of AdamW on normalised tensors that lie on the device, in one order, and no
   more;
@@ -37,12 +37,12 @@ from torch import Tensor, nn
 from torchvision import transforms
 
 from ferdistill import params
+from ferdistill.distill import models
+from ferdistill.distill.augment import reach
+from ferdistill.distill.loop import Batch, Loss, Split, as_input, device, fit, make_deterministic
+from ferdistill.distill.losses import kd_loss, soft_targets
+from ferdistill.distill.training_canary import Witness
 from ferdistill.params import Params
-from ferdistill.training import models
-from ferdistill.training.augment import reach
-from ferdistill.training.loop import Batch, Loss, Split, as_input, device, fit, make_deterministic
-from ferdistill.training.losses import kd_loss, soft_targets
-from ferdistill.training.witness import Witness
 
 EXAMPLES = """
   python benchmarks/training.py                            1024 images, 15 rounds, one thread: ten minutes

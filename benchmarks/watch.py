@@ -36,15 +36,15 @@ from rich.table import Table
 from skimage import data
 from skimage.feature import Cascade as PatternCascade
 
-from ferdistill.corpus import faces as drawn
+from ferdistill.faces import renderer as drawn
+from ferdistill.faces.camera import Frame, open_frames, open_writer
+from ferdistill.faces.crops import confidence
+from ferdistill.faces.detector import Cascade, Detector, Face, iou
+from ferdistill.faces.tracker import Smoothing, Tracker
+from ferdistill.faces.watch import annotate, record, watch
 from ferdistill.files import write_json
 from ferdistill.progress import track as with_bar
 from ferdistill.runtime.classifier import Classifier
-from ferdistill.runtime.detector import Cascade, Detector, Face, iou
-from ferdistill.runtime.faces import confidence
-from ferdistill.runtime.frames import Frame, open_frames, open_writer
-from ferdistill.runtime.tracker import Smoothing, Tracker
-from ferdistill.runtime.watch import annotate, record, watch
 
 EXAMPLES = """
   python benchmarks/watch.py --json out.json

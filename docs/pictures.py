@@ -8,16 +8,16 @@ import numpy as np
 import vl_convert
 from PIL import Image
 
-from ferdistill import params
-from ferdistill.corpus import images, index
+from ferdistill import params, workspace
+from ferdistill.data import images, index
 
 OUT = Path(__file__).parent / "images"
 
 
 def faces(settings: params.Params, columns: int = 12, zoom: int = 2) -> Image.Image:
     """A row of test faces for each class, in the order of params.yaml."""
-    rows = index.read(settings.index_csv)
-    packed = images.load(settings.images_npy, rows)
+    rows = index.read(workspace.index_csv(settings.index_tag))
+    packed = images.load(workspace.images_npy(settings.index_tag), rows)
     codes = rows.codes(settings.classes)
     test = rows.positions("test")
     # Evenly spaced over the split, so that every source has its share.

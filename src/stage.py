@@ -1,5 +1,7 @@
 """Run one pipeline stage: `python src/stage.py student`, `python src/stage.py teacher resnet18`.
 
+Under DVC the teacher is the one that the stage is named after, so that no value of params.yaml reaches a shell.
+
 It stands directly under `src/` so that Python puts that folder first on its path: a queued experiment, which runs in
 a copy of the repository, then runs the copy's code and not the code of an editable install.
 """
@@ -7,6 +9,7 @@ a copy of the repository, then runs the copy's code and not the code of an edita
 import importlib
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -16,6 +19,7 @@ from ferdistill.errors import FerdistillError, UsageError
 from ferdistill.files import is_full
 
 OF_A_TEACHER = ("softlabels", "teacher")
+TRAINING = ("student", "teacher")
 
 
 def stop_with(parent: int) -> None:
@@ -28,6 +32,12 @@ def stop_with(parent: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def launch(processes: int, arguments: list[str]) -> int:
+    """Start this script in several processes that train together; their exit code."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    return subprocess.run([*command, __file__, *arguments], check=False).returncode
+
+
 if __name__ == "__main__":
     if "DVC_STAGE" in os.environ and os.name == "posix":
         threading.Thread(target=stop_with, args=[os.getppid()], daemon=True).start()
@@ -38,6 +48,8 @@ if __name__ == "__main__":
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     known = sorted(file.stem for file in Path(__file__).parent.glob("ferdistill/stages/[a-z]*.py"))
     stage, *teacher = sys.argv[1:] or [""]
+    if stage in OF_A_TEACHER and not teacher:
+        teacher = os.environ.get("DVC_STAGE", "").split("@")[1:]
     if stage not in known or len(teacher) != (stage in OF_A_TEACHER):
         print(
             f"usage: python src/stage.py STAGE [TEACHER], STAGE one of {', '.join(known)}; "
@@ -55,6 +67,9 @@ if __name__ == "__main__":
                 where="params.yaml, teachers",
                 expected=f"one of {', '.join(settings.teachers)}",
             )
+        processes = settings.launch.processes if stage in TRAINING else 1
+        if processes > 1 and "LOCAL_RANK" not in os.environ:
+            sys.exit(launch(processes, [stage, *teacher]))
         importlib.import_module(f"ferdistill.stages.{stage}").run(settings, *teacher)
     except FerdistillError as error:
         print(f"error: {error}", file=sys.stderr)

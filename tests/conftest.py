@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from ferdistill.corpus import index as index_module
+from ferdistill.data import index as index_module
 from ferdistill.files import sha256_file, write_json
 from ferdistill.runtime.classifier import SCHEMA_VERSION
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import CLASSES, make_index
-from ferdistill.corpus import index as index_module
+from ferdistill.data import index as index_module
 from ferdistill.errors import CheckError, UsageError
 from ferdistill.files import sha256, sha256_file
 from ferdistill.softlabels import alignment, store

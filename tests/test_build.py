@@ -10,12 +10,12 @@ import pytest
 from PIL import Image
 
 from conftest import THREE, face, write_fer2013
-from ferdistill.corpus import diff, index
-from ferdistill.corpus.build import build
-from ferdistill.corpus.reader import read_rows
-from ferdistill.corpus.sheets import write_sheets
-from ferdistill.corpus.sources import read_image
-from ferdistill.corpus.verify import verify
+from ferdistill.data import diff, index
+from ferdistill.data.build import build
+from ferdistill.data.reader import read_rows
+from ferdistill.data.sheets import write_sheets
+from ferdistill.data.sources import read_image
+from ferdistill.data.verify import verify
 from ferdistill.errors import CheckError, UsageError
 from test_index import SETTINGS, make
 
@@ -141,7 +141,7 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from ferdistill.corpus import index
-from ferdistill.corpus.build import build
+from ferdistill.data.build import build
 from test_index import SETTINGS
 from conftest import THREE
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ from scipy.stats import binom
 from sklearn.metrics import log_loss
 
 from ferdistill.errors import CheckError
-from ferdistill.evaluation import offline_html
 from ferdistill.evaluation.calibration import (
     METHODS,
     consistency_band,
@@ -33,6 +32,7 @@ from ferdistill.evaluation.calibration import (
 )
 from ferdistill.evaluation.metrics import score
 from ferdistill.stages import calibrate, evaluate
+from ferdistill.tracking import offline_html
 
 GRID = [0.8, 0.9, 1.0, 1.1, 1.2]
 CLASSES = ["angry", "disgust", "fear", "happy", "neutral", "sad", "surprise"]

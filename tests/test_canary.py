@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from conftest import CLASSES, make_index
 from ferdistill.cli import cli
-from ferdistill.corpus.index import SPLITS
+from ferdistill.data.index import SPLITS
 from ferdistill.errors import CheckError
 from ferdistill.softlabels import canary, store
 

@@ -7,9 +7,9 @@ import pytest
 from dvc.repo import Repo
 from typer.testing import CliRunner
 
-from ferdistill import damage
 from ferdistill.cli import cli
 from ferdistill.errors import CheckError, UsageError
+from ferdistill.tracking import damage
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from conftest import CLASSES, face, write_fer2013
-from ferdistill.corpus import reader, sources
-from ferdistill.corpus.describe import PRECEDENCE, guess, to_yaml
+from ferdistill.data import reader, sources
+from ferdistill.data.describe import PRECEDENCE, guess, to_yaml
 from ferdistill.errors import CheckError, UsageError
 from test_sources import (
     YOLO_NAMES,
@@ -105,7 +105,7 @@ def check_yaml(root):
     (root / "corpus.yaml").write_text(to_yaml(guess(root)), encoding="utf-8")
     description = reader.describe(root)
     for source in description.sources:
-        adapter = importlib.import_module(f"ferdistill.corpus.sources.{source.adapter}")
+        adapter = importlib.import_module(reader.adapters()[source.adapter])
         options = adapter.Options.model_validate(source.options)
         rows = list(adapter.read(root, source.path, CLASSES, options))
         assert not [row for row in rows if isinstance(row, CheckError)], source
@@ -117,7 +117,7 @@ def check_yaml(root):
 
 
 def test_every_adapter_has_a_layout_here_and_a_place_in_the_order():
-    assert sorted(LAYOUTS) == sorted(PRECEDENCE) == reader.adapter_names()
+    assert sorted(LAYOUTS) == sorted(PRECEDENCE) == list(reader.adapters())
 
 
 @pytest.mark.parametrize("place", ["mine", "archive/some where/é", "."])

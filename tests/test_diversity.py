@@ -18,9 +18,9 @@ from sklearn.metrics import f1_score
 from typer.testing import CliRunner
 
 from conftest import CLASSES, make_index
-from ferdistill import params
+from ferdistill import params, workspace
 from ferdistill.commands.teachers import teachers_cli
-from ferdistill.corpus.truth import distribution
+from ferdistill.data.truth import distribution
 from ferdistill.errors import CheckError, UsageError
 from ferdistill.evaluation import diversity
 from ferdistill.softlabels import store
@@ -198,31 +198,41 @@ def project(tmp_path, monkeypatch):
     shutil.copy(Path(__file__).parents[1] / "params.yaml", tmp_path)
     monkeypatch.chdir(tmp_path)
     chosen = params.load()
-    rows = make_index(chosen.index_csv, {"train": 14, "val": 7, "calib": 7, "test": 21}, CLASSES)
+    rows = make_index(workspace.index_csv(chosen.index_tag), {"train": 14, "val": 7, "calib": 7, "test": 21}, CLASSES)
     rng = np.random.default_rng(0)
     for name in chosen.teachers:
         logits = 2 * np.eye(7)[rows.codes(CLASSES)] + rng.normal(0, 1, (len(rows.rows), 7))
-        store.write(chosen.softlabels_dir(name), rows, logits, CLASSES, teacher=name, checkpoint_sha256=f"of {name}")
+        store.write(
+            workspace.softlabels(name, chosen.index_tag),
+            rows,
+            logits,
+            CLASSES,
+            teacher=name,
+            checkpoint_sha256=f"of {name}",
+        )
     truth = pd.DataFrame(rng.dirichlet(np.ones(7), len(rows.rows)), columns=[f"q_{name}" for name in CLASSES])
     truth.insert(0, "path", rows.rows["path"])
-    (chosen.corpus_dir / "truth").mkdir(parents=True)
-    truth.sample(frac=1, random_state=0).to_csv(chosen.corpus_dir / "truth" / "samples.csv", index=False)
+    (workspace.corpus(chosen.corpus) / "truth").mkdir(parents=True)
+    truth.sample(frac=1, random_state=0).to_csv(workspace.corpus(chosen.corpus) / "truth" / "samples.csv", index=False)
     return tmp_path
 
 
 def test_the_command_shows_what_measure_found(project):
     chosen = params.load()
-    table = store.read(chosen.softlabels_dir(chosen.teachers[0]))[0]
+    table = store.read(workspace.softlabels(chosen.teachers[0], chosen.index_tag))[0]
     at = (table["split"] == "test").to_numpy()
-    logits = [store.logits_of(store.read(chosen.softlabels_dir(name))[0], CLASSES)[at] for name in chosen.teachers]
-    truth = distribution(chosen.corpus_dir, table["path"][at].tolist(), CLASSES)
+    logits = [
+        store.logits_of(store.read(workspace.softlabels(name, chosen.index_tag))[0], CLASSES)[at]
+        for name in chosen.teachers
+    ]
+    truth = distribution(workspace.corpus(chosen.corpus), table["path"][at].tolist(), CLASSES)
     labels = np.array([CLASSES.index(label) for label in table["label"][at]])
     expected = diversity.measure(np.stack(logits), labels, chosen.teachers, 3.0, truth)
 
     printed = invoke("--temperature", 3, "--json").output
     assert json.loads(printed) == {"split": "test", **expected}
     assert printed == invoke("--temperature", 3, "--json").output
-    shown = invoke("--temperature", 3, "--split", "test", "--index", chosen.index_csv).output
+    shown = invoke("--temperature", 3, "--split", "test", "--index", workspace.index_csv(chosen.index_tag)).output
     for name in chosen.teachers:
         assert f"{expected['each'][name]['macro_f1']:.4f}" in shown
     assert f"{expected['variance']['ratio']:.1%}" in shown
@@ -243,7 +253,7 @@ def test_the_picture_is_a_png_the_same_each_time(project):
 
 
 def test_without_a_truth_the_rest_is_shown(project):
-    shutil.rmtree(params.load().corpus_dir)
+    shutil.rmtree(workspace.corpus(params.load().corpus))
     report = json.loads(invoke("--json", "--out", "diversity.png").output)
     assert set(report["fused"]) == {"accuracy", "macro_f1", "entropy"}
     assert "truth" not in invoke().output.split("Entropies")[0]
@@ -251,7 +261,7 @@ def test_without_a_truth_the_rest_is_shown(project):
 
 def test_soft_labels_out_of_step_stop_the_command(project):
     chosen = params.load()
-    directory = chosen.softlabels_dir(chosen.teachers[1])
+    directory = workspace.softlabels(chosen.teachers[1], chosen.index_tag)
     table = pd.read_parquet(directory / store.TABLE)
     table.iloc[::-1].to_parquet(directory / store.TABLE)
     error = invoke().exception
@@ -262,7 +272,7 @@ def test_soft_labels_out_of_step_stop_the_command(project):
 def test_a_split_that_is_none_and_missing_soft_labels_are_wrong_calls(project):
     assert isinstance(invoke("--split", "dev").exception, UsageError)
     chosen = params.load()
-    shutil.rmtree(chosen.softlabels_dir(chosen.teachers[2]))
+    shutil.rmtree(workspace.softlabels(chosen.teachers[2], chosen.index_tag))
     assert isinstance(invoke().exception, UsageError)
 
 
@@ -279,7 +289,7 @@ def test_a_split_that_is_none_and_missing_soft_labels_are_wrong_calls(project):
     ],
 )
 def test_a_damaged_truth_is_refused(project, change, named):
-    corpus = params.load().corpus_dir
+    corpus = workspace.corpus(params.load().corpus)
     file = corpus / "truth" / "samples.csv"
     table = pd.read_csv(file)
     change(table).to_csv(file, index=False)

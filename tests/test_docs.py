@@ -33,10 +33,10 @@ from pydantic import TypeAdapter
 from typer.testing import CliRunner
 
 from conftest import CLASSES, face, write_fer2013
-from ferdistill import __version__, params
+from ferdistill import __version__, params, workspace
 from ferdistill.cli import cli
-from ferdistill.corpus import index as index_module
-from ferdistill.corpus.reader import CorpusDescription
+from ferdistill.data import index as index_module
+from ferdistill.data.reader import CorpusDescription
 from ferdistill.files import sha256
 from ferdistill.softlabels import store
 from ferdistill.stages import index as index_stage
@@ -369,20 +369,20 @@ def project(tmp_path_factory):
         assert done.exit_code == 0 and done.output.endswith("written data/raw/NAME/corpus.yaml\n")
         settings = params.load()
         index_stage.run(settings)
-        index = index_module.read(settings.index_csv)
+        index = index_module.read(workspace.index_csv(settings.index_tag))
         codes = index.codes(CLASSES)
         for seed, teacher in enumerate(settings.teachers):
             noise = np.random.default_rng(seed).normal(0, 1.5, (len(codes), 7))
             logits = noise + 3 * np.eye(7)[codes]
             store.write(
-                settings.softlabels_dir(teacher),
+                workspace.softlabels(teacher, settings.index_tag),
                 index,
                 logits,
                 CLASSES,
                 teacher=teacher,
                 checkpoint_sha256=sha256(teacher),
             )
-        shutil.copytree(settings.softlabels_dir("resnet18"), "old/resnet18")
+        shutil.copytree(workspace.softlabels("resnet18", settings.index_tag), "old/resnet18")
     table, _ = store.read(root / "old/resnet18")
     rewrite(root / "old/resnet18", table.sample(frac=1, random_state=0))
     shutil.copytree(root / "old/resnet18", root / "old/softlabels/resnet18")
@@ -429,7 +429,7 @@ def test_every_quick_command_runs(project, words, tmp_path, monkeypatch):
     if "--write" in words:
         (workspace / "data/raw/NAME/corpus.yaml").unlink()
     if words[1:3] == ["index", "seed"]:
-        params.load().index_csv.unlink()  # as after a seed that left a split without a class
+        workspace.index_csv(params.load().index_tag).unlink()  # as after a seed that left a split without a class
     done = CliRunner().invoke(cli, words[1:])
     # `old/resnet18` is out of step on purpose: a check of it must say so.
     expected = 1 if words[1:2] == ["align"] and words[2:4] in OUT_OF_STEP else 0

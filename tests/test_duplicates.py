@@ -12,11 +12,11 @@ from PIL import Image
 from threadpoolctl import threadpool_limits
 
 from conftest import face
-from ferdistill.corpus import duplicates
-from ferdistill.corpus.duplicates import CROWD, FLAT, MAX_DISTANCE, SIDE, find, near_pairs, phash, thumbnail
-from ferdistill.corpus.faces import draw_identity, draw_view, prototype, render
-from ferdistill.corpus.synthetic import write_corpus
+from ferdistill.data import duplicates
+from ferdistill.data.duplicates import CROWD, FLAT, MAX_DISTANCE, SIDE, find, near_pairs, phash, thumbnail
 from ferdistill.errors import CheckError, UsageError
+from ferdistill.faces.rendered import write_corpus
+from ferdistill.faces.renderer import draw_identity, draw_view, prototype, render
 
 
 def rgb(grey):

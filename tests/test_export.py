@@ -16,13 +16,13 @@ from PIL import Image
 from scipy.special import softmax
 from sklearn.metrics import f1_score
 
-from ferdistill.corpus.images import resize
 from ferdistill.deployment import graph, precision
 from ferdistill.deployment.card import model_card
 from ferdistill.deployment.graph import Deployed, Part
 from ferdistill.errors import CheckError, UsageError
 from ferdistill.files import read_json, sha256_file
-from ferdistill.params import BenchmarkParams, ExportParams, ImageParams, Int8Params
+from ferdistill.image_files import resize
+from ferdistill.params import BenchmarkParams, ExportParams, Int8Params
 from ferdistill.runtime.classifier import Classifier
 from ferdistill.stages import benchmark, export
 
@@ -159,7 +159,7 @@ def test_graph_converts_and_resizes_as_torch_and_pillow_do(
     )
     found = found.reshape(exact.shape)
     assert np.allclose(found, exact, atol=2e-3)
-    pillow = np.stack([resize(np.array(one), ImageParams(size=32, channels=channels)) for one in colour])
+    pillow = np.stack([resize(np.array(one), 32, channels) for one in colour])
     # Pillow rounds to whole levels after each of the two directions.
     assert np.abs(found - pillow.transpose(0, 3, 1, 2)).max() <= (1e-4 if shape == (32, 32) else 1.01)
 

@@ -14,13 +14,13 @@ import yaml
 from PIL import Image
 
 from conftest import CLASSES, face, make_index
-from ferdistill import params
+from ferdistill import params, workspace
+from ferdistill.distill import losses
 from ferdistill.files import sha256
 from ferdistill.softlabels import store, targets
 from ferdistill.stages import softlabels as softlabels_stage
 from ferdistill.stages import targets as targets_stage
 from ferdistill.stages import teacher as teacher_stage
-from ferdistill.training import losses
 
 ROOT = Path(__file__).parents[1]
 LENGTHS = {"train": 56, "val": 14, "calib": 14, "test": 14}
@@ -40,13 +40,20 @@ def project(tmp_path, monkeypatch):
         return params.load()
 
     settings = configure(lambda raw: None)
-    index = make_index(settings.index_csv, LENGTHS, CLASSES)
-    settings.images_npy.parent.mkdir(parents=True)
+    index = make_index(workspace.index_csv(settings.index_tag), LENGTHS, CLASSES)
+    workspace.images_npy(settings.index_tag).parent.mkdir(parents=True)
     pictures = [face(seed)[..., None] for seed in range(len(index.rows))]
-    np.save(settings.images_npy, np.stack(pictures))
+    np.save(workspace.images_npy(settings.index_tag), np.stack(pictures))
     for seed, name in enumerate(settings.teachers):
         logits = np.random.default_rng(seed).normal(0, 2, (len(index.rows), 7)) + 2 * np.eye(7)[index.codes(CLASSES)]
-        store.write(settings.softlabels_dir(name), index, logits, CLASSES, teacher=name, checkpoint_sha256=sha256(name))
+        store.write(
+            workspace.softlabels(name, settings.index_tag),
+            index,
+            logits,
+            CLASSES,
+            teacher=name,
+            checkpoint_sha256=sha256(name),
+        )
     return index, configure
 
 
@@ -104,7 +111,7 @@ def test_a_teacher_is_params_alone(project):
     targets_stage.run(settings)
     assert json.loads(Path("metrics/teachers/fifth.json").read_text())["best_epoch"] == 1
     assert json.loads(Path("data/targets/alignment.json").read_text())["ok"]
-    table, manifest = store.read(settings.softlabels_dir("fifth"))
+    table, manifest = store.read(workspace.softlabels("fifth", settings.index_tag))
     assert manifest["teacher"] == "fifth" and len(table) == len(index.rows)
     found = targets.read(Path("data/targets"), index, settings)
     rows = index.positions("train")
@@ -117,7 +124,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...errors import CheckError
-from . import EXPRESSIONS, Options, Record, Row, file_names, join, labelled
+from ...data.sources import EXPRESSIONS, Options, Record, Row, file_names, join, labelled
 
 
 def read(root: Path, path: str, classes: list[str], options: Options) -> Iterator[Row]:
@@ -150,7 +157,7 @@ def test_a_corpus_is_one_file(tmp_path):
 
     refused = stage(tmp_path, "params")
     assert refused.returncode == 2 and "unknown adapter `lab`" in refused.stderr
-    (tmp_path / "src/ferdistill/corpus/sources/lab.py").write_text(ADAPTER)
+    (tmp_path / "src/ferdistill/faces/corpora/lab.py").write_text(ADAPTER)
     for name in ("params", "index", "images"):
         done = stage(tmp_path, name)
         assert done.returncode == 0, done.stderr
@@ -167,4 +174,4 @@ def test_a_corpus_is_one_file(tmp_path):
 
     # DVC runs the index and the images again when the file comes.
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-    assert all("src/ferdistill/corpus/sources" in stages[name]["deps"] for name in ("index", "images"))
+    assert all("src/ferdistill/data/sources" in stages[name]["deps"] for name in ("index", "images"))

@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ferdistill.corpus.faces import (
+from ferdistill.faces.renderer import (
     ACTION_UNITS,
     CLASSES,
     OCCLUDERS,

@@ -7,10 +7,10 @@ from pydantic import ValidationError
 from safetensors.torch import save_file
 
 from conftest import CLASSES
+from ferdistill.distill import frozen, models
+from ferdistill.distill.loop import Split, as_input, predict
 from ferdistill.errors import CheckError, UsageError
 from ferdistill.params import FrozenTeacher, ImageParams
-from ferdistill.training import frozen, models
-from ferdistill.training.loop import Split, as_input, predict
 
 OURS = ImageParams(size=48, channels=1)
 THEIRS = ImageParams(size=32, channels=3)

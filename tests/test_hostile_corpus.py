@@ -8,7 +8,7 @@ from PIL import Image
 
 import test_sources as trees
 from conftest import CLASSES, make_index
-from ferdistill.corpus import describe, images, index, reader, sources
+from ferdistill.data import describe, images, index, reader, sources
 from ferdistill.errors import CheckError, FerdistillError
 from ferdistill.files import read_json, sha256_file, write_json
 from hostile import EXAMPLES, NPYS, Case, attack, limited, watched

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from ferdistill.distill import checkpoint, models
 from ferdistill.errors import FerdistillError, UsageError
 from ferdistill.files import read_json, sha256_file, write_json
 from ferdistill.params import ImageParams, load
-from ferdistill.training import checkpoint, models
 from hostile import EXAMPLES, Case, attack, watched
 
 CLASSES = ["a", "b"]

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from conftest import THREE, face, write_fer2013
-from ferdistill.corpus import images, index
-from ferdistill.corpus.build import assign_splits, build, choose_seed, stratification
-from ferdistill.corpus.reader import read_rows
+from ferdistill.data import images, index, packing
+from ferdistill.data.build import assign_splits, build, choose_seed, stratification
+from ferdistill.data.reader import read_rows
 from ferdistill.errors import CheckError, UsageError
 from ferdistill.params import ImageParams, IndexParams
 
@@ -113,7 +113,7 @@ def test_a_subject_never_straddles_splits(corpus):
 
 def test_the_embedded_corpus_is_cleaned_as_its_truth_says(tmp_path):
     from conftest import CLASSES
-    from ferdistill.corpus.synthetic import write_corpus
+    from ferdistill.faces.rendered import write_corpus
 
     root = tmp_path / "embedded"
     write_corpus(root, seed=3, subjects=100, images=500, annotators=5, sharpness=1.7)
@@ -179,14 +179,14 @@ def test_images_are_packed_in_the_order_of_the_index(corpus, tmp_path):
     rows, _ = make(corpus)
     index.write(tmp_path / "i.csv", rows, THREE, "mine")
     read = index.read(tmp_path / "i.csv")
-    images.pack(read, corpus, tmp_path / "i.npy", THREE, ImageParams(size=48, channels=1))
+    packing.pack(read, corpus, tmp_path / "i.npy", THREE, ImageParams(size=48, channels=1))
     packed = images.load(tmp_path / "i.npy", read)
     row = list(rows["path"]).index("fer2013/fer2013.csv#7")
     np.testing.assert_array_equal(packed[row, :, :, 0], face(7))
 
     Image.fromarray(face(1234)).save(corpus / "folders" / "train" / "angry" / "a b é.png")
     with pytest.raises(CheckError, match="not the one that was indexed"):
-        images.pack(read, corpus, tmp_path / "j.npy", THREE, ImageParams(size=48, channels=1))
+        packing.pack(read, corpus, tmp_path / "j.npy", THREE, ImageParams(size=48, channels=1))
     assert not (tmp_path / "j.npy").exists()
 
 

@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ferdistill.corpus.synthetic import CLASSES, vote
 from ferdistill.evaluation import known_truth
 from ferdistill.evaluation.metrics import score
+from ferdistill.faces.rendered import CLASSES, vote
 
 
 def laws(n: int = 200, classes: int = 7, seed: int = 0) -> np.ndarray:

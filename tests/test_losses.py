@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from scipy.special import log_softmax, softmax
 from sklearn.utils.class_weight import compute_class_weight
 
+from ferdistill.distill import losses
 from ferdistill.errors import CheckError, UsageError
-from ferdistill.training import losses
 
 FUSIONS = ["probability", "probability_t1", "logit"]
 TERMS = ["official", "report"]

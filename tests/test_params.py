@@ -10,6 +10,7 @@ import yaml
 
 from ferdistill import params
 from ferdistill.errors import UsageError
+from ferdistill.softlabels import families
 
 ROOT = Path(__file__).parents[1]
 RAW = yaml.safe_load((ROOT / "params.yaml").read_text())
@@ -38,7 +39,7 @@ def test_families_are_the_reports_points_in_the_simplex_of_teachers(tmp_path, fa
     found = dict.fromkeys(RAW["teachers"], 0.0)
     for source in sources:
         for teacher, weight in source.teachers.items():
-            found[teacher] += source.resolved_weight(0.5) * weight
+            found[teacher] += families.resolved_weight(source, 0.5) * weight
     assert tuple(found.values()) == pytest.approx(POINTS[family])
     assert len(sources) == {"6A": 1, "6B": 1, "6C": 1, "6E": 4}[family]
 
@@ -46,14 +47,15 @@ def test_families_are_the_reports_points_in_the_simplex_of_teachers(tmp_path, fa
 @pytest.mark.parametrize("lambda_", [0.3, 0.5, 0.7])
 def test_lambda_weighs_the_two_sources_of_6d(tmp_path, lambda_):
     pairwise, vit = load(tmp_path, family="6D", **{"lambda": lambda_}).family_.sources
-    assert pairwise.resolved_weight(lambda_) == lambda_ and vit.resolved_weight(lambda_) == pytest.approx(1 - lambda_)
+    assert families.resolved_weight(pairwise, lambda_) == lambda_
+    assert families.resolved_weight(vit, lambda_) == pytest.approx(1 - lambda_)
     assert pairwise.teachers == {"resnet18": 0.7, "efficientnet_b3": 0.3} and vit.teachers == {"vit_ban": 1.0}
 
 
 @pytest.mark.parametrize(("family", "mode"), [("none", "kd"), ("6E", "none"), ("none", "none")])
 def test_the_baseline_has_one_name(tmp_path, family, mode):
     found = load(tmp_path, family=family, mode=mode)
-    assert (found.run_family, found.run_mode, found.distils) == ("none", "none", False)
+    assert (families.run_family(found), families.run_mode(found), families.distils(found)) == ("none", "none", False)
 
 
 def test_every_scale_has_every_teacher(tmp_path):

@@ -15,11 +15,9 @@ from typer.testing import CliRunner
 
 from conftest import TONES, tone_probabilities
 from ferdistill.cli import app, cli
-from ferdistill.corpus.images import resize as resize_for_training
 from ferdistill.errors import CheckError, UsageError
-from ferdistill.params import ImageParams
+from ferdistill.faces.detector import Cascade, iou
 from ferdistill.runtime import pictures
-from ferdistill.runtime.detector import Cascade, iou
 
 FACE = (177.0, 66.0, 97.0, 97.0)  # of scikit-image's astronaut
 
@@ -35,14 +33,6 @@ def predict(*arguments):
 
 def lines(result):
     return [json.loads(line) for line in result.stdout.splitlines()]
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("shape", [(48, 48), (97, 61), (5, 300), (20, 20)])
-def test_faces_are_resized_as_the_training_images_were(channels, shape):
-    pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
-    expected = resize_for_training(pixels, ImageParams(size=48, channels=channels))
-    assert np.array_equal(pictures.resize(pixels, 48, channels), expected)
 
 
 def test_pictures_of_every_kind_become_upright_rgb(tmp_path):

@@ -6,9 +6,10 @@ import torch
 from safetensors import safe_open
 
 from conftest import CLASSES
-from ferdistill.corpus import faces
+from ferdistill.distill import models
+from ferdistill.faces import pretrain
+from ferdistill.faces import renderer as faces
 from ferdistill.params import ImageParams, Recipe
-from ferdistill.training import models, pretrain
 
 GREY = ImageParams(size=32, channels=1)
 

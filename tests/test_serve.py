@@ -17,7 +17,7 @@ from PIL import Image
 
 from ferdistill.cli import app
 from ferdistill.errors import UsageError
-from ferdistill.runtime import server
+from ferdistill.faces import server
 from test_runtime import bundle as bundle  # a fixture
 
 ROOT = Path(__file__).parent.parent

@@ -17,11 +17,10 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from conftest import CLASSES, face
-from ferdistill.corpus.faces import draw_identity, draw_view, prototype, render
-from ferdistill.corpus.images import resize
+from ferdistill.faces import server
+from ferdistill.faces.renderer import draw_identity, draw_view, prototype, render
 from ferdistill.files import sha256_file, write_json
-from ferdistill.params import ImageParams
-from ferdistill.runtime import server
+from ferdistill.image_files import resize
 from ferdistill.runtime.classifier import SCHEMA_VERSION, Classifier
 
 pytestmark = [pytest.mark.slow, pytest.mark.web]
@@ -206,7 +205,7 @@ def seen(page):
 def in_python(bundle_dir, pixels, left, top, side, channels=1):
     """Face and probabilities of the Python runtime, for the same square of the same picture."""
     square = pixels[top : top + side, left : left + side]
-    cut = resize(square, ImageParams(size=SIZE, channels=channels))
+    cut = resize(square, SIZE, channels)
     return cut, Classifier(bundle_dir, threads=1, device="cpu").predict(cut[None])[0]
 
 

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from conftest import CLASSES, face, write_fer2013
-from ferdistill.corpus import sources
-from ferdistill.corpus.reader import adapter_names
-from ferdistill.corpus.sources import Dropped, Record, affectnet, affectnet_npy, affectnet_yolo, ferplus
+from ferdistill.data import sources
+from ferdistill.data.reader import adapters
+from ferdistill.data.sources import Dropped, Record
 from ferdistill.errors import CheckError
+from ferdistill.faces.corpora import affectnet, affectnet_npy, affectnet_yolo, ferplus
 
 PLUS = "Usage,Image name,neutral,happiness,surprise,sadness,anger,disgust,fear,contempt,unknown,NF"
 AFFECTNET = "subDirectory_filePath,face_x,face_y,face_width,face_height,facial_landmarks,expression,valence,arousal"
@@ -35,7 +36,7 @@ def text(file, *lines):
 
 def read(adapter, root, path, classes=CLASSES, **options):
     """(Records, drops, errors) of one source."""
-    module = importlib.import_module(f"ferdistill.corpus.sources.{adapter}")
+    module = importlib.import_module(adapters()[adapter])
     rows = list(module.read(root, path, classes, module.Options.model_validate(options)))
     return tuple([row for row in rows if isinstance(row, kind)] for kind in (Record, Dropped, CheckError))
 
@@ -58,9 +59,9 @@ def decodable(root, records):
 
 
 def test_every_adapter_has_the_contract():
-    assert len(adapter_names()) == 12
-    for name in adapter_names():
-        module = importlib.import_module(f"ferdistill.corpus.sources.{name}")
+    assert len(adapters()) == 12
+    for name in adapters():
+        module = importlib.import_module(adapters()[name])
         assert issubclass(module.Options, sources.Options) and callable(module.read)
 
 

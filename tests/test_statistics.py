@@ -9,8 +9,8 @@ import pytest
 from scipy import stats
 
 from ferdistill.errors import UsageError
-from ferdistill.evaluation import statistics
 from ferdistill.evaluation.metrics import score
+from ferdistill.study import statistics
 
 PAIRWISE = [0.7187765, 0.7161279, 0.7158000]  # the report's §5.1, by seed 1337, 2025, 42
 FOURWAY = [0.7226347, 0.7210732, 0.7196643]

@@ -19,8 +19,9 @@ from typer.testing import CliRunner
 from ferdistill import params
 from ferdistill.cli import cli
 from ferdistill.errors import CheckError, UsageError
-from ferdistill.study import collect, experiments, grid, queue, results
+from ferdistill.study import collect, grid, results
 from ferdistill.study.grid import Run
+from ferdistill.tracking import experiments, queue
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = yaml.safe_load((ROOT / "params.yaml").read_text())
@@ -288,7 +289,7 @@ def test_a_study_killed_with_its_workers_goes_on_to_the_same_table_and_tells_wha
 
     project = copy_of_repository(tmp_path / "ferdistill")
     stage = project / "src/ferdistill/stages/student.py"
-    head = "    rows = index.read(params.index_csv)\n"
+    head = "    rows = index.read(workspace.index_csv(params.index_tag))\n"
     assert stage.read_text().count(head) == 1
     stage.write_text(stage.read_text().replace(head, UNLUCKY + head))
     write_grid(project / "conf/small.yaml", STUDY)

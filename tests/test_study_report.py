@@ -14,8 +14,9 @@ from conftest import CLASSES
 from ferdistill import files, params
 from ferdistill.cli import cli
 from ferdistill.errors import CheckError, UsageError
-from ferdistill.evaluation import statistics
-from ferdistill.study import decide, figures, recipes, report, results, sections
+from ferdistill.report import figures, report, sections
+from ferdistill.study import decision as decide
+from ferdistill.study import recipes, results, statistics
 
 SETTINGS = params.load(Path(__file__).parents[1] / "params.yaml")
 SEEDS = [1337, 2025, 42, 7]

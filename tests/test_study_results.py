@@ -12,9 +12,9 @@ from conftest import CLASSES
 from ferdistill import files, params
 from ferdistill.cli import cli
 from ferdistill.errors import CheckError, UsageError
-from ferdistill.evaluation import statistics
 from ferdistill.evaluation.metrics import score
-from ferdistill.study import compare, results
+from ferdistill.study import comparison as compare
+from ferdistill.study import results, statistics
 
 ROOT = Path(__file__).parents[1]
 SECTION_5_1 = Path(__file__).parent / "data" / "section_5_1.csv"

@@ -10,10 +10,10 @@ import pytest
 import yaml
 from PIL import Image
 
-from ferdistill.corpus import synthetic
-from ferdistill.corpus.faces import ACTION_UNITS, CLASSES, perceived
-from ferdistill.corpus.synthetic import draw_expression, vote, write_corpus
 from ferdistill.errors import UsageError
+from ferdistill.faces import rendered as synthetic
+from ferdistill.faces.rendered import draw_expression, vote, write_corpus
+from ferdistill.faces.renderer import ACTION_UNITS, CLASSES, perceived
 
 # Written out from the corpora's own documentation, not taken from the module under test.
 FER = {"0": "angry", "1": "disgust", "2": "fear", "3": "happy", "4": "sad", "5": "surprise", "6": "neutral"}

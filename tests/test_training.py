@@ -13,12 +13,12 @@ from torch.nn.functional import cross_entropy
 
 from conftest import CLASSES
 from ferdistill import params
+from ferdistill.distill import checkpoint as checkpoints
+from ferdistill.distill import losses, models
+from ferdistill.distill.augment import apply, draw, mix, recorded
+from ferdistill.distill.loop import Split, evaluate, fit, make_deterministic, predict
 from ferdistill.errors import CheckError, UsageError
 from ferdistill.params import ImageParams, StudentRecipe, TrainingParams
-from ferdistill.training import checkpoint as checkpoints
-from ferdistill.training import losses, models
-from ferdistill.training.augment import apply, draw, mix, recorded
-from ferdistill.training.loop import Split, evaluate, fit, make_deterministic, predict
 
 GREY = ImageParams(size=32, channels=1)
 
@@ -310,7 +310,7 @@ def test_unknown_models_options_and_stems_are_refused():
 
 
 def test_starting_weights_fill_all_but_the_classifier_and_fit_one_architecture(tmp_path):
-    from ferdistill.training import pretrain
+    from ferdistill.faces import pretrain
 
     source = models.build("test_efficientnet", {}, "stock", 16, GREY, False)
     pretrain.save(source, tmp_path / "w.safetensors", task="test")

@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from conftest import CLASSES, make_index
+from ferdistill import workspace
+from ferdistill.distill.augment import VIEW_AUGMENT, apply, recorded
+from ferdistill.distill.loop import Split, as_input, predict
 from ferdistill.errors import CheckError, UsageError
 from ferdistill.params import load
 from ferdistill.softlabels import foreign, store, targets, views
-from ferdistill.training.augment import VIEW_AUGMENT, apply, recorded
-from ferdistill.training.loop import Split, as_input, predict
 
 LENGTHS = {"train": 60, "val": 20, "calib": 20, "test": 30}
 
@@ -61,7 +62,10 @@ def test_views_of_another_number_store_index_or_content_are_refused(index, tmp_p
 def test_targets_hold_every_teachers_views_in_the_order_of_the_train_split(index, tmp_path, monkeypatch):
     settings = load("params.yaml").model_copy(update={"views": 3, "index_tag": "i", "family": "6A"})
     monkeypatch.chdir(tmp_path)
-    seen = {name: make(settings.softlabels_dir(name), index, seed)[0] for seed, name in enumerate(settings.teachers)}
+    seen = {
+        name: make(workspace.softlabels(name, settings.index_tag), index, seed)[0]
+        for seed, name in enumerate(settings.teachers)
+    }
     targets.write(tmp_path / "targets", index, settings)
     found = targets.read(tmp_path / "targets", index, settings)
     assert found.logits.shape == (2, 3, 60, 7) and found.plan["views"] == 3

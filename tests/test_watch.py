@@ -22,11 +22,11 @@ from typer.testing import CliRunner
 from conftest import TONES, tone_probabilities
 from ferdistill.cli import cli
 from ferdistill.errors import CheckError, UsageError
+from ferdistill.faces.camera import Frame, Writer, latest, open_frames, open_writer
+from ferdistill.faces.detector import Cascade, Face, YuNet, crop, iou, whole
+from ferdistill.faces.tracker import Smoothing, Tracker, decide
+from ferdistill.faces.watch import annotate, record, watch
 from ferdistill.runtime.classifier import Classifier
-from ferdistill.runtime.detector import Cascade, Face, YuNet, crop, iou, whole
-from ferdistill.runtime.frames import Frame, Writer, latest, open_frames, open_writer
-from ferdistill.runtime.tracker import Smoothing, Tracker, decide
-from ferdistill.runtime.watch import annotate, record, watch
 
 cv2.setNumThreads(1)
 FACE = (177.0, 66.0, 97.0, 97.0)  # of scikit-image's astronaut

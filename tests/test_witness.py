@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from ferdistill.distill.training_canary import Witness
 from ferdistill.errors import CheckError
-from ferdistill.training.witness import Witness
 
 CPU = torch.device("cpu")
 

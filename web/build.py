@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 
 from ferdistill.errors import CheckError, FerdistillError, UsageError
+from ferdistill.faces import server
 from ferdistill.files import atomic, sha256_file, write_text
-from ferdistill.runtime import server
 
 HERE = Path(__file__).parent
 MODULES = HERE / "node_modules"

@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image
 
-from ferdistill.corpus.faces import draw_identity, draw_view, prototype, render
-from ferdistill.runtime import server
+from ferdistill.faces import server
+from ferdistill.faces.renderer import draw_identity, draw_view, prototype, render
 
 SIZE = 48  # the embedded scale's, so that its bundle sees these pixels unresized
 SEED = 20261125  # of no corpus: params.yaml has another

@@ -77,7 +77,7 @@ def pretrain(
             where=f"params.yaml, scales.{settings.scale}",
             expected="a teacher, or student, whose `init` is a .safetensors file",
         )
-    from .training import pretrain as library
+    from .faces import pretrain as library
 
     image = settings.scale_.image
     courses = [library.draw_renders(renders, seed, image, plain) for plain in (True, False)]

@@ -30,7 +30,7 @@ class Section(BaseModel):
 
 
 class NearParams(Section):
-    """When two images are copies of one: see `corpus.duplicates`."""
+    """When two images are copies of one: see `data.duplicates`."""
 
     distance: Annotated[int, Field(ge=0, le=8)]
     correlation: Share
@@ -64,12 +64,6 @@ class Source(Section):
         _check_sum(list(self.teachers.values()), f"the weights of teachers {list(self.teachers)}")
         return self
 
-    def resolved_weight(self, lambda_: float) -> float:
-        """The weight as a number, once lambda is known."""
-        if self.weight == "lambda":
-            return lambda_
-        return 1 - lambda_ if self.weight == "1 - lambda" else float(self.weight)
-
 
 class Family(Section):
     fusion: Fusion = Field(description="what the teachers of a source are averaged as")
@@ -81,24 +75,13 @@ class Family(Section):
         if named and (sorted(named) != ["1 - lambda", "lambda"] or len(self.sources) != 2):
             raise ValueError("a family with lambda has two sources, of weight `lambda` and `1 - lambda`")
         if self.sources and not named:
-            _check_sum([source.resolved_weight(0.5) for source in self.sources], "the weights of the sources")
+            _check_sum([float(source.weight) for source in self.sources], "the weights of the sources")
         return self
 
     @property
     def teachers(self) -> list[str]:
         """The teachers that the family reads, each once, in the order they are first named."""
         return list(dict.fromkeys(name for source in self.sources for name in source.teachers))
-
-    def mixture(self, lambda_: float) -> dict[str, float]:
-        """Each teacher's weight in the family as a whole, by its name; those that count nothing are left out.
-
-        In mode kd with probabilities fused at the temperature, a student's loss depends on nothing else.
-        """
-        found = dict.fromkeys(self.teachers, 0.0)
-        for source in self.sources:
-            for name, weight in source.teachers.items():
-                found[name] += source.resolved_weight(lambda_) * weight
-        return {name: weight for name, weight in found.items() if weight > 0}
 
 
 class Phase(Section):
@@ -120,6 +103,10 @@ class Recipe(Section):
     phases: Annotated[list[Phase], Field(min_length=1)]
     weight_decay: float = Field(ge=0, description="AdamW's")
     label_smoothing: float = Field(ge=0, lt=1, description="share of the hard label that is spread over all classes")
+
+
+class LaunchParams(Section):
+    processes: Positive
 
 
 class TrainingParams(Section):
@@ -150,7 +137,7 @@ class FrozenTeacher(Section):
     logits in the order of `classes`.
     """
 
-    # Only there, since the teacher stages depend on that directory.
+    # Only there, since the stage `params` depends on that directory.
     frozen: str = Field(
         pattern=r"^pretrained/[^/\\]+\.(onnx|safetensors)$", description="an .onnx or .safetensors file in pretrained/"
     )
@@ -270,7 +257,7 @@ class Params(Section):
     dkd_target_term: Literal["official", "report"]
     dkd_warmup: Annotated[int, Field(ge=0)]
     views: Positive
-    launch: str
+    launch: LaunchParams
     scale: Name
     corpus: Name
     index_tag: Name
@@ -312,37 +299,6 @@ class Params(Section):
     @property
     def family_(self) -> Family:
         return self.families[self.family]
-
-    @property
-    def distils(self) -> bool:
-        """False for the cross-entropy baseline: `family: none` or `mode: none`."""
-        return self.mode != "none" and bool(self.family_.sources)
-
-    @property
-    def run_family(self) -> str:
-        """The family as recorded: the baseline is `none` whichever of the two names asked for it."""
-        return self.family if self.distils else "none"
-
-    @property
-    def run_mode(self) -> str:
-        """The mode as recorded."""
-        return self.mode if self.distils else "none"
-
-    # Where each artifact lies; dvc.yaml names the same paths.
-    @property
-    def corpus_dir(self) -> Path:
-        return Path("data/raw") / self.corpus
-
-    @property
-    def index_csv(self) -> Path:
-        return Path("data/index") / f"{self.index_tag}.csv"
-
-    @property
-    def images_npy(self) -> Path:
-        return Path("data/images") / f"{self.index_tag}.npy"
-
-    def softlabels_dir(self, teacher: str) -> Path:
-        return Path("data/softlabels") / f"{teacher}_{self.index_tag}"
 
 
 def load(path: Path | str = "params.yaml") -> Params:

@@ -8,7 +8,7 @@ import typer
 from rich.table import Column, Table
 from rich.text import Text
 
-from .. import params
+from .. import params, workspace
 from ..files import write_json
 from .console import wide
 
@@ -52,7 +52,7 @@ def check(
 
         ferdistill align check --present  # in a hook: those stores that are there
     """
-    from ..corpus import index
+    from ..data import index
     from ..softlabels import alignment, store
     from ..softlabels import canary as canary_library
 
@@ -64,7 +64,7 @@ def check(
             print(json.dumps(nothing) if as_json else "no soft labels here, so none out of step")
             return
     rows = index.read(csv, store.KEYS)
-    checkpoints = alignment.read_checkpoints(Path("models/teachers"))
+    checkpoints = alignment.read_checkpoints(workspace.TEACHERS)
     report = alignment.check(directories, rows, rows.description["classes"], checkpoints)
     if with_canary:
         faulty = {problem["dir"] for problem in report["problems"]}
@@ -122,7 +122,7 @@ def canary(
 
         ferdistill align canary old/resnet18 old/vit --index data/index/ixNextAffFull.csv --json
     """
-    from ..corpus import index
+    from ..data import index
     from ..softlabels import canary as library
     from ..softlabels import store
 
@@ -162,11 +162,11 @@ def repair(
 
         ferdistill align repair old/resnet18 --index data/index/ixNextAffFull.csv --out data/softlabels/resnet18_fixed
     """
-    from ..corpus import index
+    from ..data import index
     from ..softlabels import repair as library
     from ..softlabels import store
 
-    csv = index_csv or params.load().index_csv
+    csv = index_csv or workspace.index_csv(params.load().index_tag)
     manifest = library.repair(directory, index.read(csv, store.KEYS), out)
     if as_json:
         print(json.dumps(manifest, indent=2, ensure_ascii=False))
@@ -185,4 +185,6 @@ def _resolve(directories: list[Path] | None, index_csv: Path | None) -> tuple[li
     if directories and index_csv:
         return directories, index_csv
     settings = params.load()
-    return directories or [settings.softlabels_dir(name) for name in settings.teachers], index_csv or settings.index_csv
+    tag = settings.index_tag
+    stores = [workspace.softlabels(name, tag) for name in settings.teachers]
+    return directories or stores, index_csv or workspace.index_csv(tag)

@@ -34,7 +34,7 @@ def describe(
 
         ferdistill corpus describe data/raw/mine --write
     """
-    from ..corpus import describe as library
+    from ..data import describe as library
 
     guess = library.guess(directory)
     description = library.to_yaml(guess)

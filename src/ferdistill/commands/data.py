@@ -29,7 +29,7 @@ def check(
 
         ferdistill data check --repair && dvc repro
     """
-    from .. import damage as library
+    from ..tracking import damage as library
 
     found = library.find()
     paths = [str(path) for path in [*found.damaged_objects, *found.damaged_files]]

@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from .. import params
+from .. import params, workspace
 from ..files import read_json
 from .console import wide
 
@@ -27,9 +27,9 @@ def show(index_csv: IndexOption = None, as_json: JsonOption = False) -> None:
 
     ferdistill index show --json | jq .left_out
     """
-    from ..corpus import index
+    from ..data import index
 
-    csv = index_csv or params.load().index_csv
+    csv = index_csv or workspace.index_csv(params.load().index_tag)
     read = index.read(csv)
     report = read_json(csv.with_suffix(".report.json"))
     if as_json:
@@ -81,9 +81,9 @@ def diff(
 
     ferdistill index diff old/ixNextAffFull.csv data/index/ixNextAffFull.csv
     """
-    from ..corpus import diff as library
+    from ..data import diff as library
 
-    csv = index_csv or params.load().index_csv
+    csv = index_csv or workspace.index_csv(params.load().index_tag)
     changes = library.diff(library.read_rows_at(before, csv), library.read_rows_at(after or str(csv), csv))
     if as_json:
         print(json.dumps(changes | {"sentence": library.sentence(changes)}, indent=2, ensure_ascii=False))
@@ -113,12 +113,15 @@ def verify(
 
     ferdistill index verify --index data/index/ixNextAffFull.csv --corpus data/raw/mine --json
     """
-    from ..corpus import index
-    from ..corpus.verify import verify as check
+    from ..data import index
+    from ..data.verify import verify as check
 
     if not (index_csv and corpus):
         settings = params.load()
-        index_csv, corpus = index_csv or settings.index_csv, corpus or settings.corpus_dir
+        index_csv, corpus = (
+            index_csv or workspace.index_csv(settings.index_tag),
+            corpus or workspace.corpus(settings.corpus),
+        )
     read = index.read(index_csv)
     report = check(read, index_csv, corpus, read.description["classes"])
     if as_json:
@@ -149,16 +152,16 @@ def seed(
 
         ferdistill index seed --tries 2000
     """
-    from ..corpus import index
-    from ..corpus.build import build, choose_seed, stratification
+    from ..data import index
+    from ..data.build import build, choose_seed, stratification
 
     settings = params.load()
-    csv = index_csv or settings.index_csv
+    csv = index_csv or workspace.index_csv(settings.index_tag)
     read = index.read(csv) if index_csv or csv.is_file() else None
     if read and (index_csv or read.description["corpus"] == settings.corpus):
         rows = read.rows
     else:
-        rows = build(settings.corpus_dir, settings.classes, settings.index).rows
+        rows = build(workspace.corpus(settings.corpus), settings.classes, settings.index).rows
     now = stratification(rows, settings.index)["largest_deviation"]
     best, deviation, absent = choose_seed(rows, settings.index, tries)
     if as_json:

@@ -14,12 +14,13 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .. import workspace
 from ..errors import CheckError, UsageError
 from ..files import atomic
 
 if TYPE_CHECKING:
-    from ..runtime.detector import Detector
-    from ..runtime.frames import Frames
+    from ..faces.camera import Frames
+    from ..faces.detector import Detector
 
 BundleOption = Annotated[Path, typer.Option("--bundle", help="Directory that `ferdistill`'s stage `export` wrote.")]
 DetectorOption = Annotated[str, typer.Option("--detector", help="haar, or a YuNet file (.onnx).")]
@@ -38,7 +39,7 @@ ThreadsOption = Annotated[
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or tensorrt.")]
 
-BUNDLE = Path("models/bundle")
+BUNDLE = workspace.BUNDLE
 
 
 def predict(
@@ -68,7 +69,8 @@ def predict(
     from ..progress import track
 
     _opencv(threads)
-    from ..runtime import faces, pictures
+    from ..faces import crops as faces
+    from ..runtime import pictures
     from ..runtime.classifier import Classifier
     from ..runtime.session import device_named
 
@@ -148,11 +150,12 @@ def watch(
     from ..progress import bar
 
     opencv = _opencv(threads)
-    from ..runtime import faces, frames
-    from ..runtime import watch as library
+    from ..faces import camera as frames
+    from ..faces import crops as faces
+    from ..faces import watch as library
+    from ..faces.tracker import Smoothing
     from ..runtime.classifier import Classifier
     from ..runtime.session import device_named
-    from ..runtime.tracker import Smoothing
 
     if show and not _has_window(opencv):
         raise UsageError(
@@ -218,7 +221,7 @@ def _opencv(threads: int | None) -> ModuleType:
 
 
 def _detector(name: str, whole: bool, smallest: float, thorough: bool) -> "Detector":
-    from ..runtime import detector
+    from ..faces import detector
 
     if whole:
         return detector.whole

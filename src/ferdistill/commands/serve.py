@@ -7,9 +7,11 @@ from typing import Annotated
 
 import typer
 
+from .. import workspace
+
 
 def serve(
-    bundle: Annotated[Path, typer.Option(help="Directory that the stage `export` wrote.")] = Path("models/bundle"),
+    bundle: Annotated[Path, typer.Option(help="Directory that the stage `export` wrote.")] = workspace.BUNDLE,
     port: Annotated[int, typer.Option(min=0, max=65535, help="TCP port on 127.0.0.1; 0 takes a free one.")] = 8000,
     open_page: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON, then serve.")] = False,
@@ -22,7 +24,7 @@ def serve(
 
         ferdistill serve --bundle models/bundle --port 0 --json
     """
-    from ..runtime import server as library
+    from ..faces import server as library
     from ..runtime.classifier import Classifier
 
     Classifier(bundle, threads=1, device="cpu")  # a damaged bundle stops here; later the page says it

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import TextColumn
 from rich.table import Column, Table
 
-from .. import params
+from .. import params, workspace
 from ..errors import CheckError, UsageError
 from ..progress import bar
 from ..study.grid import GRID
@@ -93,9 +93,9 @@ def run(
 
         ferdistill study run --grid my_study.yaml --json
     """
-    from ..study import experiments
     from ..study import grid as grids
-    from ..study import queue as library
+    from ..tracking import experiments
+    from ..tracking import queue as library
 
     params.load()
     runs = grids.load(grid, experiments.load_yaml(Path("params.yaml").read_text(encoding="utf-8")))
@@ -130,7 +130,7 @@ def run(
 
 @study_cli.command("collect")
 def collect(
-    out: Annotated[Path, typer.Option("--out", help="Table to write.")] = Path("metrics/study/results_summary.csv"),
+    out: Annotated[Path, typer.Option("--out", help="Table to write.")] = workspace.SUMMARY,
     tz_offset: Annotated[float, typer.Option("--tz-offset", min=-14, max=14, help="Hours from UTC of its times.")] = 8,
     revs: Annotated[
         list[str] | None,
@@ -148,7 +148,7 @@ def collect(
         ferdistill study collect --tz-offset 0 --rev main --out main.csv --json
     """
     from ..study import collect as library
-    from ..study import experiments
+    from ..tracking import experiments
 
     found = library.collect(params.load(), revs or [], tz_offset)
     for name, reason in found.left_out:
@@ -201,7 +201,7 @@ def compare(
 
         ferdistill study compare --baseline 6D:kd:lambda=0.7 --candidate 6E:dkd:beta=4 --results runs.csv
     """
-    from ..study import compare as library
+    from ..study import comparison as library
     from ..study import results
 
     if every == (candidate is not None):
@@ -320,7 +320,7 @@ def decide(
 
         ferdistill study decide --results other/results_summary.csv --json
     """
-    from ..study import decide as library
+    from ..study import decision as library
     from ..study import results
 
     settings = params.load()
@@ -349,7 +349,7 @@ def report(
     ),
     markdown: Annotated[
         Path, typer.Option("--markdown", help="The same as Markdown, with a directory of figures beside it.")
-    ] = Path("docs/study-report.md"),
+    ] = workspace.STUDY_TEXT,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
 ) -> None:
     """Write the study report: tables, figures and findings, every sentence made from the numbers.
@@ -361,7 +361,7 @@ def report(
 
         ferdistill study report --results other/results_summary.csv --out other/report.html --markdown other/report.md
     """
-    from ..study import report as library
+    from ..report import report as library
 
     written = library.make(_table(table), params.load(), out, markdown)
     if as_json:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from .. import params
+from .. import params, workspace
 from ..errors import UsageError
 from .console import wide
 
@@ -41,13 +41,13 @@ def diversity(
 
         ferdistill teachers diversity --out diversity.png
     """
-    from ..corpus import index
+    from ..data import index
     from ..evaluation import diversity as library
 
     if split not in index.SPLITS:
         raise UsageError(f"no split `{split}`", where="--split", expected=f"one of {', '.join(index.SPLITS)}")
     settings = params.load()
-    rows = index.read(index_csv or settings.index_csv)
+    rows = index.read(index_csv or workspace.index_csv(settings.index_tag))
     report = library.of_split(settings, rows, split, settings.temperature if temperature is None else temperature)
     title = f"Teachers on {split}: {report['n']} images, T = {report['temperature']:g}"
     if out:

@@ -12,8 +12,9 @@ import numpy as np
 from scipy.special import entr, log_softmax, logsumexp, rel_entr
 from sklearn.metrics import f1_score
 
-from ..corpus.index import Index
-from ..corpus.truth import distribution, kl_from_truth, total_variation
+from .. import workspace
+from ..data.index import Index
+from ..data.truth import distribution, kl_from_truth, total_variation
 from ..errors import CheckError, UsageError
 from ..params import Params
 from ..softlabels import alignment, store
@@ -201,7 +202,7 @@ def of_split(params: Params, rows: Index, split: str, temperature: float) -> dic
     CheckError
         If soft labels are out of step with the index.
     """
-    directories = [params.softlabels_dir(name) for name in params.teachers]
+    directories = [workspace.softlabels(name, params.index_tag) for name in params.teachers]
     alignment.require(alignment.check(directories, rows, params.classes))
     at = rows.positions(split)
     return measure(
@@ -209,7 +210,7 @@ def of_split(params: Params, rows: Index, split: str, temperature: float) -> dic
         rows.codes(params.classes)[at],
         params.teachers,
         temperature,
-        distribution(params.corpus_dir, rows.rows["path"].iloc[at].tolist(), params.classes),
+        distribution(workspace.corpus(params.corpus), rows.rows["path"].iloc[at].tolist(), params.classes),
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import entr, gammaln, xlogy
 
-from ..corpus import truth
+from ..data import truth
 from .calibration import expected_calibration_error, null_calibration_error, reliability
 
 # Outcomes of a vote that `label_law` is willing to list: five annotators and seven classes have 462.
@@ -26,7 +26,7 @@ def read(corpus_dir: Path, paths: Sequence[str], classes: Sequence[str]) -> dict
     Raises
     ------
     CheckError
-        As `corpus.truth.distribution` does.
+        As `data.truth.distribution` does.
     """
     annotator = truth.distribution(corpus_dir, paths, classes)
     if annotator is None:
@@ -41,7 +41,7 @@ def read(corpus_dir: Path, paths: Sequence[str], classes: Sequence[str]) -> dict
 def label_law(annotator: np.ndarray, votes: int) -> np.ndarray:
     """The law (N, K) of the plurality of `votes` answers, each drawn from `annotator` (N, K).
 
-    One more answer among the tied classes settles a tie, as in `corpus.synthetic.vote`. Every outcome is listed, so
+    One more answer among the tied classes settles a tie, as in `faces.rendered.vote`. Every outcome is listed, so
     this is exact.
     """
     classes = annotator.shape[1]

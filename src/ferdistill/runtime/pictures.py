@@ -3,10 +3,9 @@
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from ..corpus.sources import read_image
 from ..errors import CheckError, UsageError
+from ..image_files import read_image
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 SMALLEST = 8  # side in pixels; there is no expression in less
@@ -66,14 +65,3 @@ def read(path: Path) -> np.ndarray:
             hint="give the whole picture of the face",
         )
     return pixels
-
-
-def resize(pixels: np.ndarray, size: int, channels: int) -> np.ndarray:
-    """RGB uint8 (H, W, 3) to (size, size, channels), as `corpus.images.resize` does, which needs pandas.
-
-    Antialiased bilinear after the conversion to grey (ITU-R 601), if `channels` is 1.
-    """
-    picture = Image.fromarray(pixels).convert("L" if channels == 1 else "RGB")
-    if picture.size != (size, size):
-        picture = picture.resize((size, size), Image.Resampling.BILINEAR)
-    return np.asarray(picture).reshape(size, size, channels)

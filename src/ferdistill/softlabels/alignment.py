@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..corpus.index import SPLITS, Index, digests, text_column
+from ..data.index import SPLITS, Index, digests, text_column
 from ..errors import CheckError, UsageError
 from ..files import read_json, sha256_file
 from . import foreign, store

@@ -26,7 +26,7 @@ from scipy.fft import irfft, next_fast_len, rfft
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import binom, norm
 
-from ..corpus.index import SPLITS, Index
+from ..data.index import SPLITS, Index
 from ..errors import CheckError
 from ..progress import track
 from . import foreign

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..corpus.index import Index
+from ..data.index import Index
 from ..errors import CheckError, UsageError
 from ..files import sha256_file
 from . import canary, foreign, store

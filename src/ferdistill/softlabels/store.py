@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ..corpus.index import SPLITS, Index, digests
+from ..data.index import SPLITS, Index, digests
 from ..errors import CheckError, UsageError
 from ..files import RESTORE, atomic, read_json, sha256_file, write_json
 

@@ -8,10 +8,12 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from ..corpus.index import Index, digests
+from .. import workspace
+from ..data.index import Index, digests
 from ..errors import CheckError, UsageError
 from ..files import atomic, read_json, sha256_file, write_json
 from ..params import Params
+from ..softlabels import families
 from . import store, views
 
 TENSORS = "targets.safetensors"
@@ -44,8 +46,8 @@ def write(directory: Path, index: Index, params: Params) -> None:
     """Write the targets of the chosen family, its soft labels having passed `alignment.check`."""
     rows = index.positions("train")
     parts: list[dict[str, Any]] = [
-        {"teacher": teacher, "source": number, "weight": source.resolved_weight(params.lambda_) * weight}
-        for number, source in enumerate(params.family_.sources if params.distils else [])
+        {"teacher": teacher, "source": number, "weight": families.resolved_weight(source, params.lambda_) * weight}
+        for number, source in enumerate(params.family_.sources if families.distils(params) else [])
         for teacher, weight in source.teachers.items()
     ]
     parts = [part for part in parts if part["weight"] > 0]  # lambda may be 0 or 1
@@ -53,11 +55,11 @@ def write(directory: Path, index: Index, params: Params) -> None:
     logits = np.zeros((len(parts), params.views, len(rows), len(params.classes)), np.float32)
     for place, part in enumerate(parts):
         part["source"] = numbers[part["source"]]
-        table, manifest = store.read(params.softlabels_dir(part["teacher"]))
+        table, manifest = store.read(workspace.softlabels(part["teacher"], params.index_tag))
         part["checkpoint_sha256"] = manifest["checkpoint_sha256"]
         logits[place, 0] = store.logits_of(table, params.classes)[rows]
         if params.views > 1:
-            directory_of = params.softlabels_dir(part["teacher"])
+            directory_of = workspace.softlabels(part["teacher"], params.index_tag)
             logits[place] = views.read(directory_of, index, params.views, manifest["table_sha256"])
     tensors: dict[str, np.ndarray] = {
         "logits": logits,
@@ -69,8 +71,8 @@ def write(directory: Path, index: Index, params: Params) -> None:
     write_json(
         directory / PLAN,
         {
-            "run_family": params.run_family,
-            "fusion": params.family_.fusion if params.distils else None,
+            "run_family": families.run_family(params),
+            "fusion": params.family_.fusion if families.distils(params) else None,
             "views": params.views,
             "classes": params.classes,
             "teachers": parts,
@@ -104,7 +106,7 @@ def read(directory: Path, index: Index, params: Params) -> Targets:
         ("index digest", index.digest, plan["index_digest"]),
         ("train rows", digests(index.rows.iloc[index.positions("train")]), plan["train"]),
         ("classes", params.classes, plan["classes"]),
-        ("family", params.run_family, plan["run_family"]),
+        ("family", families.run_family(params), plan["run_family"]),
         ("number of views", params.views, plan["views"]),
     ]
     for name, expected, found in facts:

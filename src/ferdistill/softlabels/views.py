@@ -1,7 +1,7 @@
 """Multi-view soft labels: each teacher's logits for recorded augmentations of the training images.
 
 `views.safetensors` in a store's directory holds `logits`, float32 (V, N, K), row i being row i of the train split, and
-the seed that draws the views again (`training.augment.recorded`). It carries the digests of the rows it belongs to.
+the seed that draws the views again (`distill.augment.recorded`). It carries the digests of the rows it belongs to.
 """
 
 from pathlib import Path
@@ -11,7 +11,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from ..corpus.index import Index, digests
+from ..data.index import Index, digests
 from ..errors import CheckError
 from ..files import atomic, read_json, sha256_file, write_json
 

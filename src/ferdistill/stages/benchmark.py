@@ -7,11 +7,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from .. import workspace
+from ..distill.models import load_network
 from ..files import write_json
 from ..params import Params
 from ..runtime import footprint, latency
 from ..runtime.session import open_session
-from ..training.models import load_network
 from .export import BUNDLE, STUDENT
 
 
@@ -48,7 +49,7 @@ def run(params: Params) -> None:
     result["cpu_threads"] = settings.threads
     result["machine"] = latency.processor()
     result["versions"] = latency.versions() | {"torch": torch.__version__}
-    write_json("metrics/benchmark.json", result)
+    write_json(workspace.BENCHMARK_METRICS, result)
 
 
 def eager(network: nn.Module, info: dict[str, Any]) -> Callable[[np.ndarray], torch.Tensor]:

@@ -2,6 +2,7 @@
 
 from rich.console import Console
 
+from .. import workspace
 from ..evaluation.calibration import cross_validate, fit_temperature, fit_vector, temperature_interval
 from ..evaluation.metrics import read_predictions, score
 from ..files import write_json
@@ -10,7 +11,7 @@ from ..params import Params
 
 def run(params: Params) -> None:
     """Write `metrics/calibration.json` from the calib split of `models/student/predictions.parquet`."""
-    calib = read_predictions("models/student/predictions.parquet", "calib", params.classes)
+    calib = read_predictions(workspace.PREDICTIONS, "calib", params.classes)
     settings = params.calibrate
     grid, bins = settings.grid, settings.bins
     fit = fit_temperature(calib.logits, calib.labels, grid, bins)
@@ -36,7 +37,7 @@ def run(params: Params) -> None:
             "the exported graph holds one temperature."
         )
     write_json(
-        "metrics/calibration.json",
+        workspace.CALIBRATION_METRICS,
         {
             "t_star": fit.t_star,
             "t_star_low": low,

@@ -1,8 +1,7 @@
 """Render the embedded corpus."""
 
-from pathlib import Path
-
-from ..corpus.synthetic import write_corpus
+from .. import workspace
+from ..faces.rendered import write_corpus
 from ..files import write_json
 from ..params import Params
 
@@ -11,11 +10,11 @@ def run(params: Params) -> None:
     """Params -> data/raw/embedded, metrics/corpus.json."""
     settings = params.scale_.corpus
     counts = write_corpus(
-        Path("data/raw/embedded"),
+        workspace.EMBEDDED,
         seed=settings.seed,
         subjects=settings.subjects,
         images=settings.images,
         annotators=settings.annotators,
         sharpness=settings.sharpness,
     )
-    write_json("metrics/corpus.json", counts)
+    write_json(workspace.METRICS / "corpus.json", counts)

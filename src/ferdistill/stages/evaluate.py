@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 
+from .. import workspace
 from ..evaluation import intervals, known_truth
 from ..evaluation.calibration import METHODS, consistency_band, log_probabilities, reliability
 from ..evaluation.metrics import BRIER_PARTS, CALIBRATION_ERRORS, Predictions, read_predictions, score
@@ -17,7 +18,7 @@ def run(params: Params) -> None:
     """Write `metrics/evaluation.json`, `metrics/intervals.json` and the tables under `plots/`."""
     classes, settings = params.classes, params.calibrate
     bins = settings.bins
-    t_star = read_json("metrics/calibration.json", "t_star")["t_star"]
+    t_star = read_json(workspace.CALIBRATION_METRICS, "t_star")["t_star"]
     calib, test, val = (read_predictions(PREDICTIONS, split, classes) for split in ("calib", "test", "val"))
     raw = score(test.logits, test.labels, classes, bins=bins)
     scaled = score(test.logits, test.labels, classes, t_star, bins)
@@ -28,9 +29,9 @@ def run(params: Params) -> None:
         fallback = score(METHODS[name](calib.logits, calib.labels, test.logits), test.labels, classes, bins=bins)
         # Neither keeps the arg-max.
         fallbacks[name] = {key: fallback[key] for key in ("macro_f1", "nll", "brier", "ece")}
-    laws = known_truth.read(params.corpus_dir, test.paths.tolist(), classes)
+    laws = known_truth.read(workspace.corpus(params.corpus), test.paths.tolist(), classes)
     write_json(
-        "metrics/evaluation.json",
+        workspace.EVALUATION_METRICS,
         {
             "test": {
                 "n": raw["n"],
@@ -52,7 +53,7 @@ def run(params: Params) -> None:
             "validation": {name: validation[name] for name in ("n", "macro_f1", "accuracy")},
         },
     )
-    write_json("metrics/intervals.json", _intervals(params, test, log_probs))
+    write_json(workspace.METRICS / "intervals.json", _intervals(params, test, log_probs))
 
     names = np.array(classes)
     confusion = pd.DataFrame({"actual": names[test.labels], "predicted": names[test.logits.argmax(axis=1)]})
@@ -70,7 +71,7 @@ def run(params: Params) -> None:
         ("per_class_f1", per_class),
         ("reliability", pd.concat(tables)[columns]),
     ):
-        write_text(f"plots/{name}.csv", frame.to_csv(index=False, float_format="%.6f", lineterminator="\n"))
+        write_text(workspace.PLOTS / f"{name}.csv", frame.to_csv(index=False, float_format="%.6f", lineterminator="\n"))
 
 
 def _intervals(params: Params, test: Predictions, log_probs: dict[str, np.ndarray]) -> dict[str, object]:

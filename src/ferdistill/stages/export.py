@@ -13,45 +13,45 @@ import timm
 import torch
 from scipy.special import softmax
 
-from .. import __version__
-from ..corpus import images, index
+from .. import __version__, workspace
+from ..data import images, index
 from ..deployment import precision
 from ..deployment.card import model_card
 from ..deployment.graph import Deployed, Part, check_parity, export_onnx, logits_of
+from ..distill.models import load_network
 from ..errors import CheckError
 from ..evaluation.metrics import read_predictions
 from ..files import read_json, sha256_file, write_json, write_text
 from ..params import ExportParams, Int8Params, Params
 from ..runtime.classifier import SCHEMA_VERSION
-from ..training.models import load_network
 
-STUDENT = Path("models/student")
-BUNDLE = Path("models/bundle")
+STUDENT = workspace.STUDENT
+BUNDLE = workspace.BUNDLE
 
 
 def run(params: Params) -> None:
     """Write `models/bundle/` and `metrics/export.json`."""
     network, config = load_network(STUDENT)
-    rows = index.read(params.index_csv)
+    rows = index.read(workspace.index_csv(params.index_tag))
     if config["index_digest"] != rows.digest:
         raise CheckError(
             "the student was trained on another index",
             where=f"{STUDENT / 'config.json'}, digest {config['index_digest']}",
-            expected=f"digest {rows.digest}, of {params.index_csv}",
+            expected=f"digest {rows.digest}, of {workspace.index_csv(params.index_tag)}",
             hint="run `dvc repro student`",
         )
     result = export_bundle(
         network,
         config,
-        read_json("metrics/calibration.json"),
-        read_json("metrics/evaluation.json"),
-        images.load(params.images_npy, rows),
+        read_json(workspace.CALIBRATION_METRICS),
+        read_json(workspace.EVALUATION_METRICS),
+        images.load(workspace.images_npy(params.index_tag), rows),
         {split: read_part(rows, split, config["classes"]) for split in ("val", "calib", "test")},
         pd.crosstab(rows.rows["source"], rows.rows["split"]),
         BUNDLE,
         params.export,
     )
-    write_json("metrics/export.json", result)
+    write_json(workspace.EXPORT_METRICS, result)
     if params.export.int8 is not None and not result["int8"]["taken"]:
         print(f"no int8 file: {refusal(result['int8'], params.export.int8)}")
 
@@ -86,7 +86,7 @@ def export_bundle(
     Parameters
     ----------
     network, config : Module, dict
-        As `training.models.load_network` gives them.
+        As `distill.models.load_network` gives them.
     calibration, evaluation : dict
         What the stages `calibrate` and `evaluate` wrote.
     images : (N, H, W, C) uint8 array

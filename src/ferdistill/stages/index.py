@@ -2,9 +2,10 @@
 
 import pandas as pd
 
-from ..corpus import index, truth
-from ..corpus.build import build
-from ..corpus.sheets import write_sheets
+from .. import workspace
+from ..data import index, truth
+from ..data.build import build
+from ..data.sheets import write_sheets
 from ..files import atomic, write_json
 from ..params import Params
 
@@ -13,15 +14,15 @@ STEPS = ("dropped", "quarantined", "conflict", "duplicate", "leak")
 
 def run(params: Params) -> None:
     """data/raw/CORPUS -> data/index/TAG{.csv,.json,.report.json,.left_out.csv,_sheets}, metrics and a plot."""
-    built = build(params.corpus_dir, params.classes, params.index)
+    built = build(workspace.corpus(params.corpus), params.classes, params.index)
     rows, report = built.rows, built.report
-    csv = params.index_csv
+    csv = workspace.index_csv(params.index_tag)
     description = index.write(csv, rows, params.classes, params.corpus)
     write_json(csv.with_suffix(".report.json"), report)
     with atomic(csv.with_suffix(".left_out.csv")) as temporary:
         built.left_out.to_csv(temporary, index=False, lineterminator="\n", encoding="utf-8")
     sheets = csv.with_name(f"{csv.stem}_sheets")
-    write_sheets(sheets, index.Index(rows, description), report, params.corpus_dir, params.classes)
+    write_sheets(sheets, index.Index(rows, description), report, workspace.corpus(params.corpus), params.classes)
 
     kinds = pd.Series([copy["kind"] for copy in report["duplicates"]], dtype=str).value_counts()
     by_class = rows["label"].value_counts()
@@ -37,11 +38,11 @@ def run(params: Params) -> None:
         "imbalance": float(by_class.max() / by_class.min()),
         "stratification_deviation": report["stratification"]["largest_deviation"],
     }
-    ceiling = truth.ceiling(params.corpus_dir, rows, params.classes)
-    write_json("metrics/index.json", metrics | ({"ceiling_macro_f1": ceiling} if ceiling else {}))
+    ceiling = truth.ceiling(workspace.corpus(params.corpus), rows, params.classes)
+    write_json(workspace.METRICS / "index.json", metrics | ({"ceiling_macro_f1": ceiling} if ceiling else {}))
     counts = pd.crosstab(rows["label"], rows["split"]).reindex(index=params.classes, columns=index.SPLITS)
     table = counts.rename_axis("class").reset_index().melt("class", var_name="split", value_name="images")
-    with atomic("plots/class_counts.csv") as temporary:
+    with atomic(workspace.PLOTS / "class_counts.csv") as temporary:
         table.to_csv(temporary, index=False, lineterminator="\n")
     print(
         f"{report['rows_listed']} rows listed, {len(rows)} faces indexed; left out: "

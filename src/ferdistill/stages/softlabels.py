@@ -1,26 +1,25 @@
 """Write one teacher's logits for every image of the index, and for recorded views of the training images."""
 
-from pathlib import Path
-
 import numpy as np
 from scipy.special import log_softmax
 
-from ..corpus import images, index, truth
+from .. import workspace
+from ..data import images, index, truth
+from ..distill import models
+from ..distill.augment import VIEW_AUGMENT, recorded
+from ..distill.loop import Split, make_deterministic, predict, splits_of
 from ..errors import CheckError
 from ..files import write_json
 from ..params import Params
 from ..softlabels import store, views
-from ..training import models
-from ..training.augment import VIEW_AUGMENT, recorded
-from ..training.loop import Split, make_deterministic, predict, splits_of
 
 
 def run(params: Params, name: str) -> None:
     """Teacher, index and images -> data/softlabels/NAME_TAG, metrics/softlabels/NAME.json."""
-    rows = index.read(params.index_csv)
-    packed = images.load(params.images_npy, rows)
+    rows = index.read(workspace.index_csv(params.index_tag))
+    packed = images.load(workspace.images_npy(params.index_tag), rows)
     codes = rows.codes(params.classes)
-    directory = Path("models/teachers") / name
+    directory = workspace.teacher(name)
     network, config = models.load_network(directory)
     for what, expected in (("classes", params.classes), ("index_digest", rows.digest)):
         if config[what] != expected:
@@ -32,7 +31,7 @@ def run(params: Params, name: str) -> None:
             )
     make_deterministic(0)
     logits = predict(network, Split(packed, np.arange(len(rows.rows)), codes))
-    out = params.softlabels_dir(name)
+    out = workspace.softlabels(name, params.index_tag)
     manifest = store.write(out, rows, logits, params.classes, teacher=name, checkpoint_sha256=config["sha256"])
     agrees = logits.argmax(1) == codes
     metrics = {
@@ -45,11 +44,11 @@ def run(params: Params, name: str) -> None:
         seen = np.stack([predict(network, train, view) for view in drawn])
         metrics["views_sha256"] = views.write(out, rows, seen, VIEW_AUGMENT, manifest["table_sha256"])["sha256"]
     test = rows.positions("test")
-    known = truth.distribution(params.corpus_dir, rows.rows["path"].iloc[test].tolist(), params.classes)
+    known = truth.distribution(workspace.corpus(params.corpus), rows.rows["path"].iloc[test].tolist(), params.classes)
     if known is not None:
         log_probabilities = log_softmax(logits[test].astype(np.float64), axis=1)
         metrics["distance_to_truth_on_test"] = {
             "kl": truth.kl_from_truth(known, log_probabilities),
             "total_variation": truth.total_variation(known, np.exp(log_probabilities)),
         }
-    write_json(Path("metrics/softlabels") / f"{name}.json", metrics)
+    write_json(workspace.METRICS / "softlabels" / f"{name}.json", metrics)

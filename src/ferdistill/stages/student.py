@@ -11,15 +11,13 @@ import pyarrow.parquet as pq
 import torch
 from torch import nn
 
-from ..corpus import images, index
-from ..files import atomic, sha256_file, write_json
-from ..params import Params
-from ..softlabels import targets, views
-from ..training import checkpoint as checkpoints
-from ..training import losses, models
-from ..training.augment import recorded
-from ..training.curves import curves
-from ..training.loop import (
+from .. import workspace
+from ..data import images, index
+from ..distill import checkpoint as checkpoints
+from ..distill import losses, models, weights
+from ..distill.augment import recorded
+from ..distill.curves import curves
+from ..distill.loop import (
     Batch,
     Fit,
     Loss,
@@ -35,7 +33,10 @@ from ..training.loop import (
     predict,
     splits_of,
 )
-from ..training.witness import Witness
+from ..distill.training_canary import Witness
+from ..files import atomic, write_json
+from ..params import Params
+from ..softlabels import families, targets, views
 
 # Top-level params that the student's weights depend on, beside its targets.
 TRACKED = {
@@ -45,35 +46,35 @@ TRACKED = {
 
 def run(params: Params) -> None:
     """Targets, index and images -> models/student, metrics/student.json, plots/student."""
-    rows = index.read(params.index_csv)
-    packed = images.load(params.images_npy, rows)
+    rows = index.read(workspace.index_csv(params.index_tag))
+    packed = images.load(workspace.images_npy(params.index_tag), rows)
     _, val, test = splits_of(rows, packed, params.classes)
     recipe = params.scale_.student
-    soft = targets.read(Path("data/targets"), rows, params)
+    soft = targets.read(workspace.TARGETS, rows, params)
     checkpoint = checkpoints.path_for(
         {
             "stage": "student",
             "params": params.model_dump(mode="json", include=TRACKED),
             "scale": params.scale_.model_dump(mode="json", include={"image", "student"}),
-            "init": sha256_file(recipe.init) if Path(recipe.init).is_file() else recipe.init,
+            "weights": weights.require(recipe, workspace.checked_weights("student")),
             "index_digest": rows.digest,
             "targets": soft.plan["sha256"],
         }
     )
-    with curves(Path("plots/student")) as log:
+    with curves(workspace.STUDENT_CURVES) as log:
         network, result = train(params, rows, packed, soft, log=log, checkpoint=checkpoint)
     if not is_main_process():
         return
 
-    directory = Path("models/student")
+    directory = workspace.STUDENT
     models.save_network(
         network,
         directory,
         recipe,
         params.classes,
         params.scale_.image,
-        run_family=params.run_family,
-        run_mode=params.run_mode,
+        run_family=families.run_family(params),
+        run_mode=families.run_mode(params),
         seed=params.seed,
         index_digest=rows.digest,
     )
@@ -91,10 +92,10 @@ def run(params: Params) -> None:
         pq.write_table(pa.Table.from_pandas(predictions, preserve_index=False), temporary, compression="zstd")
     chosen_on_val = evaluate(network, test)
     write_json(
-        "metrics/student.json",
+        workspace.STUDENT_METRICS,
         {
-            "run_family": params.run_family,
-            "run_mode": params.run_mode,
+            "run_family": families.run_family(params),
+            "run_mode": families.run_mode(params),
             "index_digest": rows.digest,
             "parameters": sum(tensor.numel() for tensor in network.parameters()),
             "best_epoch": result.best_epoch,
@@ -139,7 +140,7 @@ def train(
         params.training,
         params.seed,
         loss,
-        name=f"student {params.run_family} {params.run_mode} seed {params.seed}",
+        name=f"student {families.run_family(params)} {families.run_mode(params)} seed {params.seed}",
         test=test,
         test_every=recipe.test_every,
         views=seen,
@@ -168,7 +169,7 @@ def _loss(
     """The loss of this run, and what to record after each epoch: how soft labels and labels agreed."""
     recipe = params.scale_.student
     weights = hard_weights(params.training, labels, params.classes)
-    if not params.distils:
+    if not families.distils(params):
         return hard_loss(recipe, weights), dict
     log_targets, log_weights = (
         tensor.to(device())

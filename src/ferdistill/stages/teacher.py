@@ -1,17 +1,16 @@
 """Train one teacher by its recipe: phases, and born-again generations where it asks for them; or take a frozen one."""
 
-from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-from ..corpus import images, index
-from ..files import sha256_file, write_json
-from ..params import FrozenTeacher, Params, TeacherRecipe
-from ..training import checkpoint as checkpoints
-from ..training import frozen, losses, models
-from ..training.curves import curves
-from ..training.loop import (
+from .. import workspace
+from ..data import images, index
+from ..distill import checkpoint as checkpoints
+from ..distill import frozen, losses, models, weights
+from ..distill.curves import curves
+from ..distill.loop import (
     Batch,
     Loss,
     Split,
@@ -25,27 +24,30 @@ from ..training.loop import (
     predict,
     splits_of,
 )
+from ..files import write_json
+from ..params import FrozenTeacher, Params, TeacherRecipe
 
 
 def run(params: Params, name: str) -> None:
     """Index and images -> models/teachers/NAME, metrics/teachers/NAME.json, plots/teachers/NAME."""
-    rows = index.read(params.index_csv)
-    train, val, test = splits_of(rows, images.load(params.images_npy, rows), params.classes)
+    rows = index.read(workspace.index_csv(params.index_tag))
+    train, val, test = splits_of(rows, images.load(workspace.images_npy(params.index_tag), rows), params.classes)
     recipe = params.scale_.teachers[name]
-    directory = Path("models/teachers") / name
+    start = weights.require(recipe, workspace.checked_weights(name))
+    directory = workspace.teacher(name)
     about = {"teacher": name, "index_digest": rows.digest}
     if isinstance(recipe, FrozenTeacher):
         frozen.save(recipe, directory, params.classes, params.scale_.image, **about)
         network, _ = models.load_network(directory)
-        Path("plots/teachers", name).mkdir(parents=True)  # an out of every teacher; this one has no curves
+        (workspace.PLOTS / "teachers" / name).mkdir(parents=True)  # an out of every teacher; this one has no curves
         best_epoch = None
     else:
-        network, best_epoch = _train(params, name, recipe, rows.digest, train, val)
+        network, best_epoch = _train(params, name, recipe, start, rows.digest, train, val)
         if not is_main_process():
             return
         models.save_network(network, directory, recipe, params.classes, params.scale_.image, **about)
     write_json(
-        Path("metrics/teachers") / f"{name}.json",
+        workspace.METRICS / "teachers" / f"{name}.json",
         {
             "best_epoch": best_epoch,
             "parameters": sum(tensor.numel() for tensor in network.parameters()),
@@ -56,7 +58,13 @@ def run(params: Params, name: str) -> None:
 
 
 def _train(
-    params: Params, name: str, recipe: TeacherRecipe, index_digest: str, train: Split, val: Split
+    params: Params,
+    name: str,
+    recipe: TeacherRecipe,
+    start: dict[str, Any],
+    index_digest: str,
+    train: Split,
+    val: Split,
 ) -> tuple[nn.Module, int]:
     generations = 1 + (recipe.born_again.generations if recipe.born_again else 0)
     soft: torch.Tensor | None = None
@@ -70,14 +78,14 @@ def _train(
                 "training": params.training.model_dump(mode="json"),
                 "image": params.scale_.image.model_dump(mode="json"),
                 "classes": params.classes,
-                "init": sha256_file(recipe.init) if Path(recipe.init).is_file() else recipe.init,
+                "weights": start,
                 "index_digest": index_digest,
             }
         )
         used.append(checkpoint)
         make_deterministic(recipe.seed + generation)
         network = models.build_for(recipe, params.classes, params.scale_.image)
-        with curves(Path("plots/teachers") / name) as log:
+        with curves(workspace.PLOTS / "teachers" / name) as log:
             result = fit(
                 network,
                 train,

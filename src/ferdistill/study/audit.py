@@ -17,7 +17,8 @@ import pandas as pd
 
 from .. import params
 from ..errors import UsageError
-from . import compare, tables
+from . import comparison as compare
+from . import tables
 from .tables import CLASSES, IDENTITY, MEAN, NOT_SCORES, RANGE, SCORES, Cell, Grid, Run, Span, quantity
 
 REPORT_GRID = (0.8, 0.9, 1.0, 1.1, 1.2)

@@ -8,11 +8,15 @@ from typing import Any, NamedTuple
 import pandas as pd
 from pydantic import ValidationError
 
+from .. import workspace
 from ..errors import CheckError
 from ..files import atomic, read_json, sha256
 from ..params import Params, explain
-from . import compare, experiments, results
-from .experiments import OWN, Experiment, lookup
+from ..softlabels import families
+from ..tracking import experiments
+from ..tracking.experiments import OWN, Experiment, lookup
+from . import comparison as compare
+from . import results
 
 METRICS = ["metrics/student.json", "metrics/calibration.json", "metrics/evaluation.json"]
 # Params that rows of one table may differ in, and those that no result depends on.
@@ -85,7 +89,7 @@ class _Here:
         self.params = settings.model_dump(mode="json", by_alias=True)
         self.cache = compare.local_cache()
         self.digests: dict[str, str] = {}
-        described = settings.index_csv.with_suffix(".json")
+        described = workspace.index_csv(settings.index_tag).with_suffix(".json")
         self.digest: str = read_json(described)["digest"]
 
     def digest_of(self, md5: str) -> str:
@@ -117,12 +121,12 @@ def _row(experiment: Experiment, here: _Here, zone: timezone) -> dict[str, Any]:
             raise CheckError(f"its {stage} was not run with its own params: {', '.join(different)} differ")
     student, calibration, evaluation = files.values()
     outs = {out["path"]: out["md5"] for stage in lock.values() for out in stage.get("outs", [])}
-    described = params.index_csv.with_suffix(".json").as_posix()
+    described = workspace.index_csv(params.index_tag).with_suffix(".json").as_posix()
     digest = student.get("index_digest") or here.digest_of(outs[described])
     misaligned = bool(student.get("misaligned", False))
     _require_comparable(params, digest, misaligned, here)
-    dkd, distils = params.run_mode == "dkd", params.distils
-    weighted = distils and any(isinstance(source.weight, str) for source in params.family_.sources)
+    dkd, distils = families.run_mode(params) == "dkd", families.distils(params)
+    weighted = distils and families.has_lambda(params.family_)
     validation, test, report = student["validation"], evaluation["test"], student["report_protocol"]
     classes = params.classes
     return {
@@ -178,7 +182,9 @@ def _require_comparable(params: Params, digest: str, misaligned: bool, here: _He
     different = sorted(k for k in theirs.keys() - VARIED - IRRELEVANT if theirs[k] != here.params[k])
     if theirs["scales"][mine.scale] != here.params["scales"][mine.scale]:
         different.append(f"scales.{mine.scale}")
-    if params.run_family != "none" and theirs["families"][params.family] != here.params["families"].get(params.family):
+    if families.run_family(params) != "none" and theirs["families"][params.family] != here.params["families"].get(
+        params.family
+    ):
         different.append(f"families.{params.family}")
     if different:
         raise CheckError(f"it differs from the workspace in {', '.join(different)}")
@@ -190,7 +196,7 @@ def _code(lock: dict[str, Any]) -> str:
         dep["path"]: dep["md5"]
         for stage in ("student", "calibrate", "evaluate")
         for dep in lock[stage]["deps"]
-        if dep["path"].startswith(("src/", "pretrained"))
+        if dep["path"].startswith(("src/", workspace.CHECKED.as_posix()))
     }
     return sha256(json.dumps(deps, sort_keys=True))
 

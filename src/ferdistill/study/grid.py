@@ -6,11 +6,12 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field, ValidationError, model_validator
 
-from .. import yaml_file
+from .. import workspace, yaml_file
 from ..errors import UsageError
 from ..params import Mode, Name, Params, Positive, Section, Seed, Share, explain
+from ..softlabels import families
 
-GRID = Path("conf/study.yaml")
+GRID = workspace.STUDY_GRID
 Seeds = Annotated[list[Seed], Field(min_length=1)]
 
 
@@ -105,8 +106,8 @@ def _check(run: Run, cell: Cell, settings: dict[str, Any], where: str) -> None:
         raise UsageError(f"params refuse `{run.name}`:\n" + explain(error, Params), where=where) from None
     if ".." in run.name or run.name.endswith((".", ".lock")):
         raise UsageError(f"`{run.name}` cannot name an experiment", where=where, hint="rename the family")
-    if cell.beta and not (params.mode == "dkd" and params.distils):
+    if cell.beta and not (params.mode == "dkd" and families.distils(params)):
         raise UsageError("beta is read in mode dkd alone", where=where, hint="drop beta, or set mode: dkd")
-    if cell.lambda_ and not (params.distils and any(isinstance(s.weight, str) for s in params.family_.sources)):
-        problem = f"{params.run_family} has no source weighted with lambda"
+    if cell.lambda_ and not (families.distils(params) and families.has_lambda(params.family_)):
+        problem = f"{families.run_family(params)} has no source weighted with lambda"
         raise UsageError(problem, where=where, hint="drop lambda, or choose a family such as 6D")

@@ -14,21 +14,22 @@ import matplotlib
 import numpy as np
 import pandas as pd
 
-from ..corpus.images import load
-from ..corpus.index import Index, read
+from .. import workspace
+from ..data.images import load
+from ..data.index import Index, read
+from ..distill.loop import predict, splits_of
 from ..errors import UsageError
 from ..evaluation.metrics import score
 from ..files import atomic, read_json, sha256, write_json
 from ..params import Params
-from ..softlabels import alignment, canary, store, targets
+from ..softlabels import alignment, canary, families, store, targets
 from ..stages.student import train
-from ..training.loop import predict, splits_of
 
-ROOT = Path("data/study/misalignment")
+ROOT = workspace.MISALIGNMENT
 METRICS, TABLE, PICTURE = (
-    Path("metrics/study/misalignment.json"),
-    Path("plots/study/misalignment.csv"),
-    Path("plots/study/misalignment.png"),
+    workspace.METRICS / "study/misalignment.json",
+    workspace.PLOTS / "study/misalignment.csv",
+    workspace.PLOTS / "study/misalignment.png",
 )
 
 
@@ -88,13 +89,13 @@ def run(params: Params, doses: Sequence[float], seeds: Sequence[int]) -> dict[st
     UsageError
         If the family has no teachers, or a dose is out of range.
     """
-    if not params.distils:
+    if not families.distils(params):
         raise UsageError("the baseline has no soft labels to damage", where="params.yaml", hint="choose a family")
     if not doses or not seeds or min(doses) < 0 or max(doses) > 1:
         raise UsageError(f"doses {list(doses)}, seeds {list(seeds)}", expected="some, and doses from 0 to 1")
-    index = read(params.index_csv)
-    images = load(params.images_npy, index)
-    soft = targets.read(Path("data/targets"), index, params)
+    index = read(workspace.index_csv(params.index_tag))
+    images = load(workspace.images_npy(params.index_tag), index)
+    soft = targets.read(workspace.TARGETS, index, params)
     if params.views > 1:
         raise UsageError("misalignment is studied with one view", where="params.yaml, views", hint="set views to 1")
     runs = []
@@ -128,8 +129,8 @@ def run(params: Params, doses: Sequence[float], seeds: Sequence[int]) -> dict[st
             }
         )
     result = {
-        "run_family": params.run_family,
-        "run_mode": params.run_mode,
+        "run_family": families.run_family(params),
+        "run_mode": families.run_mode(params),
         "scale": params.scale,
         "index_digest": index.digest,
         "train_rows": len(index.positions("train")),
@@ -148,7 +149,7 @@ def run(params: Params, doses: Sequence[float], seeds: Sequence[int]) -> dict[st
 def _inspect(params: Params, index: Index, soft: targets.Targets, order: np.ndarray, name: str) -> dict[str, Any]:
     """Write the first teacher's damaged store, with keys and without, and ask the gate and the canary."""
     teacher = soft.plan["teachers"][0]["teacher"]
-    table, manifest = store.read(params.softlabels_dir(teacher))
+    table, manifest = store.read(workspace.softlabels(teacher, params.index_tag))
     positions = index.positions("train")
     whole = np.arange(len(index.rows), dtype=np.int64)
     rest = np.setdiff1d(whole, positions)

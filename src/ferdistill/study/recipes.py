@@ -7,9 +7,10 @@ from typing import Any
 import pandas as pd
 
 from ..errors import CheckError, UsageError
-from ..evaluation import statistics
 from ..params import Params
-from . import compare, results
+from ..softlabels import families as family_weights
+from . import comparison as compare
+from . import results, statistics
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +107,7 @@ def of(frame: pd.DataFrame, params: Params, needed: Sequence[str]) -> list[Recip
         family = params.families[str(row["family"])]
         lambda_ = float(row["lambda"]) if pd.notna(row["lambda"]) else params.lambda_
         label = "labels alone" if row["mode"] == "none" else results.label(row)
-        made.append(Recipe(selector, label, runs, family.mixture(lambda_), len(family.sources)))
+        made.append(Recipe(selector, label, runs, family_weights.mixture(family, lambda_), len(family.sources)))
     families = list(params.families)
     order = ["lambda", "beta", "views"]
 

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from .. import workspace
 from ..errors import CheckError, UsageError
 from ..files import read_json
 from ..params import Params
 
-SUMMARY = Path("metrics/study/results_summary.csv")
+SUMMARY = workspace.SUMMARY
 MODES = ["none", "kd", "dkd"]
 REQUIRED = ["family", "mode", "seed", "macro_f1"]
 # What makes a recipe beside its family and mode; empty where it does not apply.
@@ -123,7 +124,7 @@ def require_own(settings: Params) -> None:
     """
     frame = read(SUMMARY)
     ours = {"corpus": settings.corpus, "scale": settings.scale}
-    if (described := settings.index_csv.with_suffix(".json")).is_file():
+    if (described := workspace.index_csv(settings.index_tag).with_suffix(".json")).is_file():
         ours["index_digest"] = read_json(described, "digest")["digest"]
     theirs = {name: sorted(set(frame[name])) if name in frame else ["not said"] for name in ours}
     if any(theirs[name] != [value] for name, value in ours.items()):

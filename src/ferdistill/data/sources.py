@@ -1,0 +1,348 @@
+"""One module a public corpus layout; `data.reader` finds a module by the `adapter` name in corpus.yaml.
+
+An adapter is a function `read(root, path, classes, options)` that yields what its source lists, in any order, without
+decoding an image. `root` is the corpus directory, `path` the source's place in it, `options` an `Options` of the same
+module. For every row of the source it yields one of
+
+- `Record`, a labelled face;
+- `Dropped`, a row that is left out by rule (contempt, no face, unlabelled), with the rule;
+- `CheckError` (yielded, not raised), a row that cannot be read, naming file and row.
+
+It raises only where the source as a whole cannot be read: a list that is missing, columns that are not there. It maps
+the corpus's own codes to class names, and never passes over a row in silence.
+"""
+
+import csv
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import AfterValidator, BaseModel, ConfigDict
+
+from ..errors import CheckError
+from ..image_files import UNWRITABLE, read_image
+
+OfficialSplit = Literal["train", "val", "test"]
+SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"}
+SYNONYMS = {
+    "anger": "angry", "disgusted": "disgust", "fearful": "fear", "afraid": "fear", "happiness": "happy",
+    "sadness": "sad", "surprised": "surprise",
+}  # fmt: skip
+EXPRESSIONS = {"angry", "contempt", "disgust", "fear", "happy", "neutral", "sad", "surprise"}
+NOT_AN_IMAGE = "not an image"
+
+
+def stays_inside(name: str) -> bool:
+    """Whether a path is POSIX, relative and without `..`, of names that a system and a table can hold."""
+    parts = name.split("/")
+    outside = not name or name.startswith("/") or ".." in parts or "\\" in name or ":" in name
+    return not (outside or UNWRITABLE.search(name) or len(name) > 1000 or max(map(len, parts)) > 255)
+
+
+def _check_inside(path: str) -> str:
+    if not stays_inside(path):
+        raise ValueError(f"a POSIX path below the corpus directory, without `..`; found {path[:200]!r}")
+    return path
+
+
+# A path in corpus.yaml, relative to the corpus directory.
+SafePath = Annotated[str, AfterValidator(_check_inside)]
+
+
+class Options(BaseModel):
+    """What corpus.yaml may say under `options` of a source; a module with options of its own derives from it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+@dataclass(frozen=True)
+class Record:
+    """One labelled face, not yet decoded.
+
+    Attributes
+    ----------
+    path : str
+        Name of the face in the index: POSIX, relative to the corpus directory, unique in it. A row of a table is
+        `table.csv#row`, counted from 0; one of several faces in an image is `image.jpg#face`.
+    label : str
+        Class name.
+    split : str or None
+        The source's own split, where it has one.
+    subject : str
+        Who is shown, where the name tells it; alike in all sources that show the same people, else prefixed.
+    image : str
+        Image file, POSIX, relative to the corpus directory. Empty where `pixels` holds the face.
+    pixels : str
+        The face itself as text: 48 x 48 whole numbers from 0 to 255, separated by blanks.
+    box : tuple of int or None
+        left, top, right, bottom in pixels of the upright image; right and bottom are the first outside.
+    votes : tuple of float or None
+        Share of the annotators' votes for each of `classes`, in their order; they sum to 1.
+    """
+
+    path: str
+    label: str
+    split: OfficialSplit | None
+    subject: str = ""
+    image: str = ""
+    pixels: str = ""
+    box: tuple[int, int, int, int] | None = None
+    votes: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A row that a stated rule leaves out."""
+
+    path: str
+    reason: str
+
+
+Row = Record | Dropped | CheckError
+
+
+def labelled(record: Record, known: set[str], classes: list[str]) -> Record | Dropped:
+    """The record, or, if its label is one of the corpus's `known` names but no class of ours, its dropping."""
+    assert record.label in known, record
+    return record if record.label in classes else Dropped(record.path, record.label)
+
+
+def class_name(text: str) -> str:
+    """The name that we use for a class that a folder or a table names in its own way; `Happiness` is happy."""
+    return SYNONYMS.get(text.lower(), text.lower())
+
+
+def label_of(code: str, codes: Mapping[str, str], where: str) -> str | CheckError:
+    """The class name that a corpus's own table gives to a code, or the error if it gives none."""
+    return codes.get(code.strip()) or CheckError(
+        f"unknown label {code!r}",
+        where=where,
+        expected=", ".join(f"{code} {name}" for code, name in codes.items()),
+        hint="correct the row, or take it out",
+    )
+
+
+def whole_number(text: str) -> int:
+    """The number, where `int` would also take `1_0` and other scripts' digits; ValueError if it is none."""
+    if not re.fullmatch(r"-?[0-9]{1,9}", text.strip()):
+        raise ValueError(f"not a whole number: {text!r}")
+    return int(text)
+
+
+def join(*parts: str) -> str:
+    """A path as the index has it: POSIX, without a leading `./`."""
+    return PurePosixPath(*parts).as_posix()
+
+
+def leaves(name: str, where: str) -> CheckError:
+    """The error of a listed path for which `stays_inside` is false."""
+    return CheckError(
+        f"a listed path leaves its folder, or is not POSIX: {name!r}",
+        where=where,
+        expected="a relative path with / between its parts and no `..`",
+        hint="correct the row, or take it out",
+    )
+
+
+def listed_twice(name: str, where: str, first: str) -> CheckError:
+    """The error of a row that lists what an earlier row listed."""
+    return CheckError(
+        f"a row twice: {name}", where=f"{where}; first at {first}", expected="one row", hint="take one of them out"
+    )
+
+
+def file_names(folder: Path) -> list[str]:
+    """All files below a folder, as POSIX paths relative to it, in the order of these as text.
+
+    Raises
+    ------
+    OSError
+        If it is not a folder that can be listed.
+    CheckError
+        On a link to a folder, which would lead out of the corpus or in a circle, and on a name that cannot be written
+        to a table.
+    """
+
+    def stop(error: OSError) -> None:
+        raise error
+
+    found = []
+    for parent, folders, files in os.walk(folder, onerror=stop):
+        below = Path(parent).relative_to(folder)
+        for name in folders:
+            if Path(parent, name).is_symlink():
+                raise CheckError(
+                    "a link to a folder",
+                    where=ascii(str(Path(parent, name))),
+                    expected="folders of the corpus's own",
+                    hint="move or copy the folder here",
+                )
+        found += [(below / name).as_posix() for name in files]
+    for name in found:
+        if UNWRITABLE.search(name):
+            raise CheckError(
+                f"a file name that is not text: {name!a}",
+                where=str(folder),
+                expected="UTF-8 without control characters or ends of lines",
+                hint="rename the file",
+            )
+    return sorted(found)
+
+
+def is_clutter(name: str) -> bool:
+    """Whether a file, by its path, is one that a desktop leaves behind: hidden, `Thumbs.db`, `__MACOSX/...`."""
+    parts = name.split("/")
+    return (
+        any(part.startswith(".") for part in parts)
+        or "__MACOSX" in parts
+        or parts[-1].lower() in {"thumbs.db", "desktop.ini"}
+    )
+
+
+def has_image_suffix(name: str) -> bool:
+    """Whether a file is an image that we read, by its name."""
+    return PurePosixPath(name).suffix.lower() in SUFFIXES
+
+
+def labelled_images(
+    root: Path, folder: str, labels: str, suffix: str, what: str
+) -> Iterator[tuple[str, Path] | Dropped | CheckError]:
+    """Of `folder`, every image in `images` with its file in `labels`, named after it but for `suffix`.
+
+    An image without one is dropped as "unlabelled"; two images for one, and one without its image, are errors, in
+    which `what` names it, as "a label file". An image is given by its path relative to `root`.
+    """
+    _, _, name_of = what.partition(" ")
+    below = root / folder / labels
+    present = {name for name in file_names(below) if name.endswith(suffix) and not is_clutter(name)}
+    first: dict[str, str] = {}
+    for name in file_names(root / folder / "images"):
+        image = join(folder, f"images/{name}")
+        if is_clutter(name) or not has_image_suffix(name):
+            yield Dropped(image, NOT_AN_IMAGE)
+            continue
+        file = name.rpartition(".")[0] + suffix
+        if file in first:
+            yield CheckError(
+                f"two images for one {name_of}: {first[file]} and {name}",
+                where=str(below / file),
+                expected=f"one image {what}",
+                hint="take one of them out",
+            )
+            continue
+        first[file] = name
+        yield (image, below / file) if file in present else Dropped(image, "unlabelled")
+    for file in sorted(present - first.keys()):
+        yield CheckError(
+            f"{what} without its image",
+            where=str(below / file),
+            expected=f"an image in {root / folder / 'images'}",
+            hint=f"restore the image, or take the {name_of} out",
+        )
+
+
+def text_lines(file: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a text file that are not blank, stripped, each with its number, from 1."""
+    for number, line in enumerate(file.read_text(encoding="utf-8-sig").split("\n"), start=1):
+        if line.strip():
+            yield number, line.strip()
+
+
+def table_header(file: Path) -> list[str]:
+    """Column names of a CSV, stripped of the blanks that some releases have around them."""
+    with file.open(newline="", encoding="utf-8-sig") as handle:
+        return [name.strip() for name in next(csv.reader(handle), [])]
+
+
+def table_rows(file: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, list[str]] | CheckError]:
+    """Of every data row of a CSV, its number, from 0, and its fields in the order of `columns`.
+
+    Blank lines are no rows. A row with too few or too many fields is yielded as the error that it is.
+
+    Raises
+    ------
+    CheckError
+        If a column is not there, or there twice.
+    """
+    header = table_header(file)
+    if any(header.count(name) != 1 for name in columns):
+        raise CheckError(
+            "a table has not the columns of its layout",
+            where=str(file),
+            expected=f"columns {', '.join(columns)}; found {', '.join(header) or 'none'}",
+            hint="correct `path` or `adapter` in corpus.yaml, or the table's first line",
+        )
+    places = [header.index(name) for name in columns]
+    with file.open(newline="", encoding="utf-8-sig") as handle:
+        table = csv_fields(handle)
+        next(table)
+        for row, fields in enumerate(filter(None, table)):
+            if len(fields) == len(header):
+                yield row, [fields[place] for place in places]
+            else:
+                yield CheckError(
+                    f"a row of {len(fields)} fields",
+                    where=f"{file}, data row {row}",
+                    expected=f"{len(header)} fields, as in the first line",
+                    hint="correct the row, or take it out",
+                )
+
+
+def csv_fields(lines: Iterator[str]) -> Iterator[list[str]]:
+    """What `csv.reader` yields, in a third of its time where few lines hold a quotation mark, as in FER2013."""
+    for line in lines:
+        if '"' in line:
+            yield next(csv.reader(chain([line], lines)))
+        else:
+            text = line.rstrip("\r\n")
+            yield text.split(",") if text else []
+
+
+def decode(root: Path, record: Record) -> np.ndarray:
+    """The pixels of a face: upright RGB, uint8, (H, W, 3).
+
+    Raises
+    ------
+    CheckError
+        If the image is missing, lies outside `root`, is not a whole image of a known kind, or does not hold the box.
+    """
+    if not record.image:
+        return _decode_text(root, record)
+    pixels = read_image(root, record.image)
+    if record.box is None:
+        return pixels
+    left, top, right, bottom = record.box
+    height, width = pixels.shape[:2]
+    if not (0 <= left < right <= width and 0 <= top < bottom <= height):
+        raise CheckError(
+            f"a face box outside its image: left {left}, top {top}, right {right}, bottom {bottom}",
+            where=f"{root / record.image} ({record.path})",
+            expected=f"a box of at least one pixel within {width} x {height}",
+            hint="correct the row, or take it out",
+        )
+    return pixels[top:bottom, left:right]
+
+
+def _decode_text(root: Path, record: Record) -> np.ndarray:
+    side = 48
+    where = f"{root / record.path}, column pixels".replace("#", ", data row ")
+    try:
+        values = np.array(list(map(int, record.pixels.split())), dtype=np.int64)
+    except (ValueError, OverflowError) as error:
+        raise CheckError(
+            f"pixels are not whole numbers: {error}", where=where, hint="correct the row, or take it out"
+        ) from None
+    if values.size != side * side or values.min() < 0 or values.max() > 255:
+        raise CheckError(
+            f"{values.size} pixel values" + (f" from {values.min()} to {values.max()}" if values.size else ""),
+            where=where,
+            expected=f"{side * side} whole numbers from 0 to 255",
+            hint="correct the row, or take it out",
+        )
+    grey = values.astype(np.uint8).reshape(side, side, 1)
+    return np.repeat(grey, 3, axis=2)

@@ -1,0 +1,141 @@
+"""AffectNet in YOLO's layout (Kaggle): `{train,valid,test}/images/x.jpg` and `{train,valid,test}/labels/x.txt`.
+
+A line is `class cx cy w h`, the box in shares of the image's width and height. Classes are in alphabetical order,
+which is not AffectNet's own.
+"""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+from ... import yaml_file
+from ...data.sources import (
+    Dropped,
+    OfficialSplit,
+    Record,
+    Row,
+    class_name,
+    join,
+    label_of,
+    labelled,
+    labelled_images,
+    listed_twice,
+    text_lines,
+)
+from ...data.sources import Options as BaseOptions
+from ...errors import CheckError, UsageError
+from ...image_files import image_size
+
+CODES = {
+    "0": "angry",
+    "1": "contempt",
+    "2": "disgust",
+    "3": "fear",
+    "4": "happy",
+    "5": "neutral",
+    "6": "sad",
+    "7": "surprise",
+}
+PARTS: dict[str, OfficialSplit] = {"train": "train", "valid": "val", "test": "test"}
+
+
+class Options(BaseOptions):
+    """Options of such a source.
+
+    Attributes
+    ----------
+    crop : bool
+        Whether to cut out the face boxes. If false, an image with several faces is dropped as "several faces".
+    """
+
+    crop: bool = True
+
+
+def read(root: Path, path: str, classes: list[str], options: Options) -> Iterator[Row]:
+    """Yield every line of every image's label file; of several, face k is `image#k`, counted from 0.
+
+    An image without a label file is dropped as "unlabelled", with an empty one as "no face".
+
+    Raises
+    ------
+    CheckError
+        If a `data.yaml` is there and names the classes in another order.
+    """
+    if (root / path / "data.yaml").exists():
+        check_names(root / path / "data.yaml")
+    for part, split in PARTS.items():
+        if (root / path / part).exists():
+            yield from _read_part(root, join(path, part), split, classes, options.crop)
+
+
+def _read_part(root: Path, folder: str, split: OfficialSplit, classes: list[str], crop: bool) -> Iterator[Row]:
+    for found in labelled_images(root, folder, "labels", ".txt", "a label file"):
+        if not isinstance(found, tuple):
+            yield found
+            continue
+        image, file = found
+        lines = list(text_lines(file))
+        if not lines or (len(lines) > 1 and not crop):
+            yield Dropped(image, "several faces" if lines else "no face")
+            continue
+        seen: dict[str, str] = {}
+        for face, (number, line) in enumerate(lines):
+            where = f"{file}, line {number}"
+            label = label_of(line.split()[0], CODES, where)
+            box = _box(root, image, line, where)
+            if line in seen:
+                yield listed_twice(line, where, seen[line])
+            elif isinstance(label, CheckError):
+                yield label
+            elif isinstance(box, CheckError):
+                yield box
+            else:
+                identifier = image if len(lines) == 1 else f"{image}#{face}"
+                record = Record(identifier, label, split, image=image, box=box if crop else None)
+                yield labelled(record, set(CODES.values()), classes)
+            seen.setdefault(line, f"line {number}")
+
+
+def _box(root: Path, image: str, line: str, where: str) -> tuple[int, int, int, int] | CheckError:
+    """The box of a line in whole pixels, its edges rounded to the nearest."""
+    try:
+        x, y, width, height = map(float, line.split()[1:])
+        if not (0 <= x <= 1 and 0 <= y <= 1 and 0 < width <= 1 and 0 < height <= 1):
+            raise ValueError
+    except ValueError:
+        return CheckError(
+            f"not a YOLO line: {line!r}",
+            where=where,
+            expected="`class cx cy w h`, the last four from 0 to 1",
+            hint="correct the line, or take it out",
+        )
+    try:
+        across, down = image_size(root, image)
+    except CheckError as error:
+        return error
+    edges = (x - width / 2) * across, (y - height / 2) * down, (x + width / 2) * across, (y + height / 2) * down
+    left, top, right, bottom = (math.floor(edge + 0.5) for edge in edges)
+    return left, top, right, bottom
+
+
+def check_names(file: Path) -> None:
+    """Check that a YOLO `data.yaml` names the classes in the order of `CODES`.
+
+    Raises
+    ------
+    CheckError
+        If it names others, or in another order, or cannot be read.
+    """
+    try:
+        names = yaml_file.read(file)["names"]
+        names = [names[key] for key in sorted(names)] if isinstance(names, dict) else names
+        found = [class_name(name) for name in names]
+    except (UsageError, KeyError, TypeError, AttributeError):
+        found = []
+    if found != list(CODES.values()):
+        raise CheckError(
+            "the classes of a YOLO data set are not AffectNet's in alphabetical order",
+            where=f"{file}, names",
+            expected=", ".join(f"{code} {name}" for code, name in CODES.items()),
+            hint="this is another data set, for which there is no adapter",
+        )

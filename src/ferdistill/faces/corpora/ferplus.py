@@ -1,0 +1,135 @@
+"""FER+ (Barsoum et al., 2016): ten annotators' votes for each row of FER2013, `fer2013new.csv`.
+
+It holds no pictures: row i is about row i of FER2013's own table, so the two must be whole and in their first order.
+"""
+
+from collections.abc import Iterator
+from itertools import zip_longest
+from pathlib import Path
+from typing import Literal
+
+from ...data.sources import Dropped, Record, Row, SafePath, join, label_of, listed_twice, table_rows, whole_number
+from ...data.sources import Options as BaseOptions
+from ...errors import CheckError
+from . import fer2013
+
+COLUMNS = {
+    "neutral": "neutral",
+    "happiness": "happy",
+    "surprise": "surprise",
+    "sadness": "sad",
+    "anger": "angry",
+    "disgust": "disgust",
+    "fear": "fear",
+    "contempt": "contempt",
+    "unknown": "unknown",
+    "NF": "no face",
+}
+
+
+class Options(BaseOptions):
+    """Options of a FER+ source.
+
+    Attributes
+    ----------
+    fer2013 : str
+        FER2013's own table (`fer2013.csv` or `icml_face_data.csv`), relative to the corpus directory.
+    label : {"majority", "plurality"}
+        How votes become a label; see `read`.
+    """
+
+    fer2013: SafePath
+    label: Literal["majority", "plurality"] = "majority"
+
+
+def read(root: Path, path: str, classes: list[str], options: Options) -> Iterator[Row]:
+    """Yield every row, with the share of votes for each of `classes` among the votes for any of them.
+
+    The votes are for ten columns: eight expressions, unknown, and no face. Under "majority", as in Microsoft's own
+    reader, a column with a single vote counts as none, and the label is the column with more than half of the votes
+    that remain; without one the row is dropped as "no majority". Under "plurality" it is the column with the most
+    votes. A tie goes to the one that FER2013's own label names, which is one more opinion, where the order of the
+    columns would favour neutral; if it names none of them the row is dropped as "tie".
+
+    A row whose image name is blank is dropped as "no face", other labels that are no class of ours by their name.
+
+    Raises
+    ------
+    CheckError
+        If the two tables differ in length or, in any row, in Usage: they are out of step, and no row can be trusted.
+    """
+    pixels_file, file = root / options.fer2013, root / path
+    columns = ("Usage", "Image name", *COLUMNS)
+    _check_in_step(pixels_file, file)
+    first: dict[str, str] = {}
+    table = join(path)
+    pairs = zip(table_rows(pixels_file, ("emotion", "pixels")), table_rows(file, columns), strict=True)
+    for row, (face, votes_row) in enumerate(pairs):
+        if isinstance(face, CheckError) or isinstance(votes_row, CheckError):
+            yield from (found for found in (face, votes_row) if isinstance(found, CheckError))
+            continue
+        name, where = f"{table}#{row}", f"{file}, data row {row}"
+        (emotion, pixels), (usage, image, *cells) = face[1], votes_row[1]
+        image = image.strip()
+        if image in first:
+            yield listed_twice(image, where, first[image])
+            continue
+        if image:
+            first[image] = f"data row {row}"
+        try:
+            votes = {column: whole_number(cell) for column, cell in zip(COLUMNS.values(), cells, strict=True)}
+            split = fer2013.USAGE[usage.strip()]
+            if min(votes.values()) < 0:
+                raise ValueError
+        except (ValueError, KeyError):
+            yield CheckError(
+                f"not a row of votes: {usage}, {', '.join(cells)}",
+                where=where,
+                expected=f"Usage one of {', '.join(fer2013.USAGE)}, and a whole number of votes in each column",
+                hint="correct the row, or take it out, of both tables",
+            )
+            continue
+        opinion = label_of(emotion, fer2013.CODES, f"{pixels_file}, data row {row}, column emotion")
+        if isinstance(opinion, CheckError):
+            yield opinion
+            continue
+        label = "no face" if not image else _label(votes, options.label, opinion)
+        if label not in classes:
+            yield Dropped(name, label)
+            continue
+        ours = [votes.get(name, 0) for name in classes]
+        shares = tuple(count / sum(ours) for count in ours)
+        yield Record(name, label, split, pixels=pixels, votes=shares)
+
+
+def _label(votes: dict[str, int], rule: str, opinion: str) -> str:
+    """The column that the rule names, or the reason why it names none."""
+    if rule == "majority":
+        votes = {name: count for name, count in votes.items() if count > 1}
+        return next((name for name, count in votes.items() if 2 * count > sum(votes.values())), "no majority")
+    best = [name for name, count in votes.items() if count == max(votes.values())]
+    if max(votes.values()) == 0:
+        return "no votes"
+    return best[0] if len(best) == 1 else opinion if opinion in best else "tie"
+
+
+def _check_in_step(pixels_file: Path, file: Path) -> None:
+    expected = f"a row for each row of {pixels_file}, in its order"
+    hint = "restore both tables as they were released: they are joined by the order of their rows"
+    pairs = zip_longest(table_rows(pixels_file, ("emotion", "pixels", "Usage")), table_rows(file, ("Usage",)))
+    for row, (face, votes) in enumerate(pairs):
+        where = f"{file}, data row {row}"
+        if face is None or votes is None:
+            longer = pixels_file if votes is None else file
+            raise CheckError(
+                f"two tables are out of step: {longer.name} has more rows", where=where, expected=expected, hint=hint
+            )
+        if isinstance(face, CheckError) or isinstance(votes, CheckError):
+            continue
+        if face[1][2].strip() != votes[1][0].strip():
+            raise CheckError(
+                f"two tables are out of step: Usage {votes[1][0]} beside {face[1][2]}",
+                where=where,
+                expected=expected,
+                hint=hint,
+            )

@@ -1,0 +1,142 @@
+"""Starting weights for the embedded scale, as ImageNet's are for the paper scale.
+
+Networks regress the intensities of action units drawn at random, on faces of identities that no corpus holds. They
+never see an expression's label or prototype.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from timm.optim import create_optimizer_v2
+from timm.scheduler import CosineLRScheduler
+
+from .. import __version__
+from ..distill import models
+from ..distill.augment import apply, draw
+from ..distill.loop import as_input, device, make_deterministic
+from ..files import atomic
+from ..params import ImageParams, Recipe
+from ..progress import bar, track
+from . import renderer as faces
+
+# Words that no corpus seeds its generators with, so that its identities are not drawn here.
+STREAM = (0xFACE, 0xAC7)
+
+
+def draw_renders(count: int, seed: int, image: ImageParams, plain: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Faces with random action units, in full view if `plain`, else as a corpus shows them.
+
+    Returns
+    -------
+    images : ndarray, uint8, (count, size, size, channels)
+    intensities : ndarray, float32, (count, len(faces.ACTION_UNITS))
+        Each unit is at rest in two faces of three, else uniform in [0.4, 1].
+    """
+    images = np.empty((count, image.size, image.size, image.channels), np.uint8)
+    intensities = np.empty((count, len(faces.ACTION_UNITS)), np.float32)
+    for row in track(range(count), "rendering", total=count):
+        rng = np.random.default_rng([*STREAM, seed, int(plain), row])
+        shape = intensities.shape[1]
+        intensities[row] = rng.uniform(0.4, 1, shape) * (rng.uniform(0, 1, shape) < 1 / 3)
+        view = faces.draw_view(rng)
+        if plain:
+            view = replace(
+                view,
+                yaw=view.yaw / 3,
+                pitch=view.pitch / 3,
+                roll=view.roll / 3,
+                light=view.light / 3,
+                contrast=1.0,
+                noise=3.0,
+                blur=0.0,
+                occluder="",
+            )
+        face = faces.render(faces.draw_identity(rng), intensities[row], view, image.size)
+        images[row] = face[..., None]
+    return images, intensities
+
+
+def pretrain(
+    recipe: Recipe,
+    image: ImageParams,
+    courses: Sequence[tuple[np.ndarray, np.ndarray]],
+    *,
+    epochs: int,
+    lr: float,
+    seed: int,
+    name: str,
+) -> tuple[torch.nn.Module, float]:
+    """Regress standardised action units on one course of renders after another, the easier first.
+
+    Each course takes `epochs`. Small networks learn next to nothing when they start on faces as a corpus shows them.
+
+    Returns
+    -------
+    network : nn.Module
+    unexplained : float
+        Share of the variance that remains on the last tenth of the last course, which is not trained on.
+    """
+    make_deterministic(seed)
+    where = device()
+    units = len(faces.ACTION_UNITS)
+    network = models.build(recipe.model, recipe.options, recipe.stem, units, image, False).to(where)
+    batch, generator = 64, torch.Generator().manual_seed(seed)
+    for number, (images, intensities) in enumerate(courses, 1):
+        mean, std = intensities.mean(0), intensities.std(0)
+        wanted = torch.from_numpy((intensities - mean) / std).to(where)
+        train = len(images) - len(images) // 10
+        steps = epochs * (train // batch)
+        optimizer = create_optimizer_v2(network, "adamw", lr=lr, weight_decay=0.05)
+        scheduler = CosineLRScheduler(
+            optimizer,
+            steps,
+            lr_min=lr / 100,
+            warmup_t=steps // 20,
+            warmup_lr_init=lr / 100,
+            warmup_prefix=True,
+            t_in_epochs=False,
+        )
+        order = torch.empty(0, dtype=torch.int64)
+        network.train()
+        with bar() as progress:
+            task = progress.add_task(f"{name}, course {number} of {len(courses)}", total=steps)
+            for step in range(steps):
+                if len(order) < batch:
+                    order = torch.randperm(train, generator=generator)
+                rows, order = order[:batch], order[batch:]
+                pixels = torch.from_numpy(images[rows.numpy()]).permute(0, 3, 1, 2)
+                scheduler.step_update(step)
+                moved = apply(pixels, "flip_shift", draw(batch, image.size, generator))
+                outputs = network(as_input(moved, where))
+                loss = F.mse_loss(outputs, wanted[rows.to(where)])
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
+                optimizer.step()
+                progress.advance(task)
+        network.eval()
+        with torch.inference_mode():
+            parts = torch.from_numpy(images[train:]).permute(0, 3, 1, 2).split(256)
+            found = torch.cat([network(as_input(part, where)) for part in parts])
+            unexplained = float(F.mse_loss(found, wanted[train:]))
+    return network.cpu(), unexplained
+
+
+def save(network: torch.nn.Module, path: Path, **provenance: Any) -> None:
+    """Write all but the classifier as float16 safetensors, with where the weights come from in the header."""
+    head = tuple(f"{name}." for name in models.classifier_names(network))
+    tensors = {
+        name: (tensor.half() if tensor.is_floating_point() else tensor).contiguous()
+        for name, tensor in network.state_dict().items()
+        if not name.startswith(head)
+    }
+    with atomic(path) as temporary:
+        save_file(
+            tensors, temporary, {"ferdistill": __version__, **{key: str(value) for key, value in provenance.items()}}
+        )

@@ -1,0 +1,432 @@
+"""The embedded corpus: drawn faces with known annotators, written as three raw sources in public layouts."""
+
+import csv
+import io
+import math
+import os
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ..errors import UsageError
+from ..files import write_json, write_text
+from ..progress import track
+from .renderer import ACTION_UNITS, CLASSES, Identity, draw_identity, draw_view, perceived, prototype, render
+
+# How often each class is meant, after the class balance of FER2013.
+PRIOR = {
+    "angry": 0.135,
+    "disgust": 0.055,
+    "fear": 0.13,
+    "happy": 0.25,
+    "neutral": 0.18,
+    "sad": 0.15,
+    "surprise": 0.10,
+}
+
+# (source, official part, share of the images)
+PARTS = (
+    ("fer2013", "Training", 0.55 * 0.75),
+    ("fer2013", "PublicTest", 0.55 * 0.08),
+    ("fer2013", "PrivateTest", 0.55 * 0.17),
+    ("rafdb", "train", 0.25 * 0.75),
+    ("rafdb", "test", 0.25 * 0.25),
+    ("folders", "train", 0.20 * 0.75),
+    ("folders", "test", 0.20 * 0.25),
+)
+PLANTED = {"exact": 0.015, "reencoded": 0.01, "mirrored": 0.01, "conflicts": 0.005}  # shares of the images
+
+FER_CODES = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")  # from 0
+RAF_CODES = ("surprise", "fear", "disgust", "happy", "sad", "angry", "neutral")  # from 1
+
+# First words of the seed sequences, so that no two kinds of draw share a stream.
+_LAYOUT, _SUBJECT, _IMAGE = range(3)
+
+_SOURCES = """\
+sources:            # in order of precedence
+  - {name: fer2013, adapter: fer2013, path: fer2013/fer2013.csv}
+  - {name: rafdb, adapter: rafdb, path: rafdb}
+  - {name: folders, adapter: folders, path: folders}
+subjects: subjects.csv
+"""
+
+_LICENSE = """\
+Every face here was rendered by the program that wrote this corpus. None shows, or was made from a picture
+of, a real person. The images and their labels may be used under the program's own licence, Apache-2.0.
+"""
+
+_TRUTH = """\
+What is known about the corpus because it was drawn. Only evaluation may read this directory: a stage that
+trains, cleans or splits and looks here has seen the answers.
+
+samples.csv, a line an image
+  path        relative to the corpus; row i of the CSV, counted from 0, is fer2013/fer2013.csv#i
+  source      fer2013, rafdb or folders
+  subject     whose face it is
+  intended    the class whose action units were drawn
+  label       the label that the source carries: the plurality of the votes, a tie broken by one vote more;
+              on the second image of a conflict, another class
+  au01 ...    intensity of each FACS action unit, 0 to 1
+  q_<class>   probability with which an annotator names the class on seeing these units
+  votes_<class>  the annotators' votes
+  occluded    1 if part of the face is covered
+
+planted.json, what a clean-up should find; in each pair the first path is the original
+  exact       two files with the same pixels and label
+  exact_across_parts  those of them that lie on both sides of the official split
+  reencoded   the second was resized and saved as JPEG
+  mirrored    the second is the first, flipped left to right
+  conflicts   two files with the same pixels and different labels
+  subjects_in_two_sources  subject, and two official parts, one training and one test, that both show them
+"""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image with all that is known of it."""
+
+    source: str
+    part: str
+    subject: int
+    intended: str
+    label: str
+    aus: NDArray[np.float64]  # (A,)
+    q: NDArray[np.float64]  # (7,)
+    votes: NDArray[np.int64]  # (7,)
+    occluded: bool
+    pixels: NDArray[np.uint8]  # grey, (48, 48); (100, 100) in rafdb
+    warmth: float = 0.0  # of the skin colour, where the source has colour
+    quality: int = 92  # of the JPEG, where the source has JPEG
+
+
+def write_corpus(
+    root: Path, *, seed: int, subjects: int, images: int, annotators: int, sharpness: float
+) -> dict[str, int]:
+    """Write the embedded corpus: three sources, `corpus.yaml`, `subjects.csv`, and the truth about them.
+
+    The same arguments give the same bytes. The corpus appears at `root` whole or not at all.
+
+    Parameters
+    ----------
+    root : Path
+        Directory to make; it must be absent or empty.
+    seed : int
+        Of every draw, at least 0.
+    subjects : int
+        Number of people, at least 20.
+    images : int
+        Rows and files over all three sources, planted duplicates included: at least 100, and four a subject.
+    annotators : int
+        Votes an image, at least 1.
+    sharpness : float
+        How much annotators agree, above 0; see `faces.perceived`.
+
+    Returns
+    -------
+    dict of str to int
+        Images in all and in each source, subjects, and pairs of each planted kind.
+
+    Raises
+    ------
+    UsageError
+        If an argument is out of range, or `root` holds something.
+    """
+    _check(root, seed, subjects, images, annotators, sharpness)
+    samples, planted, shared = _draw(seed, subjects, images, annotators, sharpness)
+
+    root.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=root.parent, prefix=f".{root.name}-"))
+    try:
+        paths = _write_sources(temporary, samples)
+        _write_notes(temporary, samples, paths, planted, shared)
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o777 & ~umask)  # mkdtemp makes directories that only their owner may enter
+        if root.exists():
+            root.rmdir()
+        temporary.rename(root)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return {
+        "images": len(samples),
+        "subjects": subjects,
+        **Counter(sample.source for sample in samples),
+        **{kind: len(pairs) for kind, pairs in planted.items()},
+        "subjects_in_two_sources": len(shared),
+    }
+
+
+def _check(root: Path, seed: int, subjects: int, images: int, annotators: int, sharpness: float) -> None:
+    wrong = "the corpus cannot be drawn"
+    if seed < 0:
+        raise UsageError(wrong, where=f"seed = {seed}", expected="at least 0")
+    if subjects < 20:
+        raise UsageError(wrong, where=f"subjects = {subjects}", expected="at least 20, so every part has one")
+    if images < max(100, 4 * subjects):
+        raise UsageError(wrong, where=f"images = {images}", expected="at least 100, and 4 a subject")
+    if annotators < 1:
+        raise UsageError(wrong, where=f"annotators = {annotators}", expected="at least 1")
+    if not (math.isfinite(sharpness) and sharpness > 0):
+        raise UsageError(wrong, where=f"sharpness = {sharpness}", expected="a number above 0")
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        raise UsageError("the corpus would overwrite what is there", where=str(root), hint="remove it first")
+
+
+def _generator(*words: int) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(words)))
+
+
+def _apportion(total: int, shares: list[float]) -> list[int]:
+    """Split `total` into whole parts near `shares` by largest remainder, each at least 1."""
+    exact = np.array(shares) / sum(shares) * total
+    counts = np.maximum(1, np.floor(exact)).astype(int)
+    for part in np.argsort(counts - exact, kind="stable")[: total - counts.sum()]:
+        counts[part] += 1
+    return counts.tolist()
+
+
+def draw_expression(rng: np.random.Generator) -> tuple[str, NDArray[np.float64]]:
+    """Draw the class meant by a face and its action units.
+
+    Returns
+    -------
+    str
+        One of `CLASSES`, by `PRIOR`.
+    array of float64, shape (A,)
+        Intensities in [0, 1]: the class's prototype at some strength, at times blended with another class,
+        each unit off by a little, and now and then a unit that belongs to neither.
+    """
+    prior = np.array([PRIOR[emotion] for emotion in CLASSES])
+    intended, second = rng.choice(len(CLASSES), size=2, p=prior / prior.sum())
+    strength, second_strength = rng.beta(3.0, 1.3), rng.uniform(0.2, 0.7)
+    blended = rng.random() < 0.15
+    gain = rng.normal(1.0, 0.15, size=len(ACTION_UNITS))
+    stray = rng.uniform(0.0, 0.5, size=len(ACTION_UNITS)) * (rng.random(len(ACTION_UNITS)) < 0.10)
+    aus = strength * prototype(CLASSES[intended])
+    if blended:
+        aus = np.maximum(aus, second_strength * prototype(CLASSES[second]))
+    return CLASSES[intended], np.clip(np.maximum(gain * aus, stray), 0.0, 1.0)
+
+
+def vote(q: NDArray[np.float64], annotators: int, rng: np.random.Generator) -> tuple[NDArray[np.int64], str]:
+    """Draw `annotators` votes from `q`, shape (7,); return them and the plurality.
+
+    One more vote among the tied classes, also from `q`, settles a tie.
+    """
+    votes = rng.multinomial(annotators, q)
+    tied = np.flatnonzero(votes == votes.max())
+    return votes, CLASSES[rng.choice(tied, p=q[tied] / q[tied].sum())]
+
+
+def _draw(
+    seed: int, subjects: int, images: int, annotators: int, sharpness: float
+) -> tuple[list[Sample], dict[str, list[tuple[int, int]]], list[int]]:
+    """Draw all samples, the planted pairs (as positions among them), and the subjects in two sources."""
+    numbers = _generator(seed, _LAYOUT).permutation(subjects).tolist()
+    pools: dict[tuple[str, str], list[int]] = {}
+    for (source, name, _), count in zip(PARTS, _apportion(subjects, [share for *_, share in PARTS]), strict=True):
+        pools[source, name] = numbers[:count]
+        numbers = numbers[count:]
+    shared = pools["rafdb", "train"][: max(2, round(0.01 * subjects))]
+    pools["folders", "test"] = shared + pools["folders", "test"]
+
+    copies = {kind: max(1, round(share * images)) for kind, share in PLANTED.items()}
+    conflicts_in_folders = (copies["conflicts"] + 1) // 2
+    planted_in = {
+        "fer2013": copies["conflicts"] - conflicts_in_folders,
+        "rafdb": copies["reencoded"],
+        "folders": copies["exact"] + copies["mirrored"] + conflicts_in_folders,
+    }
+    of_source = {name: sum(share for source, _, share in PARTS if source == name) for name in planted_in}
+    room = [share * (1 - planted_in[source] / (of_source[source] * images)) for source, _, share in PARTS]
+    counts = _apportion(images - sum(copies.values()), room)
+
+    identities: dict[int, Identity] = {}
+    samples = []
+    plan = [(part, place) for part, count in enumerate(counts) for place in range(count)]
+    for part, place in track(plan, "drawing faces", total=len(plan)):
+        source, name, _ = PARTS[part]
+        pool = pools[source, name]
+        subject = pool[place % len(pool)]
+        if subject not in identities:
+            identities[subject] = draw_identity(_generator(seed, _SUBJECT, subject))
+        rng = _generator(seed, _IMAGE, part, place)
+        intended, aus = draw_expression(rng)
+        q = perceived(aus[None], sharpness)[0]
+        votes, label = vote(q, annotators, rng)
+        view = draw_view(rng)
+        samples.append(
+            Sample(
+                source=source,
+                part=name,
+                subject=subject,
+                intended=intended,
+                label=label,
+                aus=aus,
+                q=q,
+                votes=votes,
+                occluded=bool(view.occluder),
+                pixels=render(identities[subject], aus, view, 100 if source == "rafdb" else 48),
+                warmth=rng.uniform(0.3, 1.0),
+            )
+        )
+    return samples, _plant(samples, copies, conflicts_in_folders, _generator(seed, _LAYOUT, images)), shared
+
+
+def _plant(
+    samples: list[Sample], copies: dict[str, int], conflicts_in_folders: int, rng: np.random.Generator
+) -> dict[str, list[tuple[int, int]]]:
+    """Append copies of FER images to `samples`; return the pairs (original, copy) by kind.
+
+    A copy lies in the same official part as its original, so that its subject stays on one side of the split.
+    Only the exact copies under `exact_across_parts` do not, and they show as few subjects as can be.
+    """
+    originals = [position for position, sample in enumerate(samples) if sample.source == "fer2013"]
+    training = [position for position in originals if samples[position].part == "Training"]
+    training.sort(key=lambda position: samples[position].subject)
+    straddling = training[: max(1, round(0.2 * copies["exact"]))]
+    rest = rng.permutation(np.setdiff1d(originals, straddling)).tolist()
+
+    planted: dict[str, list[tuple[int, int]]] = {
+        "exact": [],
+        "exact_across_parts": [],
+        "reencoded": [],
+        "mirrored": [],
+        "conflicts": [],
+    }
+
+    def plant(kind: str, original: int, copy: Sample) -> None:
+        planted[kind].append((original, len(samples)))
+        samples.append(copy)
+
+    def same_part(sample: Sample) -> str:
+        return "train" if sample.part == "Training" else "test"
+
+    for position in straddling:
+        plant("exact", position, replace(samples[position], source="folders", part="test"))
+    planted["exact_across_parts"] = list(planted["exact"])
+    for _ in range(copies["exact"] - len(straddling)):
+        position = rest.pop()
+        sample = samples[position]
+        plant("exact", position, replace(sample, source="folders", part=same_part(sample)))
+    for _ in range(copies["reencoded"]):
+        position = rest.pop()
+        sample = samples[position]
+        larger = Image.fromarray(sample.pixels).resize((100, 100), Image.Resampling.BICUBIC)
+        copy = replace(
+            sample, source="rafdb", part=same_part(sample), pixels=np.asarray(larger), warmth=0.0, quality=75
+        )
+        plant("reencoded", position, copy)
+    for _ in range(copies["mirrored"]):
+        position = rest.pop()
+        sample = samples[position]
+        copy = replace(sample, source="folders", part=same_part(sample), pixels=sample.pixels[:, ::-1].copy())
+        plant("mirrored", position, copy)
+    for number in range(copies["conflicts"]):
+        position = rest.pop()
+        sample = samples[position]
+        others = np.where(np.array(CLASSES) == sample.label, -1.0, sample.q)
+        copy = replace(sample, label=CLASSES[int(others.argmax())])
+        if number < conflicts_in_folders:
+            copy = replace(copy, source="folders", part=same_part(sample))
+        plant("conflicts", position, copy)
+    return planted
+
+
+def _file_order(samples: list[Sample]) -> list[int]:
+    """Positions of the samples, part by part; within a part as drawn, copies last."""
+    order = {(source, part): rank for rank, (source, part, _) in enumerate(PARTS)}
+    return sorted(range(len(samples)), key=lambda i: order[samples[i].source, samples[i].part])
+
+
+def _write_sources(root: Path, samples: list[Sample]) -> list[str]:
+    """Write the images and labels of the three sources; return the path of each sample."""
+    paths = [""] * len(samples)
+    rows: list[list[object]] = []
+    raf_lines: list[str] = []
+    numbered = Counter[str]()
+    for part in ("train", "test"):
+        for emotion in CLASSES:
+            (root / "folders" / part / emotion).mkdir(parents=True)
+    (root / "rafdb" / "Image" / "aligned").mkdir(parents=True)
+    for position in _file_order(samples):
+        sample = samples[position]
+        if sample.source == "fer2013":
+            paths[position] = f"fer2013/fer2013.csv#{len(rows)}"
+            grey = " ".join(map(str, sample.pixels.ravel().tolist()))
+            rows.append([FER_CODES.index(sample.label), grey, sample.part])
+        elif sample.source == "rafdb":
+            numbered[sample.part] += 1
+            name = f"{sample.part}_{numbered[sample.part]:05d}"
+            raf_lines.append(f"{name}.jpg {RAF_CODES.index(sample.label) + 1}\n")
+            paths[position] = f"rafdb/Image/aligned/{name}_aligned.jpg"
+            colour = Image.fromarray(_tint(sample.pixels, sample.warmth))
+            colour.save(root / paths[position], quality=sample.quality)
+        else:
+            subject = _subject_name(sample.subject)
+            name = f"{subject}_{numbered[subject]:04d}.png"
+            numbered[subject] += 1
+            paths[position] = f"folders/{sample.part}/{sample.label}/{name}"
+            Image.fromarray(sample.pixels).save(root / paths[position])
+    _write_csv(root / "fer2013" / "fer2013.csv", ["emotion", "pixels", "Usage"], rows)
+    write_text(root / "rafdb" / "EmoLabel" / "list_patition_label.txt", "".join(raf_lines))
+    return paths
+
+
+def _tint(grey: NDArray[np.uint8], warmth: float) -> NDArray[np.uint8]:
+    """Colour a grey image like skin, (H, W) to (H, W, 3), keeping its BT.601 luma where nothing clips."""
+    tint = np.array([1 + 0.10 * warmth, 1 - 0.02 * warmth, 1 - 0.18 * warmth])
+    tint /= tint @ np.array([0.299, 0.587, 0.114])
+    return np.clip(np.rint(grey[..., None] * tint), 0, 255).astype(np.uint8)
+
+
+def _write_notes(
+    root: Path,
+    samples: list[Sample],
+    paths: list[str],
+    planted: dict[str, list[tuple[int, int]]],
+    shared: list[int],
+) -> None:
+    """Write the list of sources, the subjects, the licence and the truth."""
+    positions = _file_order(samples)
+    write_text(root / "corpus.yaml", _SOURCES)
+    write_text(root / "LICENSE.txt", _LICENSE)
+    write_text(root / "truth" / "README.txt", _TRUTH)
+    subject_rows = [[paths[position], _subject_name(samples[position].subject)] for position in positions]
+    _write_csv(root / "subjects.csv", ["path", "subject"], subject_rows)
+
+    header = ["path", "source", "subject", "intended", "label"]
+    header += [f"au{unit:02d}" for unit in ACTION_UNITS]
+    header += [f"q_{emotion}" for emotion in CLASSES] + [f"votes_{emotion}" for emotion in CLASSES]
+    rows = []
+    for position in positions:
+        sample = samples[position]
+        known = [paths[position], sample.source, _subject_name(sample.subject), sample.intended, sample.label]
+        numbers = [*sample.aus.tolist(), *sample.q.tolist(), *sample.votes.tolist(), int(sample.occluded)]
+        rows.append([*known, *numbers])
+    _write_csv(root / "truth" / "samples.csv", [*header, "occluded"], rows)
+
+    pairs: dict[str, list[list[str]]] = {
+        kind: [[paths[original], paths[copy]] for original, copy in found] for kind, found in planted.items()
+    }
+    pairs["subjects_in_two_sources"] = [[_subject_name(s), "rafdb/train", "folders/test"] for s in shared]
+    write_json(root / "truth" / "planted.json", pairs)
+
+
+def _subject_name(number: int) -> str:
+    return f"s{number:04d}"
+
+
+def _write_csv(path: Path, header: list[str], rows: Sequence[Sequence[object]]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    write_text(path, text.getvalue())

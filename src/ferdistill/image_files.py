@@ -1,0 +1,106 @@
+"""Image files, which come from other people: decoded whole and upright, or refused with a reason."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+from .errors import CheckError
+
+MAX_PIXELS = 50_000_000  # a larger picture is a mistake or a decompression bomb
+FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
+# Control characters, ends of lines, and what Python makes of bytes that are not UTF-8.
+UNWRITABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+def is_below(file: Path, root: Path) -> bool:
+    """Whether a file is below a folder once links are followed; not if they lead in a circle."""
+    try:
+        return file.resolve().is_relative_to(root.resolve())
+    except RuntimeError:
+        return False
+
+
+def resize(pixels: np.ndarray, size: int, channels: int) -> np.ndarray:
+    """RGB uint8 (H, W, 3) to uint8 (size, size, channels), for training and for whoever uses the student alike.
+
+    Antialiased bilinear after the conversion to grey (ITU-R 601), if `channels` is 1.
+    """
+    picture = Image.fromarray(pixels).convert("L" if channels == 1 else "RGB")
+    if picture.size != (size, size):
+        picture = picture.resize((size, size), Image.Resampling.BILINEAR)
+    return np.asarray(picture).reshape(size, size, channels)
+
+
+def read_image(root: Path, path: str) -> np.ndarray:
+    """Decode one image file under `root` to upright RGB, uint8, (H, W, 3).
+
+    Sixteen-bit grey is scaled to eight; palettes are resolved; an alpha channel is dropped.
+
+    Raises
+    ------
+    CheckError
+        If the path leaves `root`, or the file is missing, not a whole image, or larger than `MAX_PIXELS`.
+    """
+    with _open_image(root, path) as image:
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode.startswith("I;16"):
+            grey = np.rint(np.asarray(upright, dtype=np.uint16) / 257).astype(np.uint8)
+            return np.repeat(grey[..., None], 3, axis=2)
+        if upright.mode in ("I", "F"):
+            raise CheckError(
+                f"an image of 32-bit numbers (mode {upright.mode})",
+                where=str(root / path),
+                expected="8 or 16 bits a channel",
+                hint="save it as PNG, or take it out of the corpus",
+            )
+        return np.asarray(upright.convert("RGB"))
+
+
+def image_size(root: Path, path: str) -> tuple[int, int]:
+    """Width and height of an image once it is upright, from its header alone; raises as `read_image` does."""
+    with _open_image(root, path) as image:
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+        return (image.height, image.width) if turned else (image.width, image.height)
+
+
+@contextmanager
+def _open_image(root: Path, path: str) -> Iterator[Image.Image]:
+    file = root / path
+    if UNWRITABLE.search(path) or not is_below(file, root):
+        raise CheckError(
+            "a path or link leaves the corpus directory",
+            where=ascii(str(file)),
+            expected=f"a file under {root}",
+            hint="copy the file into the corpus, or take its row out",
+        )
+    try:
+        if file.exists() and not file.is_file():
+            raise OSError("neither a file nor a link to one")  # a pipe is never read to its end
+        # No other kind: Pillow has Ghostscript run what is PostScript by its first bytes, whatever its name.
+        with Image.open(file, formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise CheckError(
+                    f"an image of {image.width} x {image.height} pixels",
+                    where=str(file),
+                    expected=f"at most {MAX_PIXELS:,} pixels",
+                    hint="crop the face, or take the file out of the corpus",
+                )
+            yield image
+    except FileNotFoundError:
+        raise CheckError(
+            "a listed image is missing", where=str(file), hint="restore the file, or take its row out"
+        ) from None
+    except CheckError:
+        raise
+    except Exception as error:  # a hostile file may raise anything
+        reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
+        raise CheckError(
+            f"an image cannot be decoded: {reason}",
+            where=str(file),
+            expected="a whole JPEG, PNG, BMP, TIFF or WebP file",
+            hint="replace the file, or take it out of the corpus",
+        ) from None

@@ -1,0 +1,114 @@
+"""Damage that DVC does not see: it takes a write-protected object of its cache for whole without reading it.
+
+What a disk lost, or an edit that kept a file's size and time, so goes on into all that is made from it. This reads
+every byte again.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from dvc.output import Output
+from dvc.repo import Repo
+
+from .. import workspace
+from ..errors import UsageError
+from ..progress import track
+
+ASIDE = workspace.SCRATCH / "damaged"
+OBJECT = re.compile(r"[0-9a-f]{30}(\.dir)?")
+
+
+class Damage(NamedTuple):
+    """What was read, and which of it cannot be read or is not what its name, or dvc.lock, says."""
+
+    objects: int
+    files: int
+    damaged_objects: list[Path]
+    damaged_files: list[Path]
+
+
+def find() -> Damage:
+    """Hash every object of DVC's cache, and every file in the workspace that DVC takes for unchanged.
+
+    A file that DVC sees to be edited is not damage: `dvc status` lists it.
+
+    Raises
+    ------
+    UsageError
+        If this is no DVC repository.
+    """
+    if not Path(".dvc").is_dir():
+        raise UsageError("no DVC repository here", where=str(Path.cwd()), hint="run from the repository's root")
+    with Repo() as repo:
+        cache = Path(os.path.relpath(repo.cache.local.path))
+        objects = {path: path.parent.name + path.name.removesuffix(".dir") for path in _objects(cache)}
+        damaged_objects = _unlike(objects, "reading DVC's cache")
+        whole = objects.keys() - set(damaged_objects)
+        files: dict[Path, str] = {}
+        for out in repo.index.outs:
+            if out.hash_info and out.exists and _unchanged(out):
+                files |= _files(out, cache, whole)
+    return Damage(len(objects), len(files), damaged_objects, _unlike(files, "reading the workspace"))
+
+
+def set_aside(damage: Damage) -> None:
+    """Move what is damaged to `.dvc/tmp/damaged`, so that the next `dvc repro` or `dvc pull` brings it anew."""
+    for path in damage.damaged_objects:
+        _move(path, ASIDE / "cache" / path.parent.name / path.name)
+    for path in damage.damaged_files:
+        _move(path, ASIDE / "workspace" / path)
+
+
+def _move(path: Path, to: Path) -> None:
+    to.parent.mkdir(parents=True, exist_ok=True)
+    shutil.move(path, to)
+
+
+def _objects(cache: Path) -> Iterator[Path]:
+    for path in sorted(cache.glob("[0-9a-f][0-9a-f]/*")):
+        if OBJECT.fullmatch(path.name):
+            yield path
+
+
+def _unchanged(out: Output) -> bool:
+    """Whether DVC takes an output for unchanged, or cannot read it."""
+    try:
+        return not out.workspace_status()
+    except OSError:
+        return True
+
+
+def _files(out: Output, cache: Path, whole: set[Path]) -> dict[Path, str]:
+    """Each file of an output with the MD5 that DVC recorded; none of a folder whose list is itself damaged."""
+    name, path = out.hash_info.value, Path(out.fs_path).relative_to(Path.cwd())
+    if not out.hash_info.isdir:
+        return {path: name}
+    listed = cache / name[:2] / name[2:]
+    if listed not in whole:
+        return {}
+    entries = json.loads(listed.read_text(encoding="utf-8"))
+    files = {path / entry["relpath"]: entry["md5"] for entry in entries}
+    return {file: md5 for file, md5 in files.items() if os.path.lexists(file)}
+
+
+def _unlike(expected: dict[Path, str], description: str) -> list[Path]:
+    """The files whose MD5 is another than expected."""
+    with ThreadPoolExecutor() as pool:
+        found = track(pool.map(_md5, expected), description, total=len(expected))
+        return [path for (path, md5), is_ in zip(expected.items(), found, strict=True) if is_ != md5]
+
+
+def _md5(path: Path) -> str:
+    """MD5 in hex, "" of what cannot be read: a failing disk, a lost permission, a folder in a file's place."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "md5").hexdigest()
+    except OSError:
+        return ""

@@ -1,0 +1,65 @@
+"""Where every artifact lies, relative to the repository's root. dvc.yaml names the same paths; a test compares them."""
+
+from pathlib import Path
+
+PARAMS = Path("params.yaml")
+DVC_YAML = Path("dvc.yaml")
+STUDY_GRID = Path("conf/study.yaml")
+
+CHECKED = Path("data/checked")
+
+RAW = Path("data/raw")
+EMBEDDED = RAW / "embedded"
+TARGETS = Path("data/targets")
+MISALIGNMENT = Path("data/study/misalignment")
+
+TEACHERS = Path("models/teachers")
+STUDENT = Path("models/student")
+PREDICTIONS = STUDENT / "predictions.parquet"
+BUNDLE = Path("models/bundle")
+
+METRICS = Path("metrics")
+STUDENT_METRICS = METRICS / "student.json"
+CALIBRATION_METRICS = METRICS / "calibration.json"
+EVALUATION_METRICS = METRICS / "evaluation.json"
+EXPORT_METRICS = METRICS / "export.json"
+BENCHMARK_METRICS = METRICS / "benchmark.json"
+SUMMARY = METRICS / "study/results_summary.csv"
+
+PLOTS = Path("plots")
+STUDENT_CURVES = PLOTS / "student"
+STUDY_PAGE = PLOTS / "study/report.html"
+STUDY_TEXT = Path("docs/study-report.md")
+
+# What DVC and git ignore.
+SCRATCH = Path(".dvc/tmp")
+
+
+def checked_weights(network: str) -> Path:
+    """Which starting or frozen weights a teacher, or `student`, has, with their digest."""
+    return CHECKED / "weights" / f"{network}.json"
+
+
+def corpus(name: str) -> Path:
+    """The images of a corpus and their corpus.yaml."""
+    return RAW / name
+
+
+def index_csv(tag: str) -> Path:
+    """The rows of an index; the JSON with its digests has the same name but for the suffix."""
+    return Path("data/index") / f"{tag}.csv"
+
+
+def images_npy(tag: str) -> Path:
+    """The packed images of an index."""
+    return Path("data/images") / f"{tag}.npy"
+
+
+def softlabels(teacher: str, tag: str) -> Path:
+    """One teacher's soft labels for the images of an index."""
+    return Path("data/softlabels") / f"{teacher}_{tag}"
+
+
+def teacher(name: str) -> Path:
+    """One teacher's weights and config.json."""
+    return TEACHERS / name
