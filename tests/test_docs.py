@@ -519,7 +519,7 @@ def test_the_reference_has_every_parameter_with_its_comment():
                 assert f"`{prefix}{name}`" in page
 
     walk({name: value for name, value in RAW.items() if name not in hooks.MANY}, "")
-    for model, prefix in ((params.TeacherRecipe, "scales.NAME.teachers.NAME"), (params.Family, "families.NAME")):
+    for model, prefix in ((params.TeacherParams, "scales.NAME.teachers.NAME"), (params.Family, "families.NAME")):
         assert all(f"`{prefix}.{name}" in page for name in model.model_fields)
     assert re.findall(r"^\| `(?!scales\.).*\| *\|$", page, re.M) == [], "a parameter that nobody explains"
     before_scales = (ROOT / "params.yaml").read_text(encoding="utf-8").partition("\nfamilies:")[0]

@@ -15,8 +15,8 @@ from PIL import Image
 
 from conftest import CLASSES, face, make_index
 from ferdistill import params, workspace
-from ferdistill.distill import losses
-from ferdistill.files import sha256
+from ferdistill.distill import losses, weights
+from ferdistill.files import sha256, write_json
 from ferdistill.softlabels import store, targets
 from ferdistill.stages import softlabels as softlabels_stage
 from ferdistill.stages import targets as targets_stage
@@ -106,6 +106,7 @@ def test_a_teacher_is_params_alone(project):
     ).stdout.split()
     assert {"teacher@fifth", "softlabels@fifth"} <= set(stages)
 
+    write_json(workspace.checked_weights("fifth"), weights.facts(settings.scale_.teachers["fifth"], "fifth"))
     teacher_stage.run(settings, "fifth")
     softlabels_stage.run(settings, "fifth")
     targets_stage.run(settings)

@@ -9,13 +9,13 @@ from conftest import CLASSES
 from ferdistill.distill import models
 from ferdistill.faces import pretrain
 from ferdistill.faces import renderer as faces
-from ferdistill.params import ImageParams, Recipe
+from ferdistill.params import ImageParams, NetworkParams
 
 GREY = ImageParams(size=32, channels=1)
 
 
 def recipe(init="scratch"):
-    return Recipe.model_validate(
+    return NetworkParams.model_validate(
         {
             "model": "test_efficientnet", "options": {}, "stem": "low_resolution", "init": init, "batch": 16,
             "phases": [{"epochs": 1, "lr": 1e-3, "augment": "none"}], "weight_decay": 0.0, "label_smoothing": 0.0,

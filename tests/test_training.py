@@ -18,7 +18,7 @@ from ferdistill.distill import losses, models
 from ferdistill.distill.augment import apply, draw, mix, recorded
 from ferdistill.distill.loop import Split, evaluate, fit, make_deterministic, predict
 from ferdistill.errors import CheckError, UsageError
-from ferdistill.params import ImageParams, StudentRecipe, TrainingParams
+from ferdistill.params import ImageParams, StudentParams, TrainingParams
 
 GREY = ImageParams(size=32, channels=1)
 
@@ -29,7 +29,7 @@ def recipe(**changes):
         "model": "test_efficientnet", "options": {}, "stem": "stock", "init": "scratch", "batch": 16, "phases": phases,
         "weight_decay": 0.0, "label_smoothing": 0.0, "test_every": 1,
     }  # fmt: skip
-    return StudentRecipe.model_validate(values | changes)
+    return StudentParams.model_validate(values | changes)
 
 
 def bars(count, seed=0):

@@ -67,7 +67,7 @@ def pretrain(
     recipes = {
         name: recipe
         for name, recipe in {**settings.scale_.teachers, "student": settings.scale_.student}.items()
-        if isinstance(recipe, params.Recipe)
+        if isinstance(recipe, params.NetworkParams)
         and recipe.init.endswith(".safetensors")
         and (not networks or name in networks)
     }

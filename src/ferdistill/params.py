@@ -8,7 +8,7 @@ import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from . import yaml_file
 from .errors import UsageError
@@ -21,22 +21,29 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 # These become parts of file names, so they must stay inside their folder on every system.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
+
+def _printable(text: str) -> str:
+    if not text.isprintable() or text != text.strip():
+        raise ValueError("printable text on one line, without blanks around it")
+    return text
+
+
 Fusion = Literal["probability", "probability_t1", "logit"]
 Mode = Literal["none", "kd", "dkd"]
 
 
-class Section(BaseModel):
+class StrictModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False)
 
 
-class NearParams(Section):
+class NearParams(StrictModel):
     """When two images are copies of one: see `data.duplicates`."""
 
     distance: Annotated[int, Field(ge=0, le=8)]
     correlation: Share
 
 
-class IndexParams(Section):
+class IndexParams(StrictModel):
     seed: Seed
     val: Fraction
     calib: Fraction
@@ -53,21 +60,21 @@ class IndexParams(Section):
         return self
 
 
-class Source(Section):
+class FamilySource(StrictModel):
     """One target of a family: teachers fused with weights that sum to 1, counted with `weight`."""
 
     weight: Share | Literal["lambda", "1 - lambda"] = Field(description="in the family; they sum to 1")
     teachers: dict[Name, Share] = Field(description="each with its weight in the source; they sum to 1")
 
     @model_validator(mode="after")
-    def _teachers_sum_to_one(self) -> "Source":
+    def _teachers_sum_to_one(self) -> "FamilySource":
         _check_sum(list(self.teachers.values()), f"the weights of teachers {list(self.teachers)}")
         return self
 
 
-class Family(Section):
+class Family(StrictModel):
     fusion: Fusion = Field(description="what the teachers of a source are averaged as")
-    sources: list[Source]
+    sources: list[FamilySource]
 
     @model_validator(mode="after")
     def _sources_sum_to_one(self) -> "Family":
@@ -84,7 +91,7 @@ class Family(Section):
         return list(dict.fromkeys(name for source in self.sources for name in source.teachers))
 
 
-class Phase(Section):
+class Phase(StrictModel):
     """Epochs with one learning rate and one augmentation."""
 
     epochs: Positive
@@ -92,7 +99,7 @@ class Phase(Section):
     augment: Literal["none", "flip", "flip_shift"] = Field(description="flip_shift moves and brightens too")
 
 
-class Recipe(Section):
+class NetworkParams(StrictModel):
     """How one network is built and trained."""
 
     model: str = Field(description="a name from `timm.list_models()`")
@@ -105,11 +112,24 @@ class Recipe(Section):
     label_smoothing: float = Field(ge=0, lt=1, description="share of the hard label that is spread over all classes")
 
 
-class LaunchParams(Section):
+# Words that stand in messages and pages.
+Noun = Annotated[str, Field(min_length=1, max_length=60), AfterValidator(_printable)]
+
+
+class TaskParams(StrictModel):
+    """What is classified, in words: a thing and several, a class and several."""
+
+    thing: Noun
+    things: Noun
+    label: Noun
+    labels: Noun
+
+
+class LaunchParams(StrictModel):
     processes: Positive
 
 
-class TrainingParams(Section):
+class TrainingParams(StrictModel):
     threads: Positive | None
     amp: Literal["auto", "no", "bf16", "fp16"]
     class_weights: Literal["none", "balanced"]
@@ -117,7 +137,7 @@ class TrainingParams(Section):
     ema: Fraction | None
 
 
-class BornAgain(Section):
+class BornAgain(StrictModel):
     """Further generations, each distilled from the one before (Furlanello et al., ICML 2018)."""
 
     generations: Positive = Field(description="after the first")
@@ -125,12 +145,12 @@ class BornAgain(Section):
     temperature: PositiveFloat = Field(description="softens both generations in the loss")
 
 
-class TeacherRecipe(Recipe):
+class TeacherParams(NetworkParams):
     seed: Seed = Field(description="of this teacher's weights, order and augmentation")
     born_again: BornAgain | None
 
 
-class FrozenTeacher(Section):
+class FrozenTeacher(StrictModel):
     """A teacher brought from elsewhere, that is not trained here.
 
     It takes float32 (N, channels, size, size), pixels scaled to [0, 1], less `mean`, divided by `std`, and gives
@@ -164,20 +184,20 @@ def _teacher_kind(value: Any) -> str:
 
 
 Teacher = Annotated[
-    Annotated[TeacherRecipe, Tag("recipe")] | Annotated[FrozenTeacher, Tag("frozen")], Discriminator(_teacher_kind)
+    Annotated[TeacherParams, Tag("recipe")] | Annotated[FrozenTeacher, Tag("frozen")], Discriminator(_teacher_kind)
 ]
 
 
-class StudentRecipe(Recipe):
+class StudentParams(NetworkParams):
     test_every: Positive = Field(description="epochs between the test evaluations of the report's protocol")
 
 
-class ImageParams(Section):
+class ImageParams(StrictModel):
     size: int = Field(ge=16, le=1024, description="pixels of a side")
     channels: Literal[1, 3] = Field(description="1 for grey, 3 for RGB")
 
 
-class CorpusParams(Section):
+class CorpusParams(StrictModel):
     """The rendered corpus."""
 
     seed: Seed
@@ -187,14 +207,14 @@ class CorpusParams(Section):
     sharpness: PositiveFloat = Field(description="how far annotators agree")
 
 
-class Scale(Section):
+class Scale(StrictModel):
     image: ImageParams
     corpus: CorpusParams
     teachers: dict[Name, Teacher]
-    student: StudentRecipe
+    student: StudentParams
 
 
-class CalibrateParams(Section):
+class CalibrateParams(StrictModel):
     grid: Annotated[list[PositiveFloat], Field(min_length=1)]
     bins: Annotated[int, Field(ge=2, le=1000)]
     folds: Annotated[int, Field(ge=2)]
@@ -203,7 +223,7 @@ class CalibrateParams(Section):
     seed: Seed
 
 
-class Int8Params(Section):
+class Int8Params(StrictModel):
     """What int8 may cost against float32, and how often to try: see `deployment.precision.quantise`."""
 
     max_macro_f1_loss: Annotated[float, Field(ge=0, le=1)]
@@ -212,21 +232,21 @@ class Int8Params(Section):
     max_attempts: Annotated[int, Field(ge=1, le=4)]
 
 
-class ExportParams(Section):
+class ExportParams(StrictModel):
     opset: Annotated[int, Field(ge=13)]
     tolerance: PositiveFloat
     confidence: Share
     int8: Int8Params | None
 
 
-class BenchmarkParams(Section):
+class BenchmarkParams(StrictModel):
     batches: Annotated[list[Positive], Field(min_length=1)]
     threads: Positive
     warmup: Annotated[int, Field(ge=0)]
     repeats: Annotated[int, Field(ge=10)]
 
 
-class DecideParams(Section):
+class DecideParams(StrictModel):
     min_seeds: Annotated[int, Field(ge=2)]
     negligible_macro_f1: Share
     large_macro_f1: Share
@@ -244,7 +264,7 @@ class DecideParams(Section):
         return self
 
 
-class Params(Section):
+class Params(StrictModel):
     """The whole of `params.yaml`. `scale_` and `family_` are the chosen ones."""
 
     family: Name
@@ -261,6 +281,7 @@ class Params(Section):
     scale: Name
     corpus: Name
     index_tag: Name
+    task: TaskParams
     classes: Annotated[list[Name], Field(min_length=2)]
     index: IndexParams
     teachers: list[Name]

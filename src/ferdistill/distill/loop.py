@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from ..data.index import Index
 from ..errors import CheckError, UsageError
-from ..params import Recipe, TrainingParams
+from ..params import NetworkParams, TrainingParams
 from ..progress import bar
 from . import checkpoint as checkpoints
 from .augment import VIEW_AUGMENT, Draw, apply, draw, mix
@@ -82,7 +82,7 @@ def hard_weights(settings: TrainingParams, labels: Tensor, classes: list[str]) -
     return balanced_class_weights(labels, classes).to(device())
 
 
-def hard_loss(recipe: Recipe, weights: Tensor | None) -> Loss:
+def hard_loss(recipe: NetworkParams, weights: Tensor | None) -> Loss:
     """Cross-entropy with a recipe's label smoothing."""
     smoothing = recipe.label_smoothing
     return lambda logits, batch: ce_loss(logits, batch.labels, class_weights=weights, label_smoothing=smoothing)
@@ -130,7 +130,7 @@ def fit(
     network: nn.Module,
     train: Split,
     val: Split,
-    recipe: Recipe,
+    recipe: NetworkParams,
     settings: TrainingParams,
     seed: int,
     loss: Loss,

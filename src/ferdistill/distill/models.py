@@ -14,7 +14,7 @@ from torch import nn
 
 from ..errors import CheckError, UsageError
 from ..files import atomic, read_json, sha256_file, write_json
-from ..params import ImageParams, Recipe
+from ..params import ImageParams, NetworkParams
 
 # Of pixels scaled to [0, 1]. ImageNet's for RGB, since its weights expect them.
 FETCHING = {"cache_dir", "checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay"}
@@ -103,7 +103,7 @@ def classifier_names(network: nn.Module) -> list[str]:
     return [names] if isinstance(names, str) else list(names)
 
 
-def build_for(recipe: Recipe, classes: list[str], image: ImageParams) -> nn.Module:
+def build_for(recipe: NetworkParams, classes: list[str], image: ImageParams) -> nn.Module:
     """The network of a recipe with its starting weights."""
     network = build(recipe.model, recipe.options, recipe.stem, len(classes), image, recipe.init == "imagenet")
     initialise(network, recipe.init)
@@ -111,7 +111,7 @@ def build_for(recipe: Recipe, classes: list[str], image: ImageParams) -> nn.Modu
 
 
 def save_network(
-    network: nn.Module, directory: Path, recipe: Recipe, classes: list[str], image: ImageParams, **more: Any
+    network: nn.Module, directory: Path, recipe: NetworkParams, classes: list[str], image: ImageParams, **more: Any
 ) -> None:
     """Write model.safetensors and config.json; `more` is recorded in the latter."""
     with atomic(directory / "model.safetensors") as temporary:

@@ -5,12 +5,12 @@ from typing import Any
 
 from ..errors import CheckError, UsageError
 from ..files import read_json, sha256_file
-from ..params import FrozenTeacher, Recipe
+from ..params import FrozenTeacher, NetworkParams
 
 WITHOUT_FILE = ("scratch", "imagenet")
 
 
-def facts(network: Recipe | FrozenTeacher, where: str) -> dict[str, Any]:
+def facts(network: NetworkParams | FrozenTeacher, where: str) -> dict[str, Any]:
     """`from`: scratch, imagenet, or a file; `sha256`: the file's, else null.
 
     Raises
@@ -31,7 +31,7 @@ def facts(network: Recipe | FrozenTeacher, where: str) -> dict[str, Any]:
     return {"from": source, "sha256": sha256_file(source)}
 
 
-def require(network: Recipe | FrozenTeacher, checked: Path) -> dict[str, Any]:
+def require(network: NetworkParams | FrozenTeacher, checked: Path) -> dict[str, Any]:
     """The facts that the stage `params` wrote, if the weights are still those.
 
     Raises

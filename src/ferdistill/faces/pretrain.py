@@ -21,7 +21,7 @@ from ..distill import models
 from ..distill.augment import apply, draw
 from ..distill.loop import as_input, device, make_deterministic
 from ..files import atomic
-from ..params import ImageParams, Recipe
+from ..params import ImageParams, NetworkParams
 from ..progress import bar, track
 from . import renderer as faces
 
@@ -63,7 +63,7 @@ def draw_renders(count: int, seed: int, image: ImageParams, plain: bool) -> tupl
 
 
 def pretrain(
-    recipe: Recipe,
+    recipe: NetworkParams,
     image: ImageParams,
     courses: Sequence[tuple[np.ndarray, np.ndarray]],
     *,

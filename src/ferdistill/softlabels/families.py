@@ -1,9 +1,9 @@
 """What a family is made of, as numbers: each teacher's weight, and what a run of it is recorded as."""
 
-from ..params import Family, Params, Source
+from ..params import Family, FamilySource, Params
 
 
-def resolved_weight(source: Source, lambda_: float) -> float:
+def resolved_weight(source: FamilySource, lambda_: float) -> float:
     """The weight of a source in its family as a number, once lambda is known."""
     if source.weight == "lambda":
         return lambda_

@@ -25,7 +25,7 @@ from ..distill.loop import (
     splits_of,
 )
 from ..files import write_json
-from ..params import FrozenTeacher, Params, TeacherRecipe
+from ..params import FrozenTeacher, Params, TeacherParams
 
 
 def run(params: Params, name: str) -> None:
@@ -60,7 +60,7 @@ def run(params: Params, name: str) -> None:
 def _train(
     params: Params,
     name: str,
-    recipe: TeacherRecipe,
+    recipe: TeacherParams,
     start: dict[str, Any],
     index_digest: str,
     train: Split,
@@ -105,7 +105,7 @@ def _train(
     return network, result.best_epoch
 
 
-def _loss(params: Params, recipe: TeacherRecipe, train: Split, soft: torch.Tensor | None) -> Loss:
+def _loss(params: Params, recipe: TeacherParams, train: Split, soft: torch.Tensor | None) -> Loss:
     """Cross-entropy, or distillation from the generation before where there is one (its logits on the train split)."""
     weights = hard_weights(params.training, torch.from_numpy(train.labels), params.classes)
     if soft is None or recipe.born_again is None:

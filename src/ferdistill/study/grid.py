@@ -8,14 +8,14 @@ from pydantic import Field, ValidationError, model_validator
 
 from .. import workspace, yaml_file
 from ..errors import UsageError
-from ..params import Mode, Name, Params, Positive, Section, Seed, Share, explain
+from ..params import Mode, Name, Params, Positive, Seed, Share, StrictModel, explain
 from ..softlabels import families
 
 GRID = workspace.STUDY_GRID
 Seeds = Annotated[list[Seed], Field(min_length=1)]
 
 
-class Cell(Section):
+class Cell(StrictModel):
     """A recipe, run once for each seed and each value of `lambda`, `beta` and `views`."""
 
     family: Name
@@ -26,7 +26,7 @@ class Cell(Section):
     views: Annotated[list[Positive] | None, Field(min_length=1)] = None
 
 
-class Grid(Section):
+class Grid(StrictModel):
     """`seeds` names lists of seeds; a cell gives such a name or a list of its own."""
 
     seeds: dict[Name, Seeds]
