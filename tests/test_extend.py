@@ -147,6 +147,7 @@ def stage(project, name):
 def test_a_corpus_is_one_file(tmp_path):
     ignored = shutil.ignore_patterns("__pycache__", "web")
     shutil.copytree(ROOT / "src", tmp_path / "src", ignore=ignored)
+    shutil.copytree(ROOT / "pretrained", tmp_path / "pretrained")
     changed = (ROOT / "params.yaml").read_text(encoding="utf-8").replace("corpus: embedded ", "corpus: lab ", 1)
     (tmp_path / "params.yaml").write_text(changed, encoding="utf-8")
     corpus = tmp_path / "data/raw/lab"
