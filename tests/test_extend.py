@@ -176,4 +176,4 @@ def test_a_corpus_is_one_file(tmp_path):
 
     # DVC runs the index and the images again when the file comes.
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-    assert all("src/ferdistill/data/sources" in stages[name]["deps"] for name in ("index", "images"))
+    assert all("src/ferdistill/faces/corpora" in stages[name]["deps"] for name in ("index", "images"))
