@@ -1,6 +1,8 @@
 """Small corpora and stores that tests share, written in each source's public layout."""
 
 import csv
+import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +13,10 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from ferdistill.data import index as index_module
+from ferdistill.faces import server
 from ferdistill.files import sha256_file, write_json
 from ferdistill.runtime.classifier import SCHEMA_VERSION
+from support.bundles import write_bundle
 
 CLASSES = ["angry", "disgust", "fear", "happy", "neutral", "sad", "surprise"]
 
@@ -126,3 +130,30 @@ def tone_bundle(tmp_path_factory):
     }
     write_json(directory / "bundle.json", info)
     return directory
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    """The bundle of `support.bundles`, in a folder that the test has for itself."""
+    return write_bundle(tmp_path)
+
+
+@pytest.fixture
+def web(tmp_path_factory, monkeypatch):
+    """The page, with stand-ins for what `make web` brings."""
+    page = tmp_path_factory.mktemp("page")
+    shutil.copytree(server.WEB, page, ignore=shutil.ignore_patterns("vendor"), dirs_exist_ok=True)
+    (page / "vendor").mkdir()
+    for name in server.VENDOR:
+        (page / "vendor" / name).write_bytes(b"\0asm\1\0\0\0")
+    monkeypatch.setattr(server, "WEB", page)
+    return page
+
+
+@pytest.fixture
+def running(web, bundle):
+    """A server on a free port."""
+    with server.listen(bundle, 0) as listening:
+        threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        yield listening
+        listening.shutdown()

@@ -16,26 +16,9 @@ from hypothesis import strategies as st
 from conftest import CLASSES, make_index
 from ferdistill.data import index as index_module
 from ferdistill.errors import CheckError, UsageError
-from ferdistill.files import sha256, sha256_file
+from ferdistill.files import sha256
 from ferdistill.softlabels import alignment, store
-
-
-def make_store(directory, index, seed=0):
-    logits = np.random.default_rng(seed).normal(0, 3, (len(index.rows), len(CLASSES)))
-    checkpoint = sha256(f"{directory.name} {seed}")
-    store.write(directory, index, logits, CLASSES, teacher=directory.name, checkpoint_sha256=checkpoint)
-    return directory
-
-
-def rewrite(directory, table):
-    """As a careless script would: the table replaced, and its digest in the manifest made to agree."""
-    pq.write_table(pa.Table.from_pandas(table, preserve_index=False), directory / store.TABLE)
-    manifest = json.loads((directory / store.MANIFEST).read_text())
-    manifest["table_sha256"] = sha256_file(directory / store.TABLE)
-    (directory / store.MANIFEST).write_text(json.dumps(manifest))
-
-
-LENGTHS = {"train": 60, "val": 20, "calib": 20, "test": 30}
+from support.softlabels import DAMAGE, LENGTHS, make_store, rename, rewrite, swap
 
 
 @pytest.fixture(scope="module")
@@ -65,41 +48,6 @@ def test_intact_stores_pass(seed, teachers, lengths):
     assert report["hash_paths_train"] == index.description["splits"]["train"]["paths_sha256"]
     assert [soft["kind_from"] for soft in report["soft_labels"]] == ["declared by the manifest"] * teachers
     alignment.require(report)
-
-
-def drop(table, row, other):
-    return table.drop(index=row)
-
-
-def double(table, row, other):
-    return pd.concat([table.iloc[: row + 1], table.iloc[row:]])
-
-
-def swap(table, row, other):
-    order = np.arange(len(table))
-    order[[row, other]] = order[[other, row]]
-    return table.iloc[order]
-
-
-def relabel(table, row, other):
-    table.loc[row, "label"] = CLASSES[(CLASSES.index(table["label"][row]) + 1) % len(CLASSES)]
-    return table
-
-
-def not_a_number(table, row, other):
-    table.loc[row, "logit_fear"] = np.nan
-    return table
-
-
-def rename(table, row, other):
-    table.loc[row, "path"] = "elsewhere.png"
-    return table
-
-
-DAMAGE = [
-    (drop, "missing"), (double, "duplicate"), (swap, "order"), (relabel, "label"), (not_a_number, "non-finite"),
-    (rename, "extra"),
-]  # fmt: skip
 
 
 @pytest.mark.parametrize(("damage", "kind"), DAMAGE, ids=[kind for _, kind in DAMAGE])

@@ -17,7 +17,7 @@ from ferdistill.data.sheets import write_sheets
 from ferdistill.data.sources import read_image
 from ferdistill.data.verify import verify
 from ferdistill.errors import CheckError, UsageError
-from test_index import SETTINGS, make
+from support.corpora import SETTINGS, make
 
 
 def copy_face(corpus, seed, target, change=lambda pixels: pixels, **options):
@@ -140,9 +140,9 @@ def test_a_source_without_official_parts_fills_every_split(tmp_path):
 SCRIPT = """
 import sys
 from pathlib import Path
-from ferdistill.corpus import index
+from ferdistill.data import index
 from ferdistill.data.build import build
-from test_index import SETTINGS
+from support.corpora import SETTINGS
 from conftest import THREE
 if __name__ == "__main__":
     if sys.argv[3] == "shuffled":

@@ -33,17 +33,10 @@ from ferdistill.evaluation.calibration import (
 from ferdistill.evaluation.metrics import score
 from ferdistill.stages import calibrate, evaluate
 from ferdistill.tracking import offline_html
+from support.scores import calibrated
 
 GRID = [0.8, 0.9, 1.0, 1.1, 1.2]
 CLASSES = ["angry", "disgust", "fear", "happy", "neutral", "sad", "surprise"]
-
-
-def calibrated(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Logits, and labels drawn from their softmax: a perfectly calibrated model."""
-    rng = np.random.default_rng(seed)
-    logits = rng.normal(0, 2, (n, 7))
-    labels = (rng.random((n, 1)) > softmax(logits, axis=1).cumsum(axis=1)).sum(axis=1)
-    return logits, np.minimum(labels, 6)
 
 
 def test_reliability_table_by_hand() -> None:
@@ -216,7 +209,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     Path("models/student").mkdir(parents=True)
     pd.concat(parts).to_parquet("models/student/predictions.parquet")
     settings = SimpleNamespace(grid=GRID, bins=15, folds=5, draws=100, level=0.95, seed=0)
-    return SimpleNamespace(classes=CLASSES, calibrate=settings, corpus_dir=tmp_path / "data/raw/real")
+    return SimpleNamespace(classes=CLASSES, calibrate=settings, corpus="real")
 
 
 def run_stages(params: Any) -> dict[str, bytes]:

@@ -11,7 +11,7 @@ from ferdistill.cli import app, cli
 from ferdistill.errors import UsageError
 from ferdistill.files import sha256_file, write_json
 from ferdistill.softlabels import store
-from test_alignment import make_store, rewrite
+from support.softlabels import make_store, rewrite
 
 LENGTHS = {"train": 30, "val": 10, "calib": 10, "test": 10}
 

@@ -10,7 +10,7 @@ from conftest import CLASSES, face, write_fer2013
 from ferdistill.data import reader, sources
 from ferdistill.data.describe import PRECEDENCE, guess, to_yaml
 from ferdistill.errors import CheckError, UsageError
-from test_sources import (
+from support.corpora import (
     YOLO_NAMES,
     picture,
     text,

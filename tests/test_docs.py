@@ -41,7 +41,7 @@ from ferdistill.files import sha256
 from ferdistill.softlabels import store
 from ferdistill.stages import index as index_stage
 from ferdistill.study import grid
-from test_alignment import rewrite
+from support.softlabels import rewrite
 
 ROOT = Path(__file__).parents[1]
 RAW = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))

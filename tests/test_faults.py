@@ -27,7 +27,7 @@ import psutil
 import pytest
 import yaml
 
-from test_pipeline import commit, copy_of_repository, run
+from support.repository import commit, copy_of_repository, run
 
 pytestmark = pytest.mark.slow
 

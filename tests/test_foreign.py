@@ -14,9 +14,21 @@ from hypothesis import strategies as st
 from conftest import CLASSES, make_index
 from ferdistill.errors import CheckError, UsageError
 from ferdistill.softlabels import alignment, foreign, store
-from test_alignment import DAMAGE, LENGTHS, make_store
-
-LOGITS = [f"logit_{name}" for name in CLASSES]
+from support.softlabels import (
+    DAMAGE,
+    FORMS,
+    LENGTHS,
+    LOGITS,
+    make_store,
+    softmax,
+    texts,
+    write_csv,
+    write_npy,
+    write_npz_logits,
+    write_npz_probs,
+    write_parquet,
+    write_pt,
+)
 
 
 @pytest.fixture(scope="module")
@@ -27,60 +39,6 @@ def index(tmp_path_factory):
 @pytest.fixture(scope="module")
 def table(index, tmp_path_factory):
     return store.read(make_store(tmp_path_factory.mktemp("intact") / "t", index))[0]
-
-
-def softmax(logits):
-    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return odds / odds.sum(axis=1, keepdims=True)
-
-
-def texts(table):
-    """Arrays of text that need no pickle."""
-    return {
-        "paths": table["path"].to_numpy(str),
-        "split": table["split"].to_numpy(str),
-        "labels": table["label"].to_numpy(str),
-    }
-
-
-def write_npz_probs(directory, table):
-    np.savez(directory / "softlabels.npz", probs=softmax(table[LOGITS].to_numpy()), **texts(table))
-
-
-def write_npz_logits(directory, table):
-    np.savez_compressed(directory / "softlabels.npz", logits=table[LOGITS].to_numpy(), **texts(table))
-
-
-def write_npy(directory, table):
-    for split, rows in table.groupby("split"):
-        np.save(directory / f"{split}_probs.npy", softmax(rows[LOGITS].to_numpy()))
-        (directory / f"{split}_paths.txt").write_text("".join(f"{path}\n" for path in rows["path"]))
-
-
-def write_csv(directory, table):
-    probs = softmax(table[LOGITS].to_numpy())
-    table.drop(columns=LOGITS).assign(**dict(zip(CLASSES, probs.T, strict=True))).to_csv(
-        directory / "t.csv", index=False
-    )
-
-
-def write_parquet(directory, table):
-    table.assign(subject="s").to_parquet(directory / "t.parquet", index=False)
-
-
-def write_pt(directory, table):
-    lists = {name: values.tolist() for name, values in texts(table).items()}
-    torch.save({"logits": torch.tensor(table[LOGITS].to_numpy()), **lists}, directory / "softlabels.pt")
-
-
-FORMS = {
-    write_npz_probs: ("probabilities", "named in the file"),
-    write_npz_logits: ("logits", "named in the file"),
-    write_npy: ("probabilities", "named by the file"),
-    write_csv: ("probabilities", "inferred: every row lies in [0, 1] with the sum 1 within 0.001"),
-    write_parquet: ("logits", "named by its columns"),
-    write_pt: ("logits", "named in the file"),
-}
 
 
 def check(write, table, index):

@@ -1,4 +1,4 @@
-"""Hostile input: every reader of files that others may have written, see `hostile`."""
+"""Hostile input: every reader of files that others may have written, see `support.hostile`."""
 
 import json
 import os
@@ -15,15 +15,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import test_runtime
-import test_serve
 from conftest import CLASSES
 from ferdistill import files, params, yaml_file
 from ferdistill.errors import CheckError, FerdistillError, UsageError
 from ferdistill.evaluation import predictions
 from ferdistill.runtime.classifier import Classifier
 from ferdistill.study import audit, grid, results, tables
-from hostile import (
+from support.bundles import write_bundle
+from support.hostile import (
     EXAMPLES,
     FEW,
     NPYS,
@@ -39,9 +38,6 @@ from hostile import (
     odd_columns,
     watched,
 )
-from test_runtime import bundle as bundle  # a fixture, which `running` needs
-from test_serve import running as running
-from test_serve import web as web
 
 ROOT = Path(__file__).parent.parent
 
@@ -143,7 +139,7 @@ def audited(form):
 
 
 def whole_bundle(root):
-    test_runtime.write_bundle(root)
+    write_bundle(root)
 
     def agree():
         try:
@@ -187,7 +183,7 @@ def test_a_model_does_not_reach_out_of_its_bundle(tmp_path, location):
     (tmp_path / "secret-outside-the-root.txt").write_bytes(bytes(12))
     root = tmp_path / "root"
     root.mkdir()
-    test_runtime.write_bundle(root)
+    write_bundle(root)
     model = onnx.load(root / "model.onnx")
     weights = model.graph.initializer[0]
     weights.ClearField("raw_data")
@@ -205,7 +201,7 @@ def test_a_model_does_not_reach_out_of_its_bundle(tmp_path, location):
 @pytest.mark.parametrize("name", ["classes", "files", "image", "t_star", "thresholds", "variants"])
 @pytest.mark.parametrize("value", [[], "x", 0, None, [[]], {"fp32": [3]}, {"fp32": None}, ["a", "a"], True])
 def test_a_bundle_whose_description_cannot_be_one_is_refused(tmp_path, name, value):
-    test_runtime.write_bundle(tmp_path)
+    write_bundle(tmp_path)
     files.write_json(tmp_path / "bundle.json", files.read_json(tmp_path / "bundle.json") | {name: value})
     with watched(tmp_path / "x"), pytest.raises(CheckError, match=f"{name} cannot be so"):
         Classifier(tmp_path, device="cpu")
@@ -232,8 +228,8 @@ def test_no_path_leads_out_of_the_pages_list(examples, running):
         suppress_health_check=list(HealthCheck),
     )
     @given(path=PATHS.map(lambda text: f"/{text}"))
-    def ask(path):
-        answer, body = test_serve.ask(running, path)
+    def one(path):
+        answer, body = ask(running, path)
         # Python's server takes several slashes at the front for one.
         file = running.files.get("/" + path.partition("?")[0].lstrip("/"))
         if file:
@@ -241,7 +237,7 @@ def test_no_path_leads_out_of_the_pages_list(examples, running):
         else:
             assert answer.status in (400, 404)
 
-    ask()
+    one()
 
 
 BASE = {"label": ["a", "b", "a"], "logit_a": [1.0, 2.0, 3.0], "logit_b": [2.0, 1.0, 0.0]}

@@ -1,4 +1,4 @@
-"""Hostile corpora: descriptions, label files of every adapter, images, and the index; see `hostile`."""
+"""Hostile corpora: descriptions, label files of every adapter, images, and the index; see `support.hostile`."""
 
 import os
 
@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import test_sources as trees
-from conftest import CLASSES, make_index
+from conftest import CLASSES, face, make_index, write_fer2013
 from ferdistill.data import describe, images, index, reader, sources
 from ferdistill.errors import CheckError, FerdistillError
 from ferdistill.files import read_json, sha256_file, write_json
-from hostile import EXAMPLES, NPYS, Case, attack, limited, watched
+from support import corpora as trees
+from support.hostile import EXAMPLES, NPYS, Case, attack, limited, watched
 
 VOTES = trees.votes(happiness=10)
 
 
 def fer2013(root):
-    trees.write_fer2013(root / "fer2013.csv", [(n % 7, trees.face(n), "Training") for n in range(3)])
+    write_fer2013(root / "fer2013.csv", [(n % 7, face(n), "Training") for n in range(3)])
     return "fer2013.csv", "", ["fer2013.csv"]
 
 
@@ -279,7 +279,7 @@ def test_an_image_that_unfolds_to_more_than_its_limit_is_refused_in_bounded_memo
         Image.new("L", size).save(tmp_path / name, compress_level=1)
     code = """
 from pathlib import Path
-from ferdistill.corpus import sources
+from ferdistill.data import sources
 from ferdistill.errors import CheckError
 for name in ("over.png", "most.png"):
     try:

@@ -1,4 +1,4 @@
-"""Hostile soft labels: our own stores, what other scripts left behind, and targets; see `hostile`."""
+"""Hostile soft labels: our own stores, what other scripts left behind, and targets; see `support.hostile`."""
 
 import json
 import zipfile
@@ -9,13 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-import test_foreign as forms
-from conftest import make_index
+from conftest import CLASSES, make_index
 from ferdistill.errors import CheckError, FerdistillError
 from ferdistill.files import read_json, sha256_file, write_json
 from ferdistill.softlabels import alignment, store
-from hostile import EXAMPLES, NPYS, Case, attack, limited, npy_of_shape, odd_arrays, odd_columns, watched
-from test_alignment import CLASSES, make_store
+from support.hostile import EXAMPLES, NPYS, Case, attack, limited, npy_of_shape, odd_arrays, odd_columns, watched
+from support.softlabels import FORMS, make_store
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +66,7 @@ def foreign(write):
 CASES = {
     "store": own(False),
     "store, digest anew": own(True),
-    **{write.__name__.removeprefix("write_"): foreign(write) for write in forms.FORMS},
+    **{write.__name__.removeprefix("write_"): foreign(write) for write in FORMS},
 }
 
 

@@ -1,4 +1,4 @@
-"""Hostile weights, configs and checkpoints; see `hostile`."""
+"""Hostile weights, configs and checkpoints; see `support.hostile`."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from ferdistill.distill import checkpoint, models
 from ferdistill.errors import FerdistillError, UsageError
 from ferdistill.files import read_json, sha256_file, write_json
 from ferdistill.params import ImageParams, load
-from hostile import EXAMPLES, Case, attack, watched
+from support.hostile import EXAMPLES, Case, attack, watched
 
 CLASSES = ["a", "b"]
 IMAGE = ImageParams(size=32, channels=1)

@@ -12,34 +12,11 @@ from PIL import Image
 
 from conftest import THREE, face, write_fer2013
 from ferdistill.data import images, index, packing
-from ferdistill.data.build import assign_splits, build, choose_seed, stratification
+from ferdistill.data.build import assign_splits, choose_seed, stratification
 from ferdistill.data.reader import read_rows
 from ferdistill.errors import CheckError, UsageError
-from ferdistill.params import ImageParams, IndexParams
-
-NEAR = {"distance": 4, "correlation": 0.95}
-
-
-def settings_with(**changes):
-    values = {
-        "seed": 1,
-        "val": 0.2,
-        "calib": 0.2,
-        "test": 0.2,
-        "near": NEAR,
-        "conflicts": "drop",
-        "unreadable": "strict",
-    }
-    return IndexParams.model_validate(values | changes)
-
-
-SETTINGS = settings_with()
-
-
-def make(corpus, classes=THREE, workers=1, **changes):
-    """Rows and report; the latter with the rows left out."""
-    built = build(corpus, classes, settings_with(**changes), workers)
-    return built.rows, built.report | {"left_out_rows": built.left_out}
+from ferdistill.params import ImageParams
+from support.corpora import SETTINGS, make, settings_with
 
 
 def test_every_layout_is_read_with_its_own_codes_and_split(corpus):

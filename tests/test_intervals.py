@@ -13,7 +13,7 @@ from torchmetrics.functional.classification import binary_calibration_error
 from ferdistill.evaluation import intervals
 from ferdistill.evaluation.calibration import reliability
 from ferdistill.evaluation.metrics import people_of, score
-from test_metrics import calibrated
+from support.scores import calibrated
 
 CLASSES = ["angry", "disgust", "fear", "happy", "neutral", "sad", "surprise"]
 SHARED = ("macro_f1", "accuracy", "nll", "brier", "ece", "mce")

@@ -18,17 +18,10 @@ from torchmetrics.functional.classification import (
 
 from ferdistill.errors import CheckError, UsageError
 from ferdistill.evaluation.metrics import read_predictions, score
+from support.scores import calibrated
 
 CLASSES = ["angry", "disgust", "fear", "happy", "neutral", "sad", "surprise"]
 SCORES = ("macro_f1", "accuracy", "nll", "brier", "ece", "mce", "ece_null")
-
-
-def calibrated(n: int, seed: int = 0, classes: int = 7) -> tuple[np.ndarray, np.ndarray]:
-    """Logits, and labels drawn from their softmax: a perfectly calibrated model."""
-    rng = np.random.default_rng(seed)
-    logits = rng.normal(0, 2, (n, classes))
-    labels = (rng.random((n, 1)) > softmax(logits, axis=1).cumsum(axis=1)).sum(axis=1)
-    return logits, np.minimum(labels, classes - 1)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5, 3.0])

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -17,51 +16,16 @@ import pytest
 import yaml
 from safetensors.numpy import load_file
 
-ROOT = Path(__file__).parents[1]
+from support.repository import commit, copy_of_repository, run, set_param
+
 TEACHERS = ["resnet18", "convnext_tiny", "efficientnet_b3", "vit_ban"]
 ONWARD = ["student", "calibrate", "evaluate", "export", "benchmark"]
 UPSTREAM = ["params", "corpus", "index", "images"]
 EVERY = [*UPSTREAM, *(f"{stage}@{t}" for t in TEACHERS for stage in ("teacher", "softlabels")), "targets", *ONWARD]
 
 
-def run(project, *command, check=True):
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = os.environ | {"PATH": path, "OMP_WAIT_POLICY": "passive"}
-    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
-    if check and done.returncode:
-        pytest.fail(f"{' '.join(command)} exited with {done.returncode}\n{done.stdout}\n{done.stderr}", pytrace=False)
-    return done
-
-
 def ran(done):
     return re.findall(r"^Running stage '([^']+)'", done.stdout, re.M)
-
-
-def set_param(project, old, new):
-    text = (project / "params.yaml").read_text()
-    assert old in text
-    (project / "params.yaml").write_text(text.replace(old, new, 1))
-
-
-def commit(project):
-    run(project, "git", "add", "-A")
-    run(project, "git", "commit", "-qm", "state")
-
-
-def copy_of_repository(root):
-    """A repository of its own with this one's files, at the smoke scale, without any result."""
-    listed = run(ROOT, "git", "ls-files", "-co", "--exclude-standard", "-z").stdout.split("\0")
-    for name in filter(None, listed):
-        if (ROOT / name).is_file() and not name.startswith(("metrics/", "plots/", "dvc.lock")):
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, root / name)
-    set_param(root, "scale: embedded", "scale: smoke")
-    set_param(root, "max_attempts: 4", "max_attempts: 1")  # one at int8 is enough here, and saves ranking the layers
-    run(root, "git", "init", "-q")
-    run(root, "git", "config", "user.name", "tester")
-    run(root, "git", "config", "user.email", "tester@example.org")
-    commit(root)
-    return root
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from ferdistill.cli import cli
 from ferdistill.errors import CheckError, FerdistillError, UsageError
 from ferdistill.evaluation.metrics import score
 from ferdistill.evaluation.predictions import read
-from test_metrics import calibrated
+from support.scores import calibrated
 
 CLASSES = ["angry", "fear", "happy"]
 

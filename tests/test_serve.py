@@ -3,12 +3,10 @@
 import http.client
 import json
 import runpy
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -18,45 +16,9 @@ from PIL import Image
 from ferdistill.cli import app
 from ferdistill.errors import UsageError
 from ferdistill.faces import server
-from test_runtime import bundle as bundle  # a fixture
+from support.serving import ask
 
 ROOT = Path(__file__).parent.parent
-WASM = b"\0asm\1\0\0\0"
-
-
-@pytest.fixture
-def web(tmp_path_factory, monkeypatch):
-    """The page, with stand-ins for what `make web` brings."""
-    page = tmp_path_factory.mktemp("page")
-    shutil.copytree(server.WEB, page, ignore=shutil.ignore_patterns("vendor"), dirs_exist_ok=True)
-    (page / "vendor").mkdir()
-    for name in server.VENDOR:
-        (page / "vendor" / name).write_bytes(WASM)
-    monkeypatch.setattr(server, "WEB", page)
-    return page
-
-
-@pytest.fixture
-def running(web, bundle):
-    """A server on a free port."""
-    with server.listen(bundle, 0) as listening:
-        threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-        yield listening
-        listening.shutdown()
-
-
-def ask(listening, path, method="GET", host=None):
-    """Send `path` as it stands: urllib would tidy it first."""
-    connection = http.client.HTTPConnection(server.HOST, listening.server_port, timeout=5)
-    connection.putrequest(method, path, skip_host=True)
-    host = f"127.0.0.1:{listening.server_port}" if host is None else host
-    if host:
-        connection.putheader("Host", host)
-    connection.endheaders()
-    answer = connection.getresponse()
-    body = answer.read()
-    connection.close()
-    return answer, body
 
 
 @pytest.mark.parametrize(
@@ -215,7 +177,7 @@ def test_the_command_serves_until_ctrl_c(web, bundle):
     program = f"""
 import signal, sys
 from pathlib import Path
-from ferdistill.runtime import server
+from ferdistill.faces import server
 from ferdistill.cli import app
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are born deaf to it
 server.WEB = Path({str(web)!r})

@@ -11,34 +11,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from conftest import CLASSES, face, write_fer2013
+from conftest import face, write_fer2013
 from ferdistill.data import sources
 from ferdistill.data.reader import adapters
-from ferdistill.data.sources import Dropped, Record
 from ferdistill.errors import CheckError
 from ferdistill.faces.corpora import affectnet, affectnet_npy, affectnet_yolo, ferplus
-
-PLUS = "Usage,Image name,neutral,happiness,surprise,sadness,anger,disgust,fear,contempt,unknown,NF"
-AFFECTNET = "subDirectory_filePath,face_x,face_y,face_width,face_height,facial_landmarks,expression,valence,arousal"
-YOLO_NAMES = "[Anger, Contempt, Disgust, Fear, Happy, Neutral, Sad, Surprise]"
-
-
-def picture(file, size=(12, 10), seed=0):
-    file.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(file)
-
-
-def text(file, *lines):
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-
-
-def read(adapter, root, path, classes=CLASSES, **options):
-    """(Records, drops, errors) of one source."""
-    module = importlib.import_module(adapters()[adapter])
-    rows = list(module.read(root, path, classes, module.Options.model_validate(options)))
-    return tuple([row for row in rows if isinstance(row, kind)] for kind in (Record, Dropped, CheckError))
+from support.corpora import (
+    YOLO_NAMES,
+    one_error,
+    picture,
+    read,
+    text,
+    votes,
+    write_affectnet,
+    write_ckplus,
+    write_ferplus,
+    write_kaggle_rafdb,
+    write_npy,
+    write_rafdb,
+    write_yolo,
+)
 
 
 def labels(records):
@@ -47,11 +39,6 @@ def labels(records):
 
 def dropped(drops):
     return {drop.path: drop.reason for drop in drops}
-
-
-def one_error(errors, *parts):
-    assert len(errors) == 1, errors
-    assert all(part in str(errors[0]) for part in parts), errors[0]
 
 
 def decodable(root, records):
@@ -154,22 +141,6 @@ def test_no_code_outside_a_table_becomes_a_class(code):
 # FER+
 
 
-def write_ferplus(root, rows, usage=None):
-    """Rows of (FER2013 code, ten votes); the image name is blank where the votes are None."""
-    usage = usage or ["Training"] * len(rows)
-    write_fer2013(root / "fer2013.csv", [(code, face(i), usage[i]) for i, (code, _) in enumerate(rows)])
-    lines = [
-        f"{usage[i]},{f'fer{i:07d}.png' if votes else ''},{','.join(map(str, votes or [0] * 9 + [10]))}"
-        for i, (_, votes) in enumerate(rows)
-    ]
-    text(root / "fer2013new.csv", PLUS, *lines)
-
-
-def votes(**counts):
-    names = ["neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt", "unknown", "NF"]
-    return [counts.get(name, 0) for name in names]
-
-
 def test_ferplus_takes_the_majority_as_microsofts_reader_does(tmp_path):
     rows = [
         (0, votes(happiness=10)),
@@ -251,13 +222,6 @@ def test_ferplus_refuses_a_name_twice_and_votes_that_are_none(tmp_path):
 # RAF-DB
 
 
-def write_rafdb(root, lines, encoding="utf-8"):
-    (root / "EmoLabel").mkdir(parents=True)
-    (root / "EmoLabel" / "list_patition_label.txt").write_bytes("\r\n".join(lines).encode(encoding))
-    for line in lines:
-        picture(root / "Image" / "aligned" / line.split(" ")[0].replace(".jpg", "_aligned.jpg"))
-
-
 def test_rafdb_maps_its_codes_from_one(tmp_path):
     write_rafdb(
         tmp_path / "r", [f"train_{code:05d}.jpg {code}" for code in range(1, 8)] + ["test_0001.jpg 4"], "utf-8-sig"
@@ -295,16 +259,6 @@ def test_a_source_without_its_list_says_so(tmp_path):
         read("rafdb", tmp_path, "nothing")
 
 
-def write_kaggle_rafdb(root):
-    for part, start in (("train", 0), ("test", 10)):
-        table = ["image,label"]
-        for code in (1, 4, 7):
-            name = f"{part}_{start + code:05d}_aligned.jpg"
-            picture(root / "DATASET" / part / str(code) / name)
-            table.append(f"{name},{code}")
-        text(root / f"{part}_labels.csv", *table)
-
-
 def test_kaggles_rafdb_reads_numbered_folders_that_agree_with_its_tables(tmp_path):
     write_kaggle_rafdb(tmp_path / "raf")
     picture(tmp_path / "raf" / "DATASET" / "train" / "4" / ".DS_Store.png")
@@ -336,16 +290,6 @@ def test_kaggles_rafdb_refuses_folders_and_tables_that_disagree(tmp_path):
 
 
 # AffectNet
-
-
-def write_affectnet(root, training, validation=(), lists="", images="Manually_Annotated_Images"):
-    """Rows of (name, x, y, width, height, code); one picture of 12 x 10 for each relative name."""
-    for table, rows in (("training", training), ("validation", validation)):
-        lines = [f"{name},{x},{y},{w},{h},1;2;3,{code},-2,-2" for name, x, y, w, h, code in rows]
-        text(root / lists / f"{table}.csv", AFFECTNET, *lines)
-        for name, *_ in rows:
-            if not name.startswith("/") and ".." not in name:
-                picture(root / images / name)
 
 
 def test_affectnet_cuts_out_the_face_and_uses_validation_as_test(tmp_path):
@@ -418,14 +362,6 @@ def test_affectnet_without_a_header_is_refused(tmp_path):
 # AffectNet as .npy
 
 
-def write_npy(root, part, labels):
-    for identifier, label in labels.items():
-        picture(root / part / "images" / f"{identifier}.jpg")
-        (root / part / "annotations").mkdir(exist_ok=True)
-        np.save(root / part / "annotations" / f"{identifier}_exp.npy", label, allow_pickle=True)
-        np.save(root / part / "annotations" / f"{identifier}_val.npy", np.array("0.5"))
-
-
 def test_affectnet_npy_reads_strings_and_numbers(tmp_path):
     write_npy(tmp_path / "a", "train_set", {0: np.array("3"), 1: np.array([4]), 2: np.int64(5), 3: np.array(b"7")})
     write_npy(tmp_path / "a", "valid_set", {9: np.array("0")})
@@ -465,14 +401,6 @@ def test_affectnet_npy_pairs_every_image_with_one_annotation(tmp_path):
 
 
 # AffectNet as YOLO
-
-
-def write_yolo(root, files, size=(12, 10)):
-    """Label lines by `part/stem`."""
-    for name, lines in files.items():
-        part, stem = name.split("/")
-        picture(root / part / "images" / f"{stem}.png", size)
-        text(root / part / "labels" / f"{stem}.txt", *lines)
 
 
 def test_the_code_orders_of_affectnet_and_yolo_differ(tmp_path):
@@ -618,17 +546,6 @@ def test_a_bad_line_of_expw_is_named(tmp_path, line, message):
 
 
 # CK+ and CK+48
-
-
-def write_ckplus(root, sequences):
-    """(Frames, label or None) by `S005/001`."""
-    for sequence, (frames, label) in sequences.items():
-        stem = sequence.replace("/", "_")
-        for frame in range(1, frames + 1):
-            picture(root / "cohn-kanade-images" / sequence / f"{stem}_{frame:08d}.png", seed=frame)
-        (root / "Emotion" / sequence).mkdir(parents=True)
-        if label is not None:
-            text(root / "Emotion" / sequence / f"{stem}_{frames:08d}_emotion.txt", f"   {label:.7e}")
 
 
 def test_ckplus_takes_the_peaks_and_drops_unlabelled_sequences_once(tmp_path):

@@ -22,6 +22,7 @@ from ferdistill.errors import CheckError, UsageError
 from ferdistill.study import collect, grid, results
 from ferdistill.study.grid import Run
 from ferdistill.tracking import experiments, queue
+from support.repository import commit, copy_of_repository, run
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = yaml.safe_load((ROOT / "params.yaml").read_text())
@@ -224,7 +225,7 @@ import os, signal
 from pathlib import Path
 from dvc.repo import Repo
 from dvc.repo.experiments.queue.base import BaseStashQueue
-from ferdistill.study import queue
+from ferdistill.tracking import queue
 from ferdistill.study.grid import Run
 
 edit = BaseStashQueue._update_params
@@ -285,8 +286,6 @@ def study(project, *arguments):
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL")
 def test_a_study_killed_with_its_workers_goes_on_to_the_same_table_and_tells_what_failed(tmp_path):
-    from test_pipeline import commit, copy_of_repository, run
-
     project = copy_of_repository(tmp_path / "ferdistill")
     stage = project / "src/ferdistill/stages/student.py"
     head = "    rows = index.read(workspace.index_csv(params.index_tag))\n"

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from torch.nn.functional import cross_entropy
 
 from conftest import CLASSES
 from ferdistill import params
@@ -18,47 +17,7 @@ from ferdistill.distill import losses, models
 from ferdistill.distill.augment import apply, draw, mix, recorded
 from ferdistill.distill.loop import Split, evaluate, fit, make_deterministic, predict
 from ferdistill.errors import CheckError, UsageError
-from ferdistill.params import ImageParams, StudentParams, TrainingParams
-
-GREY = ImageParams(size=32, channels=1)
-
-
-def recipe(**changes):
-    phases = [{"epochs": 12, "lr": 3e-3, "augment": "none"}]
-    values = {
-        "model": "test_efficientnet", "options": {}, "stem": "stock", "init": "scratch", "batch": 16, "phases": phases,
-        "weight_decay": 0.0, "label_smoothing": 0.0, "test_every": 1,
-    }  # fmt: skip
-    return StudentParams.model_validate(values | changes)
-
-
-def bars(count, seed=0):
-    """Images whose class is where a bright bar lies."""
-    rng = np.random.default_rng(seed)
-    labels = rng.integers(0, 7, count)
-    images = rng.integers(0, 80, (count, 32, 32, 1), dtype=np.uint8)
-    for image, label in zip(images, labels, strict=True):
-        image[4 * label + 1 : 4 * label + 5] += 120
-    return Split(images, np.arange(count), labels.astype(np.int64))
-
-
-def training(**changes):
-    values = {"threads": 1, "amp": "auto", "class_weights": "none", "clip_norm": 5.0, "ema": None}
-    return TrainingParams.model_validate(values | changes)
-
-
-def hard(logits, batch):
-    return cross_entropy(logits.float(), batch.labels)
-
-
-def train(seed=0, settings=None, loss=hard, log=lambda record: None, checkpoint=None, **changes):
-    make_deterministic(seed)
-    network = models.build_for(recipe(**changes), CLASSES, GREY)
-    result = fit(
-        network, bars(64), bars(40, 1), recipe(**changes), settings or training(), seed, loss, name="bars",
-        test=bars(40, 2), test_every=5, log=log, checkpoint=checkpoint,
-    )  # fmt: skip
-    return network, result
+from support.learning import GREY, bars, hard, recipe, train, training
 
 
 def test_a_network_overfits_a_few_images():
@@ -236,7 +195,7 @@ def test_the_seeded_loss_curve_is_the_golden_one():
 
 SHARED = """
 import json, sys
-from test_training import *
+from support.learning import train
 from accelerate import PartialState
 changes = {"phases": [{"epochs": 4, "lr": 2e-3, "augment": "flip_shift"}]}
 if sys.argv[1] == "vit":

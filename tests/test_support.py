@@ -1,0 +1,20 @@
+"""What test modules share stands in conftest.py and in support/; none of them imports another."""
+
+import re
+from pathlib import Path
+
+IMPORT = re.compile(r"^\s*(?:from|import) +(test_\w+)", re.M)
+
+
+def test_no_test_module_imports_another():
+    """Within a function or a script in a string neither."""
+    files = sorted(Path(__file__).parent.rglob("*.py"))
+    assert len(files) > 50
+    assert {file.name: found for file in files if (found := IMPORT.findall(file.read_text(encoding="utf-8")))} == {}
+
+
+def test_an_import_of_a_test_module_would_be_seen():
+    assert IMPORT.findall("import os\n    from test_runtime import bundle\nimport test_serve\n") == [
+        "test_runtime",
+        "test_serve",
+    ]
