@@ -38,7 +38,6 @@ from skimage.feature import Cascade as PatternCascade
 
 from ferdistill.faces import renderer as drawn
 from ferdistill.faces.camera import Frame, open_frames, open_writer
-from ferdistill.faces.crops import confidence
 from ferdistill.faces.detector import Cascade, Detector, Face, iou
 from ferdistill.faces.tracker import Smoothing, Tracker
 from ferdistill.faces.watch import annotate, record, watch
@@ -241,7 +240,7 @@ def naming(path: Path, truths: list[str | None], classifier: Classifier, picture
                 pictures / "watch_rendered.jpg",
                 annotate(seen, classifier.classes, len(collected) / (process_time() - start)),
             )
-    threshold = confidence(classifier)
+    threshold = classifier.confidence
     settings = {
         "neither": Smoothing(0.0, threshold, 0.0),
         "smoothing 0.15 s": Smoothing(0.15, threshold, 0.0),

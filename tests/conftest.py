@@ -121,6 +121,7 @@ def tone_bundle(tmp_path_factory):
     onnx.save(model, directory / "model.onnx")
     info = {
         "schema_version": SCHEMA_VERSION,
+        "task": {"thing": "face", "things": "faces", "label": "tone", "labels": "tones", "detector": "faces"},
         "classes": TONES,
         "image": {"size": 8, "channels": 1},
         "t_star": 1.0,

@@ -1,3 +1,3 @@
-"""Distil facial-expression teachers into one small student, with soft labels bound to their images."""
+"""Distil several teachers into one small student, with soft labels bound to their images."""
 
 __version__ = "0.1.0"

@@ -87,7 +87,7 @@ def _open_image(root: Path, path: str) -> Iterator[Image.Image]:
                     f"an image of {image.width} x {image.height} pixels",
                     where=str(file),
                     expected=f"at most {MAX_PIXELS:,} pixels",
-                    hint="crop the face, or take the file out of the corpus",
+                    hint="crop the image, or take the file out of the corpus",
                 )
             yield image
     except FileNotFoundError:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -31,6 +32,10 @@ class Face:
 
     box: Box
     tilt: float = 0.0
+
+    def record(self) -> dict[str, Any]:
+        """Box and tilt as JSON takes them, to a tenth."""
+        return {"box": [round(value, 1) for value in self.box], "tilt": round(self.tilt, 1)}
 
 
 # Takes a frame, RGB uint8 (H, W, 3), and the faces that were there a moment ago; gives those of now.
@@ -188,6 +193,13 @@ class YuNet:
 def whole(frame: np.ndarray, near: Sequence[Face] = ()) -> list[Face]:
     """Take the whole frame for one face; see `Detector`."""
     return [Face((0.0, 0.0, float(frame.shape[1]), float(frame.shape[0])))]
+
+
+def open_detector(name: str | None, entire: bool, smallest: float, thorough: bool) -> Detector:
+    """`whole` if `entire`, else the cascade (`haar`, or None) or the YuNet of a file; raises as they do."""
+    if entire:
+        return whole
+    return Cascade(smallest, thorough) if name in (None, "haar") else YuNet(Path(name))
 
 
 def crop(frame: np.ndarray, face: Face, margin: float = MARGIN) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..runtime.classifier import Classifier
 from .camera import Frame
-from .crops import classify, confidence
+from .crops import classify
 from .detector import MARGIN, Detector
 from .tracker import Smoothing, Track, Tracker
 
@@ -59,29 +59,26 @@ def watch(
     Seen
         Its tracks are the tracker's own and change with the next frame.
     """
-    tracker = Tracker(smoothing or Smoothing(confidence=confidence(classifier)))
+    tracker = Tracker(smoothing or Smoothing(confidence=classifier.confidence))
     for frame in frames:
         faces = detector(frame.pixels, [track.face for track in tracker.tracks])
         yield Seen(frame, tracker.update(frame.time, faces, classify(classifier, frame.pixels, faces, margin)))
 
 
-def record(seen: Seen, classes: list[str]) -> dict[str, Any]:
-    """What is written of a frame, as JSON takes it."""
-    return {
-        "frame": seen.frame.number,
-        "time": round(seen.frame.time, 4),
-        "faces": [
-            {
-                "track": track.number,
-                "box": [round(value, 1) for value in track.face.box],
-                "tilt": round(track.face.tilt, 1),
-                "probabilities": dict(zip(classes, track.probabilities.tolist(), strict=True)),
-                "smoothed": dict(zip(classes, track.smoothed.tolist(), strict=True)),
-                "label": None if track.label is None else classes[track.label],
-            }
-            for track in seen.tracks
-        ],
-    }
+def record(seen: Seen, classes: list[str], located: bool = True) -> dict[str, Any]:
+    """What is written of a frame, as JSON takes it; if not `located`, its one track is the frame, and has no place."""
+    tracks = [
+        ({"track": track.number} | track.face.record() if located else {})
+        | {
+            "probabilities": dict(zip(classes, track.probabilities.tolist(), strict=True)),
+            "smoothed": dict(zip(classes, track.smoothed.tolist(), strict=True)),
+            "label": None if track.label is None else classes[track.label],
+        }
+        for track in seen.tracks
+    ]
+    return {"frame": seen.frame.number, "time": round(seen.frame.time, 4)} | (
+        {"faces": tracks} if located else tracks[0]
+    )
 
 
 def annotate(seen: Seen, classes: list[str], fps: float) -> np.ndarray:

@@ -1,14 +1,16 @@
-"""Pictures as the classifier takes them: read, cropped and resized as the training images were."""
+"""Picture files, and pictures as the classifier takes them: resized as the training images were. Needs Pillow."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import CheckError, UsageError
-from ..image_files import read_image
+from ..image_files import read_image, resize
+from .classifier import Classifier
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-SMALLEST = 8  # side in pixels; there is no expression in less
+SMALLEST = 8  # side in pixels; no class can be told from less
 
 
 def find(sources: list[str]) -> list[Path]:
@@ -62,6 +64,14 @@ def read(path: Path) -> np.ndarray:
             f"a picture of {width} x {height} pixels",
             where=str(path),
             expected=f"at least {SMALLEST} pixels a side",
-            hint="give the whole picture of the face",
+            hint="give a larger picture",
         )
     return pixels
+
+
+def classify(classifier: Classifier, pictures: Sequence[np.ndarray]) -> np.ndarray:
+    """Calibrated probabilities (N, K) of N pictures, RGB uint8 (H, W, 3), each resized as the training images were."""
+    if not pictures:
+        return np.zeros((0, len(classifier.classes)), np.float32)
+    image = classifier.info["image"]
+    return classifier.predict(np.stack([resize(pixels, image["size"], image["channels"]) for pixels in pictures]))

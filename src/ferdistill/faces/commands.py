@@ -1,0 +1,277 @@
+"""`ferdistill watch`, `serve` and `pretrain`, and what `predict` needs where a bundle's detector is that of faces."""
+
+import json
+import signal
+import sys
+import time
+import webbrowser
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import FrameType, ModuleType
+from typing import IO, TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .. import params, workspace
+from ..commands.options import (
+    BundleOption,
+    ConfidenceOption,
+    DetectorOption,
+    DeviceOption,
+    MarginOption,
+    SmallestOption,
+    ThreadsOption,
+    WholeOption,
+)
+from ..commands.predict import room_of
+from ..errors import UsageError
+from ..files import atomic
+from ..progress import bar
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ..runtime.classifier import Classifier
+    from .camera import Frames
+
+
+def finder(
+    classifier: "Classifier", detector: str | None, whole: bool, smallest: float, margin: float, threads: int | None
+) -> "Callable[[np.ndarray, float], list[dict[str, Any]]]":
+    """A function that gives the faces of a picture, as `crops.predict` does: of pixels, and the confidence."""
+    opencv(threads)
+    from .crops import predict
+    from .detector import open_detector
+
+    detect = open_detector(detector, whole, smallest, thorough=True)
+    return lambda pixels, threshold: predict(classifier, pixels, detect, threshold, None if whole else margin)
+
+
+def watch(
+    source: Annotated[str, typer.Argument(metavar="CAMERA|VIDEO|DIR", help="0 is the first camera.")],
+    bundle: BundleOption = workspace.BUNDLE,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Write the annotated video: .mp4, .mkv, .webm or .avi.")
+    ] = None,
+    json_lines: Annotated[
+        str | None,
+        typer.Option("--json", metavar="FILE", help="Write a JSON line a frame; - prints them as they come."),
+    ] = None,
+    show: Annotated[bool, typer.Option("--show", help="Show it in a window; q or Escape ends.")] = False,
+    whole: WholeOption = False,
+    detector: DetectorOption = None,
+    smallest: SmallestOption = 0.1,
+    margin: MarginOption = 0.07,
+    confidence: ConfidenceOption = None,
+    smoothing: Annotated[
+        float, typer.Option("--smoothing", min=0, max=60, help="Time constant of the averaging, s; 0 for none.")
+    ] = 0.15,
+    hysteresis: Annotated[
+        float, typer.Option("--hysteresis", min=0, max=1, help="Lead by which another class takes the label.")
+    ] = 0.1,
+    fps: Annotated[float, typer.Option("--fps", min=0.1, max=1000, help="Pace of the pictures of a directory.")] = 25,
+    threads: ThreadsOption = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Classify the frames of a camera, a video or a directory, or follow what the bundle's detector finds in them.
+
+    A camera's frames are dropped rather than delayed; a file's are all processed. Ctrl-C ends cleanly: the files then
+    hold everything up to the last frame (exit code 0 for a camera, 130 for a file not watched to its end). Without
+    --out, --json or --show, JSON lines are printed. Examples:
+
+        ferdistill watch 0 --show
+
+        ferdistill watch talk.mp4 --out annotated.mp4 --json talk.jsonl
+
+        ferdistill watch crops/ --whole --smoothing 0
+    """
+    cv2 = opencv(threads)
+    if show:
+        try:
+            cv2.namedWindow("ferdistill")
+        except cv2.error:
+            raise UsageError(
+                "this OpenCV cannot open a window",
+                where=f"OpenCV {cv2.__version__}, --show",
+                expected="one that is built with a window system, and a display",
+                hint="pip uninstall opencv-python-headless; pip install 'opencv-python<5'; or use --out",
+            ) from None
+    from ..runtime.classifier import Classifier
+    from ..runtime.session import device_named
+    from . import camera
+    from . import watch as library
+    from .detector import open_detector
+    from .tracker import Smoothing
+
+    classifier = Classifier(bundle, threads, device_named(device, "--device"))
+    settings = Smoothing(smoothing, classifier.confidence if confidence is None else confidence, hysteresis)
+    located = room_of(classifier.info["task"], detector) is not None
+    detect = open_detector(detector, whole or not located, smallest, thorough=False)
+    if out and Path(source).is_dir():
+        camera.require_one_size(Path(source))
+    for target in (out, json_lines):
+        if target and Path(target).exists() and Path(source).exists() and Path(target).samefile(source):
+            raise UsageError("the result would replace what is watched", where=str(target), hint="name another file")
+    if json_lines is None and not (out or show):
+        json_lines = "-"
+    start, times = time.perf_counter(), deque[float](maxlen=30)
+    with ExitStack() as stack:
+        watched = stack.enter_context(camera.open_frames(source, fps))
+        stack.enter_context(_interrupting(watched))
+        video = stack.enter_context(camera.open_writer(out, watched.fps, watched.live)) if out else None
+        lines = stack.enter_context(_lines(json_lines)) if json_lines else None
+        progress = stack.enter_context(bar())
+        task = progress.add_task("watching", total=watched.total)
+        for seen in library.watch(watched, classifier, detect, settings, margin if located and not whole else None):
+            times.append(time.perf_counter())
+            if lines:
+                dropped = {"dropped": watched.dropped} if watched.live else {}
+                record = library.record(seen, classifier.classes, located) | dropped
+                print(json.dumps(record, allow_nan=False), file=lines, flush=True)
+            if video or show:
+                speed = (len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 else 0.0
+                picture = library.annotate(seen, classifier.classes, speed)
+                if video:
+                    video.write(seen.frame, picture)
+                if show:
+                    cv2.imshow("ferdistill", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+                    watched.stopped |= cv2.waitKey(1) in (ord("q"), 27)
+            progress.advance(task)
+        if watched.read == 0:
+            watched.require_all()  # before empty files are kept
+    lost = f", {watched.dropped} dropped" if watched.live else ""
+    print(f"{watched.read} frames{lost}, {watched.read / (time.perf_counter() - start):.1f} FPS", file=sys.stderr)
+    watched.require_all()
+    if watched.stopped and not watched.live:
+        raise typer.Exit(130)
+
+
+def opencv(threads: int | None) -> ModuleType:
+    """OpenCV, which only the extra `runtime` brings."""
+    try:
+        import cv2
+    except ImportError as error:
+        raise UsageError(
+            f"OpenCV cannot be imported: {error}",
+            expected="opencv-python-headless 4",
+            hint="pip install 'ferdistill[runtime]'",
+        ) from None
+    if threads is not None:
+        cv2.setNumThreads(threads)
+    return cv2
+
+
+@contextmanager
+def _lines(target: str) -> Iterator[IO[str]]:
+    """Where JSON lines go: standard output for `-`, else a file that appears when the block ends."""
+    if target == "-":
+        yield sys.stdout
+        return
+    with atomic(target) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
+        yield file
+
+
+@contextmanager
+def _interrupting(watched: "Frames") -> Iterator[None]:
+    """End after the frame at hand on Ctrl-C, or when told to end; the second time at once, as always."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        watched.stopped = True
+        signal.signal(number, before[signal.Signals(number)])
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def serve(
+    bundle: Annotated[Path, typer.Option(help="Directory that the stage `export` wrote.")] = workspace.BUNDLE,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="TCP port on 127.0.0.1; 0 takes a free one.")] = 8000,
+    open_page: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON, then serve.")] = False,
+) -> None:
+    """Hand out a page that runs the bundle in the browser: camera or picture in, calibrated probabilities out.
+
+    Listens on 127.0.0.1 alone. Images stay in the page. Stops on Ctrl-C. Examples:
+
+        ferdistill serve --open
+
+        ferdistill serve --bundle models/bundle --port 0 --json
+    """
+    from ..runtime.classifier import Classifier
+    from . import server as library
+
+    Classifier(bundle, threads=1, device="cpu")  # a damaged bundle stops here; later the page says it
+    server = library.listen(bundle, port)
+    if as_json:
+        print(json.dumps({"url": server.url, "bundle": str(bundle)}), flush=True)
+    else:
+        print(f"{server.url} shows {bundle}; Ctrl-C stops", flush=True)
+    if open_page:
+        webbrowser.open(server.url)
+    try:
+        server.serve_forever()
+    except KeyboardInterrupt:
+        if not as_json:
+            print("stopped")
+    finally:
+        server.server_close()
+
+
+def pretrain(
+    networks: Annotated[
+        list[str] | None, typer.Argument(metavar="[NETWORK]...", help="Teachers, or `student`; all if none is named.")
+    ] = None,
+    renders: Annotated[int, typer.Option(min=640, help="Faces to render for each of two courses.")] = 12_000,
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs of each course.")] = 8,
+    lr: Annotated[float, typer.Option(min=1e-6, max=1, help="Highest learning rate of a course.")] = 2e-3,
+    seed: Annotated[int, typer.Option(min=0, help="Of renders, weights and batches.")] = 1,
+) -> None:
+    """Make starting weights anew, by regressing action units on rendered faces of other identities.
+
+    Writes each file that a recipe's `init` names in the chosen scale. Examples:
+
+        ferdistill pretrain resnet18 vit_ban
+
+        ferdistill pretrain student --epochs 3 --lr 6e-3
+    """
+    settings = params.load()
+    recipes = {
+        name: recipe
+        for name, recipe in {**settings.scale_.teachers, "student": settings.scale_.student}.items()
+        if isinstance(recipe, params.NetworkParams)
+        and recipe.init.endswith(".safetensors")
+        and (not networks or name in networks)
+    }
+    if not recipes or set(networks or []) - set(recipes):
+        raise UsageError(
+            f"no starting weights to make for {', '.join(networks or ['any network'])}",
+            where=f"params.yaml, scales.{settings.scale}",
+            expected="a teacher, or student, whose `init` is a .safetensors file",
+        )
+    from . import pretrain as library
+
+    image = settings.scale_.image
+    courses = [library.draw_renders(renders, seed, image, plain) for plain in (True, False)]
+    for name, recipe in recipes.items():
+        network, unexplained = library.pretrain(recipe, image, courses, epochs=epochs, lr=lr, seed=seed, name=name)
+        path = Path(recipe.init)
+        library.save(
+            network,
+            path,
+            task="action-unit regression on rendered faces",
+            model=recipe.model,
+            options=recipe.options,
+            stem=recipe.stem,
+            renders=renders,
+            epochs=epochs,
+            lr=lr,
+            seed=seed,
+            unexplained=f"{unexplained:.4f}",
+        )
+        print(f"{path}: {unexplained:.1%} of the variance unexplained, {path.stat().st_size / 1e6:.1f} MB", flush=True)
