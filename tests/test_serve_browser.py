@@ -38,13 +38,12 @@ FLAGS = [
 FAKE = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
 
 
-def make_bundle(directory, channels=1, **more):
+def make_bundle(directory, channels=1, spread=10.0, **more):
     """A bundle whose logits are a random linear map of the pixels, spread over a few units."""
     directory.mkdir()
     count = SIZE * SIZE * channels
-    weights = (
-        np.random.default_rng(channels).normal(0, 10 / (64 * count**0.5), (count, len(CLASSES))).astype(np.float32)
-    )
+    weights = np.random.default_rng(channels).normal(0, spread / (64 * count**0.5), (count, len(CLASSES)))
+    weights = weights.astype(np.float32)
     images = helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", SIZE, SIZE, channels])
     probabilities = helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["batch", len(CLASSES)])
     nodes = [
@@ -60,6 +59,13 @@ def make_bundle(directory, channels=1, **more):
     onnx.save(model, directory / "model.onnx")
     info = {
         "schema_version": SCHEMA_VERSION,
+        "task": {
+            "thing": "face",
+            "things": "faces",
+            "label": "expression",
+            "labels": "expressions",
+            "detector": "faces",
+        },
         "classes": CLASSES,
         "image": {"size": SIZE, "channels": channels},
         "t_star": 1.25,
@@ -203,9 +209,12 @@ def seen(page):
 
 
 def in_python(bundle_dir, pixels, left, top, side, channels=1):
-    """Face and probabilities of the Python runtime, for the same square of the same picture."""
-    square = pixels[top : top + side, left : left + side]
-    cut = resize(square, SIZE, channels)
+    """Image and probabilities of the Python runtime, for the same square of the same picture."""
+    return whole_in_python(bundle_dir, pixels[top : top + side, left : left + side], channels)
+
+
+def whole_in_python(bundle_dir, pixels, channels=1):
+    cut = resize(pixels, SIZE, channels)
     return cut, Classifier(bundle_dir, threads=1, device="cpu").predict(cut[None])[0]
 
 
@@ -414,7 +423,38 @@ def test_a_damaged_model_is_refused(show, tmp_path):
     page = show(bundle, ready="")
     page.wait_for_selector("#problem:not([hidden])")
     assert "damaged" in page.inner_text("#problem")
-    assert page.is_disabled("#camera") and page.is_disabled("[data-sample=sad]") and page.is_disabled("#file")
+    assert page.is_disabled("#camera") and page.is_disabled("#file") and not page.locator("[data-sample]").count()
+
+
+def test_a_model_that_answers_no_probabilities_is_refused(show, tmp_path):
+    page = show(make_bundle(tmp_path / "bundle", spread=np.nan), ready="")
+    page.wait_for_selector("#problem:not([hidden])")
+    assert "no probabilities" in page.inner_text("#problem")
+
+
+@pytest.mark.parametrize("task", [None, {"thing": "card", "things": "cards", "label": "suit", "labels": "suits"}])
+def test_a_bundle_without_a_detector_takes_whole_pictures_and_names_no_face(show, requests, tmp_path, task):
+    more = {"classes": list("abcdefg"), "task": task or {}}
+    bundle = make_bundle(tmp_path / "bundle", **more)
+    page = show(bundle)
+    pixels = colours(7, 301, 200)
+    choose(page, pixels, "1.png")
+    cut, expected = whole_in_python(bundle, pixels)
+    assert np.array_equal(seen(page)[..., :1], cut)
+    assert np.abs(probabilities(page) - expected).max() < TOLERANCE
+    page.focus("#left")
+    page.keyboard.press("ArrowRight")
+    settle(page)
+    box = box_of(page)
+    assert box == [1, 0, 200]
+    assert np.abs(probabilities(page) - in_python(bundle, pixels, *box)[1]).max() < TOLERANCE
+    shown = page.inner_text("body").lower() + page.title().lower()
+    assert ("suits" if task else "classes") in shown
+    shown += page.evaluate("document.body.outerHTML.replace(/<template.*<.template>/s, '')").lower()
+    for word in ("face", "expression", "emotion", "sample", "happy", "detector"):
+        assert word not in shown, word
+    assert not [url for url in requests if "detector" in url or "human" in url or "samples" in url]
+    assert page.errors == []
 
 
 def test_a_bundle_of_another_version_is_refused(show, tmp_path):

@@ -1,25 +1,25 @@
 // The page: a picture from the camera, a file or a sample; the box on it; the bars beside it.
 
-import { around, draggable, inside, middle } from "./box.js";
+import { around, draggable, inside, middle, sideOf, whole } from "./box.js";
 import { loadModel } from "./model.js";
-import { faceOf } from "./pixels.js";
+import { imageOf } from "./pixels.js";
 
 const SAMPLES = ["angry", "disgust", "fear", "happy", "neutral", "sad", "surprise"];
 const LARGEST_SIDE = 4096; // larger pictures are scaled down: some phones have no larger canvas
-const SPOKEN_EVERY = 2000; // milliseconds between announcements of the camera's expression
+const SPOKEN_EVERY = 2000; // milliseconds between announcements of what the camera shows
 
 const element = (id) => document.getElementById(id);
 const picture = element("picture");
 const context = picture.getContext("2d", { willReadFrequently: true });
 
 let model; // see model.js
-let detect; // see detector.js; undefined if it could not be loaded
+let detect; // see detector.js; undefined if the bundle has no detector, or it could not be loaded
 let box; // undefined until there is a picture
-let seeking = false; // whether the next reading looks for the face first
+let seeking = false; // whether the next reading detects first
 let stream; // the camera's, while it runs
 let change = 0; // counts new pictures and boxes placed by hand
 
-// ---- reading: find the face, cut it out, ask the model, show ------------------------------------------------
+// ---- reading: detect, cut out, ask the model, show ------------------------------------------------
 
 let running = false;
 let again = false;
@@ -50,28 +50,78 @@ async function readOnce() {
   let note = "";
   if (sought) {
     seeking = false;
-    const faces = await detect(picture);
+    const found = await detect(picture);
     if (asked !== change) return;
-    if (faces.length === 0) {
+    if (found.length === 0) {
       showBox(true);
-      showNothing("No face found. Move the box over a face by hand.");
+      showNothing(`No ${task().thing} found. Move the box over one by hand.`);
       return;
     }
-    box = around(faces[0], picture);
-    if (faces.length > 1) note = `${faces.length} faces; the largest is read.`;
+    box = around(found[0], picture);
+    if (found.length > 1) note = `${found.length} ${task().things}; the largest is read.`;
   }
   showBox(false);
-  const found = performance.now();
-  const pixels = faceOf(context, box, model.info.image);
+  const detected = performance.now();
+  const pixels = imageOf(context, box, model.info.image);
   const probabilities = await model.predict(pixels);
   if (asked !== change) return;
   showSeen(pixels);
   showProbabilities(probabilities, note);
   const end = performance.now();
-  showSpeed(sought ? found - start : undefined, end - found, end);
+  showSpeed(sought ? detected - start : undefined, end - detected, end);
 }
 
 // ---- showing ------------------------------------------------------------------------------------------------
+
+function task() {
+  return model.info.task;
+}
+
+function capital(word) {
+  return word.charAt(0).toUpperCase() + word.slice(1);
+}
+
+function showTask() {
+  const { thing, things, label, labels, detector } = task();
+  document.title = `ferdistill: ${labels} in the browser`;
+  document.querySelector("h1").textContent = capital(labels);
+  element("result-title").textContent = capital(label);
+  element("seen").ariaLabel = `The ${thing} as the model sees it`;
+  element("note").textContent = `Scores hold for ${things} like those of the test split.`;
+  if (detector === "faces") showFaces();
+}
+
+// What only a bundle of faces has: samples, and the box that finds its face.
+function showFaces() {
+  const { samples, finding } = element("faces").content.cloneNode(true).children;
+  element("hint").textContent = "Drop a picture here, choose one, click a sample, or start the camera.";
+  element("placing").before(samples);
+  element("placing").querySelector("legend").after(finding);
+  element("note").prepend("An expression is not an emotion: do not judge a person by it. ");
+  for (const name of SAMPLES) {
+    const button = create("button");
+    button.type = "button";
+    button.dataset.sample = name;
+    const image = create("img");
+    image.src = `samples/${name}.png`;
+    image.alt = "";
+    button.append(image, name);
+    button.addEventListener("click", async () => {
+      const response = await fetch(image.src);
+      if (response.ok) takeFile(await response.blob(), `Drawn face, ${name}`, true);
+      else problem(`The sample cannot be read (HTTP ${response.status}). Is the server still running?`);
+    });
+    samples.querySelector("div").append(button);
+  }
+  element("automatic").addEventListener("change", ({ target }) => {
+    seeking = target.checked;
+    if (box && !stream) read();
+  });
+}
+
+function seeks() {
+  return element("automatic")?.checked ?? false;
+}
 
 function showFacts() {
   const { info } = model;
@@ -164,18 +214,16 @@ function showBox(lost) {
   const { style } = element("box");
   style.left = `${(100 * box.left) / picture.width}%`;
   style.top = `${(100 * box.top) / picture.height}%`;
-  style.width = `${(100 * box.side) / picture.width}%`;
-  style.height = `${(100 * box.side) / picture.height}%`;
-  const { width, height } = picture;
-  for (const [name, max] of Object.entries({
-    left: width - box.side,
-    top: height - box.side,
-    side: Math.min(width, height),
-  })) {
-    const slider = element(name);
-    slider.min = name === "side" ? Math.min(8, max) : 0;
-    slider.max = max;
-    slider.value = box[name];
+  style.width = `${(100 * box.width) / picture.width}%`;
+  style.height = `${(100 * box.height) / picture.height}%`;
+  const side = sideOf(box);
+  const largest = sideOf(picture);
+  for (const [name, value, min, max] of [
+    ["left", box.left, 0, picture.width - side],
+    ["top", box.top, 0, picture.height - side],
+    ["side", side, Math.min(8, largest), largest],
+  ]) {
+    Object.assign(element(name), { min, max, value });
   }
 }
 
@@ -214,7 +262,7 @@ function create(tag, text = "") {
 
 // ---- pictures -----------------------------------------------------------------------------------------------
 
-/** Put a picture on the canvas; the box starts as its middle. */
+/** Put a picture on the canvas; the box starts as all of it, or as its middle where a detector looks for another. */
 function take(source, width, height, name) {
   change++;
   const scale = Math.min(1, LARGEST_SIDE / Math.max(width, height));
@@ -223,7 +271,7 @@ function take(source, width, height, name) {
     picture.width = w; // also clears
     picture.height = h;
     element("stage").style.setProperty("--ratio", w / h);
-    box = middle(picture);
+    box = task().detector ? middle(picture) : whole(picture);
   }
   context.drawImage(source, 0, 0, w, h);
   picture.ariaLabel = name;
@@ -231,8 +279,8 @@ function take(source, width, height, name) {
   for (const id of ["left", "top", "side"]) element(id).disabled = false;
 }
 
-/** Read a file: dropped, chosen or a sample. `whole` takes it as cropped already. */
-async function takeFile(file, name, whole = false) {
+/** Read a file: dropped, chosen or a sample, which is `cropped` already. */
+async function takeFile(file, name, cropped = false) {
   problem("");
   let image;
   try {
@@ -245,7 +293,7 @@ async function takeFile(file, name, whole = false) {
   box = undefined;
   take(image, image.width, image.height, name);
   image.close();
-  seeking = !whole && element("automatic").checked;
+  seeking = !cropped && seeks();
   await read();
 }
 
@@ -283,7 +331,7 @@ async function startCamera() {
   // One frame at a time: those that come during a reading are never looked at.
   while (stream === mine) {
     take(video, video.videoWidth, video.videoHeight, "Camera");
-    seeking = element("automatic").checked;
+    seeking = seeks();
     await read();
     await new Promise((next) =>
       video.requestVideoFrameCallback ? video.requestVideoFrameCallback(next) : requestAnimationFrame(next),
@@ -302,7 +350,7 @@ function stopCamera() {
 
 function place(next) {
   change++;
-  element("automatic").checked = false;
+  if (element("automatic")) element("automatic").checked = false;
   seeking = false;
   box = next;
   read();
@@ -328,30 +376,11 @@ function connect() {
     if (file) takeFile(file, file.name);
     else problem("That was not a file. Drop a picture from your disk.");
   });
-  for (const name of SAMPLES) {
-    const button = create("button");
-    button.type = "button";
-    button.dataset.sample = name;
-    const image = create("img");
-    image.src = `samples/${name}.png`;
-    image.alt = "";
-    button.append(image, name);
-    button.addEventListener("click", async () => {
-      const response = await fetch(image.src);
-      if (response.ok) takeFile(await response.blob(), `Drawn face, ${name}`, true);
-      else problem(`The sample cannot be read (HTTP ${response.status}). Is the server still running?`);
-    });
-    element("samples").querySelector("div").append(button);
-  }
   for (const name of ["left", "top", "side"]) {
     element(name).addEventListener("input", ({ target }) =>
-      place(inside({ ...box, [name]: target.valueAsNumber }, picture)),
+      place(inside({ ...box, side: sideOf(box), [name]: target.valueAsNumber }, picture)),
     );
   }
-  element("automatic").addEventListener("change", ({ target }) => {
-    seeking = target.checked;
-    if (box && !stream) read();
-  });
   draggable(element("box"), picture, () => box, place);
 }
 
@@ -364,10 +393,16 @@ async function start() {
     problem(error.message);
     return;
   }
+  showTask();
   showFacts();
   showNothing("No picture yet.");
   element("seen").getContext("2d").reset();
-  for (const id of ["camera", "file", "samples"]) element(id).disabled = false;
+  for (const id of ["camera", "file"]) element(id).disabled = false;
+  if (task().detector === "faces") await findFaces();
+  document.body.dataset.ready = "";
+}
+
+async function findFaces() {
   try {
     detect = await (await import("./detector.js")).loadDetector();
     element("automatic").disabled = false;
@@ -376,7 +411,6 @@ async function start() {
   } catch (error) {
     element("detector").textContent = `not available here (${error.message}): place the box by hand`;
   }
-  document.body.dataset.ready = "";
 }
 
 start();

@@ -1,4 +1,4 @@
-// The square around a face, in whole pixels of the picture: {left, top, side}.
+// What of a picture is read, in its whole pixels: {left, top, width, height}. A square, unless it is the whole picture.
 
 // Where a training image lies around the detector's box, as the median over rendered faces put into larger pictures:
 // its side as a share of the box's, and how much higher its centre is, as a share of the box's height.
@@ -6,17 +6,27 @@ const MARGIN = 0.9;
 const RAISE = 0.09;
 const SMALLEST = 8;
 
+/** The whole picture. */
+export function whole({ width, height }) {
+  return { left: 0, top: 0, width, height };
+}
+
 /** The largest square in the middle of a picture. */
 export function middle({ width, height }) {
   const side = Math.min(width, height);
-  return { left: (width - side) >> 1, top: (height - side) >> 1, side };
+  return { left: (width - side) >> 1, top: (height - side) >> 1, width: side, height: side };
 }
 
-/** The nearest box that lies inside the picture. */
+/** The side of a box: of one that is not square, the shorter. */
+export function sideOf({ width, height }) {
+  return Math.min(width, height);
+}
+
+/** The nearest square that lies inside the picture. */
 export function inside({ left, top, side }, { width, height }) {
-  const whole = Math.round(Math.min(Math.max(side, SMALLEST), width, height));
-  const clamp = (value, size) => Math.round(Math.min(Math.max(value, 0), size - whole));
-  return { left: clamp(left, width), top: clamp(top, height), side: whole };
+  const fitting = Math.round(Math.min(Math.max(side, SMALLEST), width, height));
+  const clamp = (value, size) => Math.round(Math.min(Math.max(value, 0), size - fitting));
+  return { left: clamp(left, width), top: clamp(top, height), width: fitting, height: fitting };
 }
 
 /** The square around a detected face, cropped as the training images are. */
@@ -38,16 +48,17 @@ export function draggable(element, picture, get, set) {
   element.addEventListener("pointerdown", (down) => {
     down.preventDefault();
     element.setPointerCapture(down.pointerId);
-    const start = get();
+    const { left, top, ...size } = get();
+    const side = sideOf(size);
     const scale = picture.width / picture.getBoundingClientRect().width;
     const resizing = down.target.matches(".handle");
     const move = (event) => {
       const across = (event.clientX - down.clientX) * scale;
       const along = (event.clientY - down.clientY) * scale;
-      const room = Math.min(picture.width - start.left, picture.height - start.top);
+      const room = Math.min(picture.width - left, picture.height - top);
       const moved = resizing
-        ? { ...start, side: Math.min(start.side + Math.max(across, along), room) }
-        : { ...start, left: start.left + across, top: start.top + along };
+        ? { left, top, side: Math.min(side + Math.max(across, along), room) }
+        : { left: left + across, top: top + along, side };
       set(inside(moved, picture));
     };
     const end = new AbortController();

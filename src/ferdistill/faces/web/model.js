@@ -3,13 +3,16 @@
 import * as ort from "./vendor/ort.wasm.min.mjs";
 
 const SCHEMA_VERSION = 2;
+// As in the classifier: what a bundle that names no task classifies, and how far its probabilities may be from 1.
+const TASK = { thing: "image", things: "images", label: "class", labels: "classes", detector: null };
+const TOLERANCE = 1e-3;
 
 /** A stop that the page shows as it stands. */
 export class BundleError extends Error {}
 
 /**
  * @typedef {object} Model
- * @property {object} info - What bundle.json holds.
+ * @property {object} info - What bundle.json holds, its `task` filled up.
  * @property {string} sha256 - Of model.onnx, in hex.
  * @property {(pixels: Uint8Array) => Promise<Float32Array>} predict - Calibrated probabilities of one image,
  *   size x size x channels, in the order of `info.classes`.
@@ -21,6 +24,7 @@ export class BundleError extends Error {}
  */
 export async function loadModel() {
   const info = await (await get("bundle/bundle.json")).json();
+  info.task = { ...TASK, ...info.task };
   if (info.schema_version !== SCHEMA_VERSION) {
     throw new BundleError(
       `This bundle has schema version ${info.schema_version}, and the page reads ${SCHEMA_VERSION}. ` +
@@ -41,7 +45,12 @@ export async function loadModel() {
   const { size, channels } = info.image;
   const predict = async (pixels) => {
     const images = new ort.Tensor("uint8", pixels, [1, size, size, channels]);
-    return (await session.run({ images }, ["probabilities"])).probabilities.data;
+    const { data } = (await session.run({ images }, ["probabilities"])).probabilities;
+    const sum = data.reduce((total, value) => total + value, 0);
+    if (!(Math.min(...data) >= 0 && Math.abs(sum - 1) <= TOLERANCE)) {
+      throw new BundleError("The model answers no probabilities. Train or export it again.");
+    }
+    return data;
   };
   await predict(new Uint8Array(size * size * channels)); // the first run allocates
   return { info, sha256, predict };

@@ -1,4 +1,4 @@
-// A face as the model takes it: the pixels that Pillow gives in Python, bit for bit. Canvas scaling would not do:
+// A picture as the model takes it: the pixels that Pillow gives in Python, bit for bit. Canvas scaling would not do:
 // how it smooths is each browser's own affair.
 
 const PRECISION = 22; // bits after the point, as in Pillow's Resample.c
@@ -80,13 +80,13 @@ function windows(from, to) {
 }
 
 /**
- * The square that the box marks, as one image for the model.
+ * What the box marks, as one image for the model; what is not square is squeezed, as in training.
  * @param {CanvasRenderingContext2D} context - Of the picture.
- * @param {{left: number, top: number, side: number}} box - In whole pixels, inside the picture.
+ * @param {{left: number, top: number, width: number, height: number}} box - In whole pixels, inside the picture.
  * @param {{size: number, channels: number}} image - As bundle.json says.
  * @returns {Uint8Array} size x size x channels.
  */
-export function faceOf(context, { left, top, side }, { size, channels }) {
-  const rgba = context.getImageData(left, top, side, side).data;
-  return resize(channels === 1 ? toGrey(rgba) : toRgb(rgba), side, side, channels, size);
+export function imageOf(context, { left, top, width, height }, { size, channels }) {
+  const rgba = context.getImageData(left, top, width, height).data;
+  return resize(channels === 1 ? toGrey(rgba) : toRgb(rgba), width, height, channels, size);
 }
