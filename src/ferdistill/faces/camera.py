@@ -4,9 +4,11 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Protocol
 
 # OpenCV prints what FFmpeg says of a bad video; the errors here say it once.
@@ -68,17 +70,16 @@ class Frames:
 
     def __iter__(self) -> Iterator[Frame]:
         """Yield the frames, counting them."""
-        while not self.stopped:
-            try:
-                frame = next(self.frames)
-            except StopIteration:
-                self.complete = not self.stopped
-                return
-            except CheckError as error:
-                self.failure = error
-                return
-            self.read += 1
-            yield frame
+        try:
+            while not self.stopped:
+                frame = next(self.frames, None)
+                if frame is None:
+                    self.complete = not self.stopped
+                    return
+                self.read += 1
+                yield frame
+        except CheckError as error:
+            self.failure = error
 
     def require_all(self) -> None:
         """Raise a CheckError if a picture could not be read, a camera ended, or a video is empty or ended early.
@@ -87,11 +88,13 @@ class Frames:
         """
         if self.failure:
             raise self.failure
-        if self.complete and self.live:
+        if not self.complete:
+            return
+        if self.live:
             raise CheckError("the camera or stream gives no more frames", where=f"after {self.read} frames")
-        if self.complete and self.read == 0:
+        if self.read == 0:
             raise CheckError("a video without a frame that can be decoded", hint="get the whole file")
-        if self.complete and self.total and self.total - self.read > 1 + self.total // 100:
+        if self.total and self.total - self.read > 1 + self.total // 100:
             raise CheckError(
                 "the video ends early: it is cut off, or damaged",
                 where=f"after frame {self.read - 1}",
@@ -119,65 +122,66 @@ def open_frames(source: str, fps: float = 25.0) -> Iterator[Frames]:
         If it is not a video, or a directory holds no picture.
     """
     path = Path(source)
-    with ExitStack() as stack:
-        if path.is_dir():
-            files = pictures.find([source])
-            yield Frames(_pictures(files, fps), fps, total=len(files))
-        elif source.isdecimal() or "://" in source or path.is_char_device():
-            yield stack.enter_context(_camera(source))
-        else:
-            yield stack.enter_context(_video(path))
-
-
-def _pictures(files: list[Path], fps: float) -> Iterator[Frame]:
-    for number, file in enumerate(files):
-        yield Frame(number, number / fps, pictures.read(file))
-
-
-@contextmanager
-def _video(path: Path) -> Iterator[Frames]:
-    if not path.is_file():
+    if path.is_dir():
+        files = pictures.find([source])
+        frames = (Frame(number, number / fps, pictures.read(file)) for number, file in enumerate(files))
+        yield Frames(frames, fps, total=len(files))
+        return
+    live = source.isdecimal() or "://" in source or path.is_char_device()
+    if not live and not path.is_file():
         raise UsageError(
             "no such source",
-            where=str(path),
+            where=source,
             expected="a camera's number, a stream's URL, a video file or a directory of pictures",
         )
-    capture = _open(str(path))
-    if not capture.isOpened():
-        cut = "get the whole file: its index may lie at the end, so a cut one cannot be opened"
-        raise CheckError(
-            "not a video that OpenCV can decode",
-            where=str(path),
-            expected="a video file, a camera's number, a stream's URL or a directory of pictures",
-            hint=cut
-            if path.suffix.lower() in (".mp4", ".mov")
-            else "name another; `ferdistill predict` reads a picture",
-        )
+    capture = _open(int(source) if source.isdecimal() else source)
     try:
-        fps = capture.get(cv2.CAP_PROP_FPS)
-        total = round(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-        fps = fps if 0 < fps <= 1000 else 25.0
-
-        def frames() -> Iterator[Frame]:
-            number, last = 0, 0.0
-            while True:
-                found, pixels = capture.read()
-                if not found:
-                    return
-                # Some containers tell no times; then they stand still.
-                told = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
-                last = told if number == 0 or told > last else last + 1 / fps
-                yield Frame(number, last, cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB))
-                number += 1
-
-        yield Frames(frames(), fps, total=total if total > 0 else None)
+        if capture.isOpened():
+            told = capture.get(cv2.CAP_PROP_FPS)
+            if live:
+                with latest(capture, told if 0 < told <= 240 else CAMERA_FPS) as newest:
+                    yield newest
+            else:
+                yield _video(capture, told if 0 < told <= 1000 else 25.0)
+            return
     finally:
         capture.release()
+    if live:
+        raise UsageError(
+            "no camera or stream can be opened",
+            where=source,
+            expected="the number of a camera (0 is the first), its device, or the URL of a stream",
+            hint="is it plugged in, used by another program, or closed to this user?",
+        )
+    raise CheckError(
+        "not a video that OpenCV can decode",
+        where=source,
+        expected="a video file, a camera's number, a stream's URL or a directory of pictures",
+        hint="get the whole file: its index may lie at the end, so a cut one cannot be opened"
+        if path.suffix.lower() in (".mp4", ".mov")
+        else "name another; `ferdistill predict` reads a picture",
+    )
 
 
 def _open(source: str | int) -> cv2.VideoCapture:
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     return cv2.VideoCapture(source)
+
+
+def _video(capture: cv2.VideoCapture, fps: float) -> Frames:
+    def frames() -> Iterator[Frame]:
+        last = 0.0
+        for number in count():
+            found, pixels = capture.read()
+            if not found:
+                return
+            # Some containers tell no times; then they stand still.
+            told = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+            last = told if number == 0 or told > last else last + 1 / fps
+            yield Frame(number, last, cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB))
+
+    total = round(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+    return Frames(frames(), fps, total=total if total > 0 else None)
 
 
 class Readable(Protocol):
@@ -187,58 +191,40 @@ class Readable(Protocol):
 
 
 @contextmanager
-def _camera(source: str) -> Iterator[Frames]:
-    capture = _open(int(source) if source.isdecimal() else source)
-    if not capture.isOpened():
-        raise UsageError(
-            "no camera or stream can be opened",
-            where=source,
-            expected="the number of a camera (0 is the first), its device, or the URL of a stream",
-            hint="is it plugged in, used by another program, or closed to this user?",
-        )
-    told = capture.get(cv2.CAP_PROP_FPS)
-    try:
-        with latest(capture, told if 0 < told <= 240 else CAMERA_FPS) as frames:
-            yield frames
-    finally:
-        capture.release()
-
-
-@contextmanager
 def latest(capture: Readable, fps: float, clock: Callable[[], float] = time.monotonic) -> Iterator[Frames]:
     """Frames of a live source, always the latest: one that comes while another is waiting replaces it.
 
     A thread of its own reads the source, so its buffer never fills, however slow the reader of the frames is.
     """
-    slot = _Slot()
+    waiting: SimpleQueue[Frame] = SimpleQueue()  # never more than one
+    ended, closed = threading.Event(), threading.Event()
 
     def read() -> None:
-        number, start = 0, 0.0
-        while not slot.closed:
+        start = None
+        for number in count():
             found, pixels = capture.read()
+            if closed.is_set() or not found or pixels is None:
+                break
             now = clock()
-            start = start if number else now
-            frame = Frame(number, now - start, pixels) if found and pixels is not None else None
-            with slot.changed:
-                if frame is None:
-                    slot.ended = True
-                elif slot.frame is not None:
-                    result.dropped += 1
-                slot.frame = frame or slot.frame
-                slot.changed.notify()
-            if frame is None:
-                return
-            number += 1
+            start = now if start is None else start
+            try:
+                waiting.get_nowait()
+                result.dropped += 1
+            except Empty:
+                pass
+            waiting.put(Frame(number, now - start, pixels))
+        ended.set()
 
     def frames() -> Iterator[Frame]:
         while True:
-            with slot.changed:
+            over = ended.is_set() or result.stopped  # asked first: the last frame may come before the end is told
+            try:
                 # A wait without end could not be interrupted by Ctrl-C.
-                while slot.frame is None and not slot.ended and not result.stopped:
-                    slot.changed.wait(0.1)
-                frame, slot.frame = slot.frame, None
-            if frame is None:
-                return
+                frame = waiting.get(timeout=0 if over else 0.1)
+            except Empty:
+                if over:
+                    return
+                continue
             yield Frame(frame.number, frame.time, cv2.cvtColor(frame.pixels, cv2.COLOR_BGR2RGB))
 
     result = Frames(frames(), fps, live=True)
@@ -247,18 +233,8 @@ def latest(capture: Readable, fps: float, clock: Callable[[], float] = time.mono
     try:
         yield result
     finally:
-        slot.closed = True
+        closed.set()
         thread.join(2.0)  # a camera that hangs must not keep the program
-
-
-@dataclass
-class _Slot:
-    """What the thread of a camera and the reader of its frames share."""
-
-    frame: Frame | None = None
-    ended: bool = False
-    closed: bool = False
-    changed: threading.Condition = field(default_factory=threading.Condition)
 
 
 class Writer:
@@ -267,27 +243,25 @@ class Writer:
     def __init__(self, path: Path, fps: float, live: bool) -> None:
         self.path, self.fps, self.live = path, fps, live
         self.written = 0
-        self.size: tuple[int, int] | None = None
-        self._video: cv2.VideoWriter | None = None
+        self.size = (0, 0)  # of every frame: width, height
+        self._video = cv2.VideoWriter()
 
     def write(self, frame: Frame, pixels: np.ndarray) -> None:
         """Add a frame's annotated pixels, RGB uint8 (H, W, 3).
 
         The frames of a live source come unevenly, so there one is repeated, or left out, to keep the time.
         """
-        size = (pixels.shape[1], pixels.shape[0])
-        if self._video is None:
-            self.size = size
-            self._video = cv2.VideoWriter(
-                str(self.path), cv2.VideoWriter.fourcc(*CODECS[self.path.suffix.lower()]), self.fps, size
-            )
-            if not self._video.isOpened():
+        height, width = pixels.shape[:2]
+        if not self._video.isOpened():
+            self.size = (width, height)
+            codec = cv2.VideoWriter.fourcc(*CODECS[self.path.suffix.lower()])
+            if not self._video.open(str(self.path), codec, self.fps, self.size):
                 raise CheckError("OpenCV cannot write this video", where=str(self.path), expected="a codec it has")
-        if size != self.size:
+        if (width, height) != self.size:
             raise CheckError(
-                f"frame {frame.number} has {size[0]} x {size[1]} pixels",
+                f"frame {frame.number} has {width} x {height} pixels",
                 where=str(self.path),
-                expected=f"{self.size[0]} x {self.size[1]}, as the first" if self.size else "",
+                expected=f"{self.size[0]} x {self.size[1]}, as the first",
                 hint="one video has one size: leave --out away, or resize the pictures",
             )
         due = round(frame.time * self.fps) + 1 if self.live else self.written + 1
@@ -298,8 +272,7 @@ class Writer:
 
     def release(self) -> None:
         """Let go of the file, whatever it holds."""
-        if self._video is not None:
-            self._video.release()
+        self._video.release()
 
     def close(self) -> None:
         """Finish the file.
@@ -309,9 +282,9 @@ class Writer:
         CheckError
             If it does not hold what was written: OpenCV says nothing of a full disk.
         """
-        if self._video is None:
-            raise CheckError("there was no frame to write", where=str(self.path))
         self.release()
+        if self.written == 0:
+            raise CheckError("there was no frame to write", where=str(self.path))
         capture = _open(str(self.path))
         held = round(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
         capture.release()
