@@ -3,12 +3,15 @@
 import csv
 import io
 import json
+import shutil
 import struct
 import sys
 import zlib
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from skimage import data
 from typer.testing import CliRunner
@@ -17,6 +20,7 @@ from conftest import TONES, tone_probabilities
 from ferdistill.cli import app, cli
 from ferdistill.errors import CheckError, UsageError
 from ferdistill.faces.detector import Cascade, iou
+from ferdistill.files import read_json, sha256_file, write_json
 from ferdistill.runtime import pictures
 
 FACE = (177.0, 66.0, 97.0, 97.0)  # of scikit-image's astronaut
@@ -158,3 +162,85 @@ def test_a_missing_bundle_is_a_wrong_call(tmp_path):
     Image.new("L", (20, 20)).save(tmp_path / "a.png")
     result = predict(tmp_path / "a.png", "--bundle", tmp_path / "nowhere")
     assert isinstance(result.exception, UsageError) and result.exception.exit_code == 2
+
+
+def plain(tone_bundle, directory, **task):
+    """The bundle of tones as one of another task, or of none."""
+    shutil.copytree(tone_bundle, directory)
+    info = read_json(directory / "bundle.json")
+    del info["task"]
+    write_json(directory / "bundle.json", info | ({"task": task} if task else {}))
+    return directory
+
+
+CARDS = {"thing": "card", "things": "cards", "label": "suit", "labels": "suits", "detector": None}
+
+
+@pytest.mark.parametrize("task", [{}, CARDS])
+def test_a_bundle_without_a_detector_classifies_whole_pictures(tmp_path, tone_bundle, astronaut, task):
+    bundle = plain(tone_bundle, tmp_path / "bundle", **task)
+    Image.new("L", (20, 30), 30).save(tmp_path / "dark.png")
+    Image.fromarray(astronaut).save(tmp_path / "face.png")
+    (tmp_path / "none.png").write_bytes(b"nothing")
+    command = [tmp_path / "dark.png", tmp_path / "face.png", tmp_path / "none.png", "--bundle", bundle]
+    result = predict(*command)
+    dark, face, none = lines(result)
+    assert isinstance(result.exception, CheckError) and "1 of 3" in str(result.exception)
+    assert list(dark) == ["path", "label", "confidence", "probabilities"] == list(face)
+    assert (dark["label"], list(dark["probabilities"])) == ("dark", TONES)
+    assert np.allclose(list(dark["probabilities"].values()), tone_probabilities([30]), atol=1e-6)
+    assert list(none) == ["path", "error"]
+    table = list(csv.DictReader(io.StringIO(predict(*command, "--csv").stdout)))
+    assert list(table[0]) == ["path", "label", "confidence", *(f"prob_{tone}" for tone in TONES), "error"]
+    assert [row["label"] for row in table] == [dark["label"], face["label"] or "", ""]
+    assert "not an image" in table[2]["error"]
+
+
+def test_a_detector_is_not_put_before_a_bundle_that_wants_none(tmp_path, tone_bundle):
+    Image.new("L", (20, 30)).save(tmp_path / "a.png")
+    for command in ("predict", "watch"):
+        bundle = plain(tone_bundle, tmp_path / command, **CARDS)
+        source = tmp_path / "a.png" if command == "predict" else tmp_path
+        arguments = [command, str(source), "--bundle", str(bundle), "--detector", "haar"]
+        result = CliRunner().invoke(cli, arguments)
+        assert isinstance(result.exception, UsageError) and "whole cards" in str(result.exception)
+        info = read_json(bundle / "bundle.json")
+        write_json(bundle / "bundle.json", info | {"task": CARDS | {"detector": "spades"}})
+        result = CliRunner().invoke(cli, arguments)
+        assert isinstance(result.exception, UsageError) and "spades" in str(result.exception)
+
+
+@pytest.mark.parametrize("answer", [[np.nan, 0.5, 0.5], [np.inf, 0, 0], [12.97, -11.97, 0], [0.4, 0.4, 0.4]])
+@pytest.mark.parametrize("command", ["predict", "watch"])
+def test_a_model_that_answers_no_probabilities_is_refused(tmp_path, tone_bundle, command, answer):
+    bundle = plain(tone_bundle, tmp_path / "bundle")
+    write_constant(bundle, answer)
+    (tmp_path / "pictures").mkdir()
+    Image.new("L", (20, 30)).save(tmp_path / "pictures" / "a.png")
+    result = CliRunner().invoke(cli, [command, str(tmp_path / "pictures"), "--bundle", str(bundle)])
+    assert isinstance(result.exception, CheckError) and result.stdout == ""
+    assert "model.onnx" in result.exception.where and "probabilities" in result.exception.expected
+    write_constant(bundle, [0.5, 0.5, 0.0])
+    assert CliRunner().invoke(cli, [command, str(tmp_path / "pictures"), "--bundle", str(bundle)]).exit_code == 0
+
+
+def write_constant(bundle, answer):
+    """Put a model in a bundle that gives the same row for every image."""
+    nodes = [
+        helper.make_node("Cast", ["images"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["float"], ["mean"], axes=[1, 2], keepdims=0),
+        helper.make_node("Mul", ["mean", "zero"], ["nothing"]),
+        helper.make_node("Add", ["nothing", "answer"], ["probabilities"]),
+    ]
+    constants = [
+        numpy_helper.from_array(np.float32(0), "zero"),
+        numpy_helper.from_array(np.array([answer], np.float32), "answer"),
+    ]
+    images = helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", "height", "width", 1])
+    probabilities = helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["batch", len(answer)])
+    graph = helper.make_graph(nodes, "constant", [images], [probabilities], constants)
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), bundle / "model.onnx"
+    )
+    info = read_json(bundle / "bundle.json")
+    write_json(bundle / "bundle.json", info | {"files": {"model.onnx": sha256_file(bundle / "model.onnx")}})

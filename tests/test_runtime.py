@@ -100,6 +100,8 @@ def test_an_incomplete_bundle_is_refused(bundle: Path) -> None:
     [
         ({"files": {"../model.onnx": "0"}, "variants": {}}, UsageError, "without one of its files"),
         ({"variants": {"fp32": "other.onnx"}}, CheckError, "lacks the digest of a variant"),
+        ({"task": {"thing": 1}}, CheckError, "task cannot be so"),
+        ({"task": {"detector": "../faces"}}, CheckError, "task cannot be so"),
         ({"variants": {"int8": "model.onnx"}}, UsageError, r"has no fp32(.|\n)*expected: one of int8"),
     ],
 )
@@ -126,6 +128,14 @@ def test_a_file_that_is_no_model_is_named(bundle: Path) -> None:
     write_json(bundle / "bundle.json", info | {"files": {"model.onnx": sha256_file(bundle / "model.onnx")}})
     with pytest.raises(CheckError, match=r"cannot load the model(.|\n)*model\.onnx"):
         Classifier(bundle, device="cpu")
+
+
+def test_a_task_is_filled_up_with_the_words_that_fit_any(bundle: Path) -> None:
+    description = read_json(bundle / "bundle.json")
+    description.pop("task", None)
+    write_json(bundle / "bundle.json", description | {"task": {"thing": "digit"}})
+    task = Classifier(bundle, device="cpu").info["task"]
+    assert task == {"thing": "digit", "things": "images", "label": "class", "labels": "classes", "detector": None}
 
 
 def test_an_unknown_device_is_refused(bundle: Path) -> None:

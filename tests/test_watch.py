@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import math
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from ferdistill.faces.camera import Frame, Writer, latest, open_frames, open_wri
 from ferdistill.faces.detector import Cascade, Face, YuNet, crop, iou, whole
 from ferdistill.faces.tracker import Smoothing, Tracker, decide
 from ferdistill.faces.watch import annotate, record, watch
+from ferdistill.files import read_json, write_json
 from ferdistill.runtime.classifier import Classifier
 
 cv2.setNumThreads(1)
@@ -336,6 +338,19 @@ def test_a_directory_of_crops_is_watched_at_its_pace(tmp_path, tone_bundle):
     assert [line["faces"][0]["label"] for line in records] == ["dark", "dark", "light"]
     assert [line["time"] for line in records] == [0, 0.1, 0.2]
     assert [line["faces"][0]["track"] for line in records] == [1, 1, 1]
+
+
+def test_a_bundle_without_a_detector_watches_whole_frames(tmp_path, tone_bundle):
+    info = read_json(tone_bundle / "bundle.json")
+    bundle = shutil.copytree(tone_bundle, tmp_path / "bundle")
+    write_json(bundle / "bundle.json", info | {"task": {"thing": "card", "things": "cards"}})
+    (tmp_path / "frames").mkdir()
+    for number, tone in enumerate([10, 250]):
+        cv2.imwrite(str(tmp_path / "frames" / f"{number}.png"), np.full((20, 24), tone, np.uint8))
+    result = run(tmp_path / "frames", "--bundle", bundle, "--smoothing", "0")
+    records = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [list(line) for line in records] == [["frame", "time", "probabilities", "smoothed", "label"]] * 2
+    assert [line["label"] for line in records] == ["dark", "light"]
 
 
 def test_pictures_that_are_no_video_are_refused_before_anything_is_written(tmp_path, tone_bundle):
