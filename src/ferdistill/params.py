@@ -123,7 +123,7 @@ class TaskParams(StrictModel):
     things: Noun
     label: Noun
     labels: Noun
-    detector: Literal["faces"] | None = Field(description="what finds the things in a picture; null: nothing does")
+    detector: Literal["faces"] | None
 
 
 class LaunchParams(StrictModel):
