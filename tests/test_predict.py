@@ -219,7 +219,7 @@ def test_a_model_that_answers_no_probabilities_is_refused(tmp_path, tone_bundle,
     Image.new("L", (20, 30)).save(tmp_path / "pictures" / "a.png")
     result = CliRunner().invoke(cli, [command, str(tmp_path / "pictures"), "--bundle", str(bundle)])
     assert isinstance(result.exception, CheckError) and result.stdout == ""
-    assert "model.onnx" in result.exception.where and "probabilities" in result.exception.expected
+    assert "model.onnx" in result.exception.where and "no probabilities" in result.exception.what
     write_constant(bundle, [0.5, 0.5, 0.0])
     assert CliRunner().invoke(cli, [command, str(tmp_path / "pictures"), "--bundle", str(bundle)]).exit_code == 0
 

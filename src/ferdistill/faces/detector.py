@@ -91,38 +91,28 @@ class Cascade:
         """Find the faces of a frame; see `Detector`."""
         grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
         height, width = grey.shape
-        smallest = max(self.smallest * min(height, width), 8.0)
-        found = [Face(box) for box in self._search(grey, smallest, min(height, width))]
+        smallest, largest = max(self.smallest * min(height, width), 8.0), min(height, width)
+        found = [Face(box) for box in self._search(grey, smallest, largest)]
         for tilt in TILTS[1:] if self.thorough and not found else ():
-            diagonal = math.hypot(height, width)
-            move = _upright((width / 2, height / 2), tilt, diagonal)
-            turned = cv2.warpAffine(grey, move, (round(diagonal),) * 2, borderMode=cv2.BORDER_REPLICATE)
-            found = [Face(_back(box, move), tilt) for box in self._search(turned, smallest, min(height, width))]
+            turned, move = _turn(grey, (0.0, 0.0, width, height), tilt, math.hypot(height, width))
+            found = [Face(_back(box, move), tilt) for box in self._search(turned, smallest, largest)]
             if found:
                 break
         for face in near:
-            if all(iou(face.box, other.box) < 0.3 for other in found):
-                found += [
-                    again
-                    for again in self._follow(grey, face)
-                    if all(iou(again.box, other.box) < 0.3 for other in found)
-                ]
+            if _is_apart(face, found):
+                again = self._follow(grey, face)
+                found += [again] if again and _is_apart(again, found) else []
         return found
 
-    def _follow(self, grey: np.ndarray, face: Face) -> list[Face]:
+    def _follow(self, grey: np.ndarray, face: Face) -> Face | None:
         """The face that was at `face` a moment ago, sought in its surroundings, at angles near its own first."""
-        left, top, width, height = face.box
-        side = max(width, height)
-        for tilt in (face.tilt + turn for turn in TILTS):
-            if abs(tilt) > STEEPEST:
-                continue
-            move = _upright((left + width / 2, top + height / 2), tilt, 2 * side)
-            patch = cv2.warpAffine(grey, move, (round(2 * side),) * 2, borderMode=cv2.BORDER_REPLICATE)
-            found = self._search(patch, 0.7 * side, 1.4 * side)
-            if found:
+        side = max(face.box[2:])
+        for tilt in (face.tilt + turn for turn in TILTS if abs(face.tilt + turn) <= STEEPEST):
+            patch, move = _turn(grey, face.box, tilt, 2 * side)
+            if found := self._search(patch, 0.7 * side, 1.4 * side):
                 nearest = max(found, key=lambda box: iou(box, (side / 2, side / 2, side, side)))
-                return [Face(_back(nearest, move), tilt)]
-        return []
+                return Face(_back(nearest, move), tilt)
+        return None
 
     def _search(self, grey: np.ndarray, smallest: float, largest: float) -> list[Box]:
         """Upright faces whose sides lie between two lengths."""
@@ -133,10 +123,23 @@ class Cascade:
         return [(float(x / scale), float(y / scale), float(w / scale), float(h / scale)) for x, y, w, h in found]
 
 
-def _upright(middle: tuple[float, float], tilt: float, side: float) -> np.ndarray:
-    """The affine map (2, 3) that turns a picture by -`tilt` and takes `middle` to that of a square of `side`."""
-    turn = cv2.getRotationMatrix2D(middle, tilt, 1.0)
-    return turn + np.array([[0, 0, side / 2 - middle[0]], [0, 0, side / 2 - middle[1]]])
+def _is_apart(face: Face, others: Sequence[Face]) -> bool:
+    return all(iou(face.box, other.box) < 0.3 for other in others)
+
+
+def _turn(
+    picture: np.ndarray, box: Box, tilt: float, side: float, copied: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """The square of `side` around the middle of a box, turned by -`tilt`, and the affine map (2, 3) to it.
+
+    `copied`: by whole pixels, without interpolation.
+    """
+    left, top, width, height = box
+    across, down = left + width / 2, top + height / 2
+    move = cv2.getRotationMatrix2D((across, down), tilt, 1.0)
+    move = move + np.array([[0, 0, side / 2 - across], [0, 0, side / 2 - down]])
+    move = np.round(move) if copied else move
+    return cv2.warpAffine(picture, move, (round(side),) * 2, borderMode=cv2.BORDER_REPLICATE), move
 
 
 def _back(box: Box, forward: np.ndarray) -> Box:
@@ -217,10 +220,5 @@ def crop(frame: np.ndarray, face: Face, margin: float = MARGIN) -> np.ndarray:
     (side, side, 3) uint8 array
         Beyond the frame, its edge is repeated.
     """
-    left, top, width, height = face.box
-    side = max(1, round(max(width, height) * (1 + 2 * margin)))
-    move = _upright((left + width / 2, top + height / 2), face.tilt, side)
-    if face.tilt == 0:
-        move = np.round(move)  # whole pixels: a copy, not an interpolation
-    upright: np.ndarray = cv2.warpAffine(frame, move, (side, side), borderMode=cv2.BORDER_REPLICATE)
-    return upright
+    side = max(1, round(max(face.box[2:]) * (1 + 2 * margin)))
+    return _turn(frame, face.box, face.tilt, side, copied=face.tilt == 0)[0]

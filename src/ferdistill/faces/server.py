@@ -80,7 +80,7 @@ def listed_files(bundle_dir: Path) -> dict[str, Path]:
         raise UsageError(
             f"the page lacks {len(missing)} of its {len(files)} files",
             where=str(missing[0]),
-            expected="the page, with onnxruntime-web and the face detector beside it",
+            expected="the page, with onnxruntime-web and its other libraries beside it",
             hint="run `make web` in a checkout of ferdistill (it needs npm), then serve again",
         )
     return files | {"/": WEB / "index.html"} | {f"/bundle/{name}": bundle_dir / name for name in BUNDLE}
@@ -113,14 +113,7 @@ class Handler(BaseHTTPRequestHandler):
     timeout = 30  # seconds in which a silent connection gives its thread back
 
     def do_GET(self) -> None:
-        """Send a file."""
-        self._answer(with_body=True)
-
-    def do_HEAD(self) -> None:
-        """Send a file's headers."""
-        self._answer(with_body=False)
-
-    def _answer(self, with_body: bool) -> None:
+        """Send a file; of HEAD, its headers alone."""
         name = self.headers.get("Host", "").partition(":")[0].lower()
         if name not in LOOPBACK_NAMES:
             self.send_error(HTTPStatus.FORBIDDEN, explain=f"This server answers to {HOST} and localhost alone.")
@@ -140,8 +133,10 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Type", MEDIA_TYPES[file.suffix])
             self.send_header("Content-Length", str(os.fstat(body.fileno()).st_size))
             self.end_headers()
-            if with_body:
+            if self.command == "GET":
                 shutil.copyfileobj(body, self.wfile)
+
+    do_HEAD = do_GET
 
     def end_headers(self) -> None:
         """Close the headers of every answer, errors too, with `HEADERS`."""

@@ -15,6 +15,7 @@ SCHEMA_VERSION = 2
 TASK = {"thing": "image", "things": "images", "label": "class", "labels": "classes", "detector": None}
 CONFIDENCE = 0.5  # below which there is no label, where the bundle does not say
 TOLERANCE = 1e-3  # of the sum of an answer's probabilities; float32 and int8 networks keep within 1e-5
+RECOPY = "copy the whole directory again"
 
 
 def _are_texts(value: Any) -> bool:
@@ -25,28 +26,17 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _are_classes(value: Any) -> bool:
-    return (
-        isinstance(value, list) and all(isinstance(name, str) for name in value) and 2 <= len(set(value)) == len(value)
-    )
-
-
-def _is_task(value: Any) -> bool:
-    if not isinstance(value, dict):
-        return False
-    task = TASK | value
-    words = [task[name] for name in ("thing", "things", "label", "labels")]
-    detector = task["detector"]
-    return all(isinstance(word, str) and word.isprintable() and word for word in words) and (
-        detector is None or (isinstance(detector, str) and detector.isidentifier())
-    )
-
-
 # What bundle.json must hold, and whether a value of it can be one.
 ENTRIES: dict[str, Callable[[Any], bool]] = {
-    "classes": _are_classes,
+    "task": lambda value: (
+        isinstance(value, dict)
+        and _are_texts(TASK | value | {"detector": ""})
+        and (value.get("detector") is None or str(value["detector"]).isidentifier())
+    ),
+    "classes": lambda value: (
+        isinstance(value, list) and all(isinstance(name, str) for name in value) and 2 <= len(set(value)) == len(value)
+    ),
     "files": _are_texts,
-    "task": _is_task,
     "image": lambda value: (
         isinstance(value, dict)
         and value.get("channels") in (1, 3)
@@ -77,45 +67,35 @@ def read_bundle(directory: Path) -> dict[str, Any]:
             expected="a directory with bundle.json, as the stage `export` writes it",
             hint="give the directory of a bundle; in a checkout, `dvc repro` or `dvc pull` brings models/bundle",
         )
-    info = read_json(description, hint="copy the whole directory again")
-    version = info.get("schema_version")
-    if version != SCHEMA_VERSION:
+    info = {"task": {}} | read_json(description, hint=RECOPY)
+    if info.get("schema_version") != SCHEMA_VERSION:
         raise CheckError(
-            f"a bundle of schema version {version}",
+            f"a bundle of schema version {info.get('schema_version')}",
             where=str(description),
             expected=f"version {SCHEMA_VERSION}",
             hint="use the release of ferdistill that wrote it, or export again",
         )
-    info.setdefault("task", {})
-    lacking = ENTRIES.keys() - info.keys()
-    odd = [name for name, fits in ENTRIES.items() if name in info and not fits(info[name])]
-    if lacking or odd or not set(info["variants"].values()) <= info["files"].keys():
-        raise CheckError(
-            f"bundle.json lacks {', '.join(sorted(lacking))}"
-            if lacking
-            else f"in bundle.json, {', '.join(odd)} cannot be so"
-            if odd
-            else "bundle.json lacks the digest of a variant",
-            where=str(description),
-            expected="what the stage `export` writes",
-            hint="copy the whole directory again",
-        )
+    problem = ""
+    if lacking := ENTRIES.keys() - info.keys():
+        problem = f"bundle.json lacks {', '.join(sorted(lacking))}"
+    elif odd := [name for name, fits in ENTRIES.items() if not fits(info[name])]:
+        problem = f"in bundle.json, {', '.join(odd)} cannot be so"
+    elif not set(info["variants"].values()) <= info["files"].keys():
+        problem = "bundle.json lacks the digest of a variant"
+    if problem:
+        raise CheckError(problem, where=str(description), expected="what the stage `export` writes", hint=RECOPY)
     for name, expected in info["files"].items():
         file = directory / name
         if Path(name).name != name or not file.is_file():
-            raise UsageError(
-                "a bundle without one of its files", where=str(file), hint="copy the whole directory again"
-            )
-        found = sha256_file(file)
-        if found != expected:
+            raise UsageError("a bundle without one of its files", where=str(file), hint=RECOPY)
+        if (found := sha256_file(file)) != expected:
             raise CheckError(
                 "a file is damaged, or belongs to another bundle",
                 where=f"{file}, SHA-256 {found}",
                 expected=f"SHA-256 {expected}, as bundle.json says",
-                hint="copy the whole directory again",
+                hint=RECOPY,
             )
-    info["task"] = TASK | info["task"]
-    return info
+    return info | {"task": TASK | info["task"]}
 
 
 class Classifier:
@@ -125,10 +105,8 @@ class Classifier:
     ----------
     bundle_dir : path
         Directory with `bundle.json` and the files that it names.
-    threads : int, optional
-        CPU threads of one prediction; None leaves it to ONNX Runtime.
-    device : {"auto", "cpu", "cuda", "tensorrt"}
-        `auto` takes CUDA where there is a GPU, and the CPU otherwise.
+    threads, device
+        As `session.open_session` takes them.
     variant : str
         `fp32`, or `int8` where the bundle has it: see `info["variants"]`.
 
@@ -202,32 +180,7 @@ class Classifier:
         CheckError
             If ONNX Runtime cannot run the model on them, or what it answers are no probabilities.
         """
-        expected = "uint8 (N, H, W, 1) for grey or (N, H, W, 3) for RGB, as a NumPy array"
-        if not isinstance(images, np.ndarray):
-            raise UsageError(
-                f"not an array, but a {type(images).__name__}",
-                where=repr(images)[:200],
-                expected=expected,
-                hint='open a picture with Pillow: np.asarray(Image.open("picture.jpg").convert("RGB"))[None]',
-            )
-        if images.dtype != np.uint8:
-            raise UsageError(
-                f"images of dtype {images.dtype}",
-                where=f"shape {images.shape}",
-                expected=expected,
-                hint="give the pixels as they were decoded, 0 to 255, not scaled or normalised: the graph does that",
-            )
-        if images.ndim != 4 or images.shape[3] not in (1, 3):
-            raise UsageError(
-                f"images of shape {images.shape}",
-                where=f"dtype {images.dtype}",
-                expected=expected,
-                hint="wrap a single image as images[None]; drop an alpha channel as images[..., :3]",
-            )
-        if images.size == 0:
-            raise UsageError(
-                "an empty batch", where=f"shape {images.shape}", expected="at least one image of one pixel or more"
-            )
+        _require_images(images)
         try:
             probabilities: np.ndarray = self._session.run(["probabilities"], {"images": images})[0]
         except Exception as error:  # ONNX Runtime has a class of its own for each cause, and no common one
@@ -236,21 +189,14 @@ class Classifier:
                 where=f"images {images.shape}",
                 expected="images with the channels that the network takes, and a model that the stage `export` wrote",
             ) from None
-        if probabilities.shape != (len(images), len(self.classes)):
+        rows = probabilities.tolist()  # lists: faster than NumPy on the one row of a camera
+        if len(rows) != len(images) or not all(min(row) >= 0 and abs(sum(row) - 1) <= TOLERANCE for row in rows):
             raise CheckError(
-                f"the model answers {probabilities.shape}",
+                f"what the model answers are no probabilities: {np.array2string(probabilities, threshold=20)}",
                 where=str(self._model),
-                expected=f"{(len(images), len(self.classes))}: a row an image, a column a class",
-                hint="export it again",
+                expected=f"{len(images)} rows, none of whose numbers is below 0, and which sum to 1",
+                hint="train or export it again",
             )
-        for row in probabilities.tolist():  # lists: three times as fast as NumPy on the one row of a camera
-            if not (min(row) >= 0 and abs(sum(row) - 1) <= TOLERANCE):
-                raise CheckError(
-                    f"the model answers {', '.join(f'{value:.3g}' for value in row[:10])}",
-                    where=str(self._model),
-                    expected="probabilities: none below 0, together 1",
-                    hint="the network gives no numbers, or no softmax: train or export it again",
-                )
         return probabilities
 
     def answer(self, row: np.ndarray, threshold: float) -> dict[str, Any]:
@@ -261,3 +207,25 @@ class Classifier:
             "confidence": float(row[best]),
             "probabilities": dict(zip(self.classes, row.tolist(), strict=True)),
         }
+
+
+def _require_images(images: Any) -> None:
+    if not isinstance(images, np.ndarray):
+        what = f"not an array, but a {type(images).__name__}"
+        hint = 'open a picture with Pillow: np.asarray(Image.open("picture.jpg").convert("RGB"))[None]'
+    elif images.dtype != np.uint8:
+        what = f"images of dtype {images.dtype}"
+        hint = "give the pixels as they were decoded, 0 to 255, not scaled or normalised: the graph does that"
+    elif images.ndim != 4 or images.shape[3] not in (1, 3):
+        what = f"images of shape {images.shape}"
+        hint = "wrap a single image as images[None]; drop an alpha channel as images[..., :3]"
+    elif images.size == 0:
+        what, hint = "an empty batch", "give at least one image of one pixel or more"
+    else:
+        return
+    raise UsageError(
+        what,
+        where=f"{images.dtype} {images.shape}" if isinstance(images, np.ndarray) else repr(images)[:200],
+        expected="uint8 (N, H, W, 1) for grey or (N, H, W, 3) for RGB, as a NumPy array",
+        hint=hint,
+    )
