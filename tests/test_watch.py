@@ -25,7 +25,7 @@ from ferdistill.cli import cli
 from ferdistill.errors import CheckError, UsageError
 from ferdistill.faces.camera import Frame, Writer, latest, open_frames, open_writer
 from ferdistill.faces.detector import Cascade, Face, YuNet, crop, iou, whole
-from ferdistill.faces.tracker import Smoothing, Tracker, decide
+from ferdistill.faces.tracker import Smoothing, Tracker, steady_label
 from ferdistill.faces.watch import annotate, record, watch
 from ferdistill.files import read_json, write_json
 from ferdistill.runtime.classifier import Classifier
@@ -185,7 +185,7 @@ def test_smoothing_answers_a_step_alike_at_any_frame_rate(fps):
     ],
 )
 def test_labels_hold_until_another_leads(before, probabilities, after):
-    assert decide(before, np.array(probabilities), Smoothing(confidence=0.5, hysteresis=0.1)) == after
+    assert steady_label(before, np.array(probabilities), Smoothing(confidence=0.5, hysteresis=0.1)) == after
 
 
 def test_noise_flips_labels_less_with_smoothing_and_hysteresis():

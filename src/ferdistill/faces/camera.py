@@ -37,36 +37,17 @@ class Frame:
 
 @dataclass
 class Frames:
-    """What is being watched.
-
-    Attributes
-    ----------
-    frames : iterator of Frame
-    fps : float
-        Frames a second, of the annotated video too.
-    live : bool
-        Whether frames come when they come and are dropped when they are not fetched.
-    total : int or None
-        How many frames there should be, where that is known.
-    read, dropped : int
-        Frames got so far, and frames of a camera that were overtaken by a later one.
-    stopped : bool
-        Set it, from a signal or another thread, to end after the frame at hand.
-    complete : bool
-        Whether the source came to its end by itself.
-    failure : CheckError or None
-        What ended it early. It is kept until what was seen before is safe on disk: see `require_all`.
-    """
+    """What is being watched."""
 
     frames: Iterator[Frame]
-    fps: float
-    live: bool = False
-    total: int | None = None
-    read: int = 0
-    dropped: int = 0
-    stopped: bool = False
-    complete: bool = False
-    failure: CheckError | None = None
+    fps: float  # of the annotated video too
+    live: bool = False  # whether frames come when they come, and are dropped when they are not fetched
+    total: int | None = None  # how many frames there should be, where that is known
+    read: int = 0  # frames got so far
+    dropped: int = 0  # frames of a camera that were overtaken by a later one
+    stopped: bool = False  # set it, from a signal or another thread, to end after the frame at hand
+    complete: bool = False  # whether the source came to its end by itself
+    failure: CheckError | None = None  # what ended it early, kept until what was seen before is safe on disk
 
     def __iter__(self) -> Iterator[Frame]:
         """Yield the frames, counting them."""
@@ -244,7 +225,7 @@ class Writer:
         self.path, self.fps, self.live = path, fps, live
         self.written = 0
         self.size = (0, 0)  # of every frame: width, height
-        self._video = cv2.VideoWriter()
+        self.video = cv2.VideoWriter()
 
     def write(self, frame: Frame, pixels: np.ndarray) -> None:
         """Add a frame's annotated pixels, RGB uint8 (H, W, 3).
@@ -252,10 +233,10 @@ class Writer:
         The frames of a live source come unevenly, so there one is repeated, or left out, to keep the time.
         """
         height, width = pixels.shape[:2]
-        if not self._video.isOpened():
+        if not self.video.isOpened():
             self.size = (width, height)
             codec = cv2.VideoWriter.fourcc(*CODECS[self.path.suffix.lower()])
-            if not self._video.open(str(self.path), codec, self.fps, self.size):
+            if not self.video.open(str(self.path), codec, self.fps, self.size):
                 raise CheckError("OpenCV cannot write this video", where=str(self.path), expected="a codec it has")
         if (width, height) != self.size:
             raise CheckError(
@@ -267,12 +248,8 @@ class Writer:
         due = round(frame.time * self.fps) + 1 if self.live else self.written + 1
         picture = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
         while self.written < due:
-            self._video.write(picture)
+            self.video.write(picture)
             self.written += 1
-
-    def release(self) -> None:
-        """Let go of the file, whatever it holds."""
-        self._video.release()
 
     def close(self) -> None:
         """Finish the file.
@@ -282,7 +259,7 @@ class Writer:
         CheckError
             If it does not hold what was written: OpenCV says nothing of a full disk.
         """
-        self.release()
+        self.video.release()
         if self.written == 0:
             raise CheckError("there was no frame to write", where=str(self.path))
         capture = _open(str(self.path))
@@ -330,6 +307,6 @@ def open_writer(path: Path, fps: float, live: bool) -> Iterator[Writer]:
         try:
             yield writer
         except BaseException:
-            writer.release()
+            writer.video.release()
             raise
         writer.close()

@@ -40,13 +40,19 @@ if TYPE_CHECKING:
 def finder(
     classifier: "Classifier", detector: str | None, whole: bool, smallest: float, margin: float, threads: int | None
 ) -> "Callable[[np.ndarray, float], list[dict[str, Any]]]":
-    """A function that gives the faces of a picture, as `crops.predict` does: of pixels, and the confidence."""
+    """A function of pixels and a confidence that says where each face in a picture is, and its label, for JSON."""
     opencv(threads)
-    from .crops import predict
     from .detector import open_detector
+    from .watch import classify
 
     detect = open_detector(detector, whole, smallest, thorough=True)
-    return lambda pixels, threshold: predict(classifier, pixels, detect, threshold, None if whole else margin)
+
+    def find(pixels: "np.ndarray", threshold: float) -> list[dict[str, Any]]:
+        faces = detect(pixels, [])
+        rows = classify(classifier, pixels, faces, None if whole else margin)
+        return [face.record() | classifier.answer(row, threshold) for face, row in zip(faces, rows, strict=True)]
+
+    return find
 
 
 def watch(

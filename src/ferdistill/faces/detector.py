@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import CheckError, UsageError
 
-Box = tuple[float, float, float, float]
+Box = tuple[float, float, float, float]  # left, top, width and height in pixels; may reach over the frame's edge
 
 TILTS = (0.0, 20.0, -20.0, 40.0, -40.0)  # degrees; the cascade sees faces that are turned by about 15 at most
 STEEPEST = 60.0  # degrees; further turned, a head is a false find
@@ -22,16 +22,10 @@ MARGIN = 0.07
 
 @dataclass(frozen=True)
 class Face:
-    """Where a face is.
-
-    Attributes
-    ----------
-    box : left, top, width and height in pixels; may reach over the frame's edge
-    tilt : degrees by which the head is turned clockwise in the picture
-    """
+    """Where a face is."""
 
     box: Box
-    tilt: float = 0.0
+    tilt: float = 0.0  # degrees by which the head is turned clockwise in the picture
 
     def record(self) -> dict[str, Any]:
         """Box and tilt as JSON takes them, to a tenth."""

@@ -11,48 +11,25 @@ from .detector import Face, iou
 
 @dataclass(frozen=True)
 class Smoothing:
-    """How a track's label follows its probabilities.
+    """How a track's label follows its probabilities."""
 
-    Attributes
-    ----------
-    seconds : float
-        Time constant of the exponential moving average of the probabilities; 0 for none.
-    confidence : float
-        Largest smoothed probability from which on a face gets a label, in [0, 1].
-    hysteresis : float
-        By how much another class must lead before it takes the label, and by how much the confidence may fall
-        before the label is withdrawn; in [0, 1].
-    """
-
-    seconds: float = 0.15
-    confidence: float = 0.5
+    seconds: float = 0.15  # time constant of the exponential moving average of the probabilities; 0 for none
+    confidence: float = 0.5  # largest smoothed probability from which on there is a label, in [0, 1]
+    # By how much another class must lead before it takes the label, and by how much the confidence may fall before the
+    # label is withdrawn; in [0, 1].
     hysteresis: float = 0.1
 
 
 @dataclass
 class Track:
-    """One face over time.
+    """One face over time."""
 
-    Attributes
-    ----------
-    number : int
-        From 1, never used again.
-    face : Face
-        Where it was last.
-    time : float
-        When that was, in seconds.
-    probabilities, smoothed : (K,) array
-        Of the last frame that showed it, and their average up to then.
-    label : int or None
-        The class; None where the confidence does not suffice.
-    """
-
-    number: int
-    face: Face
-    time: float
-    probabilities: np.ndarray
-    smoothed: np.ndarray
-    label: int | None
+    number: int  # from 1, never used again
+    face: Face  # where it was last
+    time: float  # when that was, in seconds
+    probabilities: np.ndarray  # (K,), of the last frame that showed it
+    smoothed: np.ndarray  # (K,), their average up to then
+    label: int | None  # the class; None where the confidence does not suffice
 
 
 @dataclass
@@ -97,25 +74,21 @@ class Tracker:
                 taken.add(place)
                 track_of[row] = self.tracks[place]
         for row, face in enumerate(faces):
-            if row in track_of:
-                self._continue(track_of[row], time, face, probabilities[row])
-            else:
+            now = probabilities[row]
+            if row not in track_of:
                 self.started += 1
-                label = decide(None, probabilities[row], self.smoothing)
-                track_of[row] = Track(self.started, face, time, probabilities[row], probabilities[row], label)
+                track_of[row] = Track(self.started, face, time, now, now, None)
                 self.tracks.append(track_of[row])
+            track = track_of[row]
+            seconds = self.smoothing.seconds
+            weight = -math.expm1(-(time - track.time) / seconds) if seconds > 0 else 1.0
+            track.face, track.time, track.probabilities = face, time, now
+            track.smoothed = track.smoothed + weight * (now - track.smoothed)
+            track.label = steady_label(track.label, track.smoothed, self.smoothing)
         return [track_of[row] for row in range(len(faces))]
 
-    def _continue(self, track: Track, time: float, face: Face, probabilities: np.ndarray) -> None:
-        weight = 1.0
-        if self.smoothing.seconds > 0:
-            weight = -math.expm1(-(time - track.time) / self.smoothing.seconds)
-        track.face, track.time, track.probabilities = face, time, probabilities
-        track.smoothed = track.smoothed + weight * (probabilities - track.smoothed)
-        track.label = decide(track.label, track.smoothed, self.smoothing)
 
-
-def decide(label: int | None, probabilities: np.ndarray, smoothing: Smoothing) -> int | None:
+def steady_label(label: int | None, probabilities: np.ndarray, smoothing: Smoothing) -> int | None:
     """The label after `label`, given probabilities (K,), or None where they do not suffice for one."""
     best = int(probabilities.argmax())
     if label is not None and probabilities[best] - probabilities[label] < smoothing.hysteresis:

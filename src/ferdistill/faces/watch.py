@@ -7,10 +7,10 @@ from typing import Any
 import cv2
 import numpy as np
 
+from ..runtime import pictures
 from ..runtime.classifier import Classifier
 from .camera import Frame
-from .crops import classify
-from .detector import MARGIN, Detector
+from .detector import MARGIN, Detector, Face, crop
 from .tracker import Smoothing, Track, Tracker
 
 UNSURE = (170, 170, 170)
@@ -33,6 +33,16 @@ class Seen:
     tracks: list[Track]
 
 
+def classify(
+    classifier: Classifier, pixels: np.ndarray, faces: list[Face], margin: float | None = MARGIN
+) -> np.ndarray:
+    """Calibrated probabilities (N, K) of N faces in a picture, RGB uint8 (H, W, 3).
+
+    `margin` is that of `detector.crop`; None: each face is the whole picture, neither squared nor turned.
+    """
+    return pictures.classify(classifier, [pixels if margin is None else crop(pixels, face, margin) for face in faces])
+
+
 def watch(
     frames: Iterable[Frame],
     classifier: Classifier,
@@ -52,7 +62,7 @@ def watch(
     smoothing : Smoothing, optional
         With the bundle's confidence, if not given.
     margin : float or None
-        Around the detector's box; see `faces.classify`.
+        Around the detector's box; see `classify`.
 
     Yields
     ------

@@ -19,24 +19,12 @@ DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32", "tensor(float16)
 
 
 class Model(NamedTuple):
-    """A file to be measured.
+    """A file to be measured."""
 
-    Attributes
-    ----------
-    name : str
-        The path as it was given, and the variant of a bundle that has several.
-    file : path
-        The ONNX file.
-    shape : tuple of int, optional
-        Of one input, without the batch; None where the graph must tell.
-    info : dict
-        What bundle.json says; empty for a bare file.
-    """
-
-    name: str
-    file: Path
-    shape: tuple[int, ...] | None
-    info: dict[str, Any]
+    name: str  # the path as it was given, and the variant of a bundle that has several
+    file: Path  # ONNX
+    shape: tuple[int, ...] | None  # of one input, without the batch; None where the graph must tell
+    info: dict[str, Any]  # what bundle.json says; empty for a bare file
 
 
 def models_at(path: Path, shape: tuple[int, ...] | None = None) -> list[Model]:
@@ -53,12 +41,10 @@ def models_at(path: Path, shape: tuple[int, ...] | None = None) -> list[Model]:
         raise UsageError("no model there", where=str(path), expected="an ONNX file, or the directory of a bundle")
     info = read_bundle(path)
     size, channels = info["image"]["size"], info["image"]["channels"]
-    variants = info["variants"].items()
+    several = len(info["variants"]) > 1
     return [
-        Model(
-            f"{path} {variant}" if len(variants) > 1 else str(path), path / name, shape or (size, size, channels), info
-        )
-        for variant, name in variants
+        Model(f"{path} {variant}" if several else str(path), path / name, shape or (size, size, channels), info)
+        for variant, name in info["variants"].items()
     ]
 
 
