@@ -56,7 +56,7 @@ def test_the_same_seed_learns_the_same(course):
 def test_a_recipe_starts_from_the_file_with_a_classifier_of_its_own(course, tmp_path):
     network, _ = learn(course, 1)
     path = tmp_path / "start.safetensors"
-    pretrain.save(network, path, seed=1, task="units")
+    pretrain.save(network, path, {"seed": 1, "task": "units"})
     with safe_open(path, "pt") as file:
         assert file.metadata()["task"] == "units" and file.metadata()["seed"] == "1"
     torch.manual_seed(0)

@@ -38,15 +38,14 @@ def bench(
 
         ferdistill bench models/bundle other.onnx --shape 48,48,1 --provider cuda --batch 1,32,256
     """
-    from ..runtime import latency, session
+    from ..runtime import latency
 
-    device = session.device_named(provider, "--provider")
     sizes = _integers(batches, "--batch")
     own = None if shape is None else tuple(_integers(shape, "--shape"))
     models = [model for path in paths for model in latency.models_at(path, own)]
     with bar() as progress:
         task = progress.add_task("measuring", total=len(sizes))
-        result = latency.bench(models, sizes, threads, device, warmup, rounds, lambda: progress.advance(task))
+        result = latency.bench(models, sizes, threads, provider, warmup, rounds, lambda: progress.advance(task))
     if as_json:
         typer.echo(json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False))
     else:

@@ -11,29 +11,20 @@ import typer
 from .. import workspace
 from ..errors import CheckError, UsageError
 from ..progress import track
-from .options import (
-    BundleOption,
-    ConfidenceOption,
-    DetectorOption,
-    DeviceOption,
-    MarginOption,
-    SmallestOption,
-    ThreadsOption,
-    WholeOption,
-)
+from . import options
 
 
 def predict(
     sources: Annotated[list[str], typer.Argument(metavar="IMAGE|DIR|GLOB...", help="Pictures.")],
-    bundle: BundleOption = workspace.BUNDLE,
-    whole: WholeOption = False,
+    bundle: options.Bundle = workspace.BUNDLE,
+    whole: options.Whole = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, a line a find, instead of JSON lines.")] = False,
-    detector: DetectorOption = None,
-    smallest: SmallestOption = 0.1,
-    margin: MarginOption = 0.07,
-    confidence: ConfidenceOption = None,
-    threads: ThreadsOption = None,
-    device: DeviceOption = "auto",
+    detector: options.Detector = None,
+    smallest: options.Smallest = 0.1,
+    margin: options.Margin = 0.07,
+    confidence: options.Confidence = None,
+    threads: options.Threads = None,
+    device: options.Device = "auto",
 ) -> None:
     """Classify pictures, or what the bundle's detector finds in them.
 
@@ -50,10 +41,9 @@ def predict(
     """
     from ..runtime import pictures
     from ..runtime.classifier import Classifier
-    from ..runtime.session import device_named
 
     files = pictures.find(sources)
-    classifier = Classifier(bundle, threads, device_named(device, "--device"))
+    classifier = Classifier(bundle, threads, device)
     threshold = classifier.confidence if confidence is None else confidence
     task = classifier.info["task"]
     room = room_of(task, detector)

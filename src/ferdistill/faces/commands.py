@@ -15,16 +15,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 import typer
 
 from .. import params, workspace
-from ..commands.options import (
-    BundleOption,
-    ConfidenceOption,
-    DetectorOption,
-    DeviceOption,
-    MarginOption,
-    SmallestOption,
-    ThreadsOption,
-    WholeOption,
-)
+from ..commands import options
 from ..commands.predict import room_of
 from ..errors import UsageError
 from ..files import atomic
@@ -57,7 +48,7 @@ def finder(
 
 def watch(
     source: Annotated[str, typer.Argument(metavar="CAMERA|VIDEO|DIR", help="0 is the first camera.")],
-    bundle: BundleOption = workspace.BUNDLE,
+    bundle: options.Bundle = workspace.BUNDLE,
     out: Annotated[
         Path | None, typer.Option("--out", help="Write the annotated video: .mp4, .mkv, .webm or .avi.")
     ] = None,
@@ -66,11 +57,11 @@ def watch(
         typer.Option("--json", metavar="FILE", help="Write a JSON line a frame; - prints them as they come."),
     ] = None,
     show: Annotated[bool, typer.Option("--show", help="Show it in a window; q or Escape ends.")] = False,
-    whole: WholeOption = False,
-    detector: DetectorOption = None,
-    smallest: SmallestOption = 0.1,
-    margin: MarginOption = 0.07,
-    confidence: ConfidenceOption = None,
+    whole: options.Whole = False,
+    detector: options.Detector = None,
+    smallest: options.Smallest = 0.1,
+    margin: options.Margin = 0.07,
+    confidence: options.Confidence = None,
     smoothing: Annotated[
         float, typer.Option("--smoothing", min=0, max=60, help="Time constant of the averaging, s; 0 for none.")
     ] = 0.15,
@@ -78,8 +69,8 @@ def watch(
         float, typer.Option("--hysteresis", min=0, max=1, help="Lead by which another class takes the label.")
     ] = 0.1,
     fps: Annotated[float, typer.Option("--fps", min=0.1, max=1000, help="Pace of the pictures of a directory.")] = 25,
-    threads: ThreadsOption = None,
-    device: DeviceOption = "auto",
+    threads: options.Threads = None,
+    device: options.Device = "auto",
 ) -> None:
     """Classify the frames of a camera, a video or a directory, or follow what the bundle's detector finds in them.
 
@@ -105,13 +96,12 @@ def watch(
                 hint="pip uninstall opencv-python-headless; pip install 'opencv-python<5'; or use --out",
             ) from None
     from ..runtime.classifier import Classifier
-    from ..runtime.session import device_named
     from . import camera
     from . import watch as library
     from .detector import open_detector
     from .tracker import Smoothing
 
-    classifier = Classifier(bundle, threads, device_named(device, "--device"))
+    classifier = Classifier(bundle, threads, device)
     settings = Smoothing(smoothing, classifier.confidence if confidence is None else confidence, hysteresis)
     located = room_of(classifier.info["task"], detector) is not None
     detect = open_detector(detector, whole or not located, smallest, thorough=False)
@@ -267,17 +257,10 @@ def pretrain(
     for name, recipe in recipes.items():
         network, unexplained = library.pretrain(recipe, image, courses, epochs=epochs, lr=lr, seed=seed, name=name)
         path = Path(recipe.init)
-        library.save(
-            network,
-            path,
-            task="action-unit regression on rendered faces",
-            model=recipe.model,
-            options=recipe.options,
-            stem=recipe.stem,
-            renders=renders,
-            epochs=epochs,
-            lr=lr,
-            seed=seed,
-            unexplained=f"{unexplained:.4f}",
-        )
+        made = {
+            "task": "action-unit regression on rendered faces",
+            **recipe.model_dump(include={"model", "options", "stem"}),
+        }
+        made |= {"renders": renders, "epochs": epochs, "lr": lr, "seed": seed, "unexplained": f"{unexplained:.4f}"}
+        library.save(network, path, made)
         print(f"{path}: {unexplained:.1%} of the variance unexplained, {path.stat().st_size / 1e6:.1f} MB", flush=True)

@@ -46,17 +46,8 @@ def draw_renders(count: int, seed: int, image: ImageParams, plain: bool) -> tupl
         intensities[row] = rng.uniform(0.4, 1, shape) * (rng.uniform(0, 1, shape) < 1 / 3)
         view = faces.draw_view(rng)
         if plain:
-            view = replace(
-                view,
-                yaw=view.yaw / 3,
-                pitch=view.pitch / 3,
-                roll=view.roll / 3,
-                light=view.light / 3,
-                contrast=1.0,
-                noise=3.0,
-                blur=0.0,
-                occluder="",
-            )
+            weak = {name: getattr(view, name) / 3 for name in ("yaw", "pitch", "roll", "light")}
+            view = replace(view, **weak, contrast=1.0, noise=3.0, blur=0.0, occluder="")
         face = faces.render(faces.draw_identity(rng), intensities[row], view, image.size)
         images[row] = face[..., None]
     return images, intensities
@@ -83,20 +74,20 @@ def pretrain(
         Share of the variance that remains on the last tenth of the last course, which is not trained on.
     """
     make_deterministic(seed)
-    where = device()
+    processor = device()
     units = len(faces.ACTION_UNITS)
-    network = models.build(recipe.model, recipe.options, recipe.stem, units, image, False).to(where)
+    network = models.build(recipe.model, recipe.options, recipe.stem, units, image, False).to(processor)
     batch, generator = 64, torch.Generator().manual_seed(seed)
     for number, (images, intensities) in enumerate(courses, 1):
         mean, std = intensities.mean(0), intensities.std(0)
-        wanted = torch.from_numpy((intensities - mean) / std).to(where)
+        wanted = torch.from_numpy((intensities - mean) / std).to(processor)
         train = len(images) - len(images) // 10
         steps = epochs * (train // batch)
         optimizer = create_optimizer_v2(network, "adamw", lr=lr, weight_decay=0.05)
         scheduler = CosineLRScheduler(
             optimizer,
             steps,
-            lr_min=lr / 100,
+            lr / 100,
             warmup_t=steps // 20,
             warmup_lr_init=lr / 100,
             warmup_prefix=True,
@@ -113,8 +104,8 @@ def pretrain(
                 pixels = torch.from_numpy(images[rows.numpy()]).permute(0, 3, 1, 2)
                 scheduler.step_update(step)
                 moved = apply(pixels, "flip_shift", draw(batch, image.size, generator))
-                outputs = network(as_input(moved, where))
-                loss = F.mse_loss(outputs, wanted[rows.to(where)])
+                outputs = network(as_input(moved, processor))
+                loss = F.mse_loss(outputs, wanted[rows.to(processor)])
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
@@ -123,12 +114,12 @@ def pretrain(
         network.eval()
         with torch.inference_mode():
             parts = torch.from_numpy(images[train:]).permute(0, 3, 1, 2).split(256)
-            found = torch.cat([network(as_input(part, where)) for part in parts])
+            found = torch.cat([network(as_input(part, processor)) for part in parts])
             unexplained = float(F.mse_loss(found, wanted[train:]))
     return network.cpu(), unexplained
 
 
-def save(network: torch.nn.Module, path: Path, **provenance: Any) -> None:
+def save(network: torch.nn.Module, path: Path, provenance: dict[str, Any]) -> None:
     """Write all but the classifier as float16 safetensors, with where the weights come from in the header."""
     head = tuple(f"{name}." for name in models.classifier_names(network))
     tensors = {

@@ -5,9 +5,8 @@ The page runs the bundle itself, in the browser. No image comes here: the server
 
 import errno
 import os
-import shutil
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +102,7 @@ class Server(ThreadingHTTPServer):
         return f"http://{HOST}:{self.server_port}/"
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(SimpleHTTPRequestHandler):
     """GET and HEAD of the listed files; other methods get 501 from the base class."""
 
     server: Server
@@ -111,32 +110,22 @@ class Handler(BaseHTTPRequestHandler):
     server_version = "ferdistill"
     sys_version = ""
     timeout = 30  # seconds in which a silent connection gives its thread back
+    extensions_map = MEDIA_TYPES
 
-    def do_GET(self) -> None:
-        """Send a file; of HEAD, its headers alone."""
-        name = self.headers.get("Host", "").partition(":")[0].lower()
-        if name not in LOOPBACK_NAMES:
-            self.send_error(HTTPStatus.FORBIDDEN, explain=f"This server answers to {HOST} and localhost alone.")
-            return
-        # Looked up as it was sent: no decoding, no joining, so no path can leave the list.
+    def send_head(self) -> Any:
+        """Refuse what is not asked of this server by its name, or is not listed; else send the headers."""
         file = self.server.files.get(self.path.partition("?")[0])
-        if file is None:
-            self.send_error(HTTPStatus.NOT_FOUND)
-            return
-        try:
-            body = file.open("rb")
-        except OSError:
-            self.send_error(HTTPStatus.NOT_FOUND, explain=f"{file.name} is gone from the disk.")
-            return
-        with body:
-            self.send_response(HTTPStatus.OK)
-            self.send_header("Content-Type", MEDIA_TYPES[file.suffix])
-            self.send_header("Content-Length", str(os.fstat(body.fileno()).st_size))
-            self.end_headers()
-            if self.command == "GET":
-                shutil.copyfileobj(body, self.wfile)
+        if self.headers.get("Host", "").partition(":")[0].lower() not in LOOPBACK_NAMES:
+            self.send_error(HTTPStatus.FORBIDDEN, explain=f"This server answers to {HOST} and localhost alone.")
+        elif file is None or not file.is_file():
+            self.send_error(HTTPStatus.NOT_FOUND, explain=f"{file.name} is gone from the disk." if file else None)
+        else:
+            return super().send_head()
+        return None
 
-    do_HEAD = do_GET
+    def translate_path(self, path: str) -> str:
+        """The file of a URL, looked up as it was sent: no decoding, no joining, so no path can leave the list."""
+        return str(self.server.files[path.partition("?")[0]])
 
     def end_headers(self) -> None:
         """Close the headers of every answer, errors too, with `HEADERS`."""

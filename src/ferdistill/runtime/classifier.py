@@ -8,7 +8,7 @@ import numpy as np
 
 from ..errors import CheckError, UsageError
 from ..files import read_json, sha256_file
-from .session import Device, open_session
+from .session import open_session
 
 SCHEMA_VERSION = 2
 # What a bundle that names no task of its own classifies; `detector` is the room whose detector belongs in front of it.
@@ -130,7 +130,7 @@ class Classifier:
     """
 
     def __init__(
-        self, bundle_dir: Path | str, threads: int | None = None, device: Device = "auto", variant: str = "fp32"
+        self, bundle_dir: Path | str, threads: int | None = None, device: str = "auto", variant: str = "fp32"
     ) -> None:
         directory = Path(bundle_dir)
         self.info = read_bundle(directory)

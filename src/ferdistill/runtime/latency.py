@@ -13,7 +13,7 @@ import onnxruntime
 from ..errors import UsageError
 from . import footprint
 from .classifier import read_bundle
-from .session import PROVIDERS, Device, open_session
+from .session import PROVIDERS, open_session
 
 DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32", "tensor(float16)": "float16"}
 
@@ -52,7 +52,7 @@ def bench(
     models: list[Model],
     batches: list[int],
     threads: int,
-    device: Device,
+    device: str,
     warmup: int,
     repeats: int,
     advance: Callable[[], object] = lambda: None,

@@ -3,30 +3,15 @@
 import ctypes
 import sys
 from pathlib import Path
-from typing import Literal, cast, get_args
 
 import onnxruntime
 
 from ..errors import CheckError, UsageError
 
-Device = Literal["auto", "cpu", "cuda", "tensorrt"]
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 
 
-def device_named(name: str, where: str) -> Device:
-    """The device of that name.
-
-    Raises
-    ------
-    UsageError
-        If there is none; `where` says which option it was.
-    """
-    if name not in get_args(Device):
-        raise UsageError(f"no device `{name}`", where=where, expected=f"one of {', '.join(get_args(Device))}")
-    return cast(Device, name)
-
-
-def open_session(model: Path, threads: int | None = None, device: Device = "auto") -> onnxruntime.InferenceSession:
+def open_session(model: Path, threads: int | None = None, device: str = "auto") -> onnxruntime.InferenceSession:
     """Load a model.
 
     Parameters
@@ -45,7 +30,8 @@ def open_session(model: Path, threads: int | None = None, device: Device = "auto
     CheckError
         If the file is no model that this ONNX Runtime can load.
     """
-    device = device_named(device, "device")
+    if device not in ("auto", *PROVIDERS):
+        raise UsageError(f"no device `{device}`", where="device", expected=f"one of auto, {', '.join(PROVIDERS)}")
     if threads is not None and threads < 1:
         raise UsageError(f"{threads} threads", where="threads", expected="at least 1, or None")
     if device == "auto":
