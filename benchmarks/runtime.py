@@ -112,7 +112,7 @@ def beside_torch(bundle: Path, folder: Path) -> list[dict[str, Any]]:
     torch.set_num_threads(1)
     rows = []
     for batch in (1, 32):
-        images = latency.draw(models[0], sessions[0], batch)
+        images = latency.random_images(models[0], sessions[0], batch)
         calls = [latency.caller(session, images) for session in sessions]
         *own, theirs = latency.interleave([*calls, lambda images=images: predict(images)], 20, 300)
         for name, seconds in zip(models[0].info["variants"], own, strict=True):

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Protocol
 
 # OpenCV prints what FFmpeg says of a bad video; the errors here say it once.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
@@ -165,14 +164,8 @@ def _video(capture: cv2.VideoCapture, fps: float) -> Frames:
     return Frames(frames(), fps, total=total if total > 0 else None)
 
 
-class Readable(Protocol):
-    """The part of `cv2.VideoCapture` that a live source needs."""
-
-    def read(self) -> tuple[bool, np.ndarray | None]: ...
-
-
 @contextmanager
-def latest(capture: Readable, fps: float, clock: Callable[[], float] = time.monotonic) -> Iterator[Frames]:
+def latest(capture: cv2.VideoCapture, fps: float, clock: Callable[[], float] = time.monotonic) -> Iterator[Frames]:
     """Frames of a live source, always the latest: one that comes while another is waiting replaces it.
 
     A thread of its own reads the source, so its buffer never fills, however slow the reader of the frames is.

@@ -22,7 +22,7 @@ from ..distill.augment import apply, draw
 from ..distill.loop import as_input, device, make_deterministic
 from ..files import atomic
 from ..params import ImageParams, NetworkParams
-from ..progress import bar, track
+from ..progress import track
 from . import renderer as faces
 
 # Words that no corpus seeds its generators with, so that its identities are not drawn here.
@@ -87,7 +87,7 @@ def pretrain(
         scheduler = CosineLRScheduler(
             optimizer,
             steps,
-            lr / 100,
+            lr_min=lr / 100,
             warmup_t=steps // 20,
             warmup_lr_init=lr / 100,
             warmup_prefix=True,
@@ -95,22 +95,18 @@ def pretrain(
         )
         order = torch.empty(0, dtype=torch.int64)
         network.train()
-        with bar() as progress:
-            task = progress.add_task(f"{name}, course {number} of {len(courses)}", total=steps)
-            for step in range(steps):
-                if len(order) < batch:
-                    order = torch.randperm(train, generator=generator)
-                rows, order = order[:batch], order[batch:]
-                pixels = torch.from_numpy(images[rows.numpy()]).permute(0, 3, 1, 2)
-                scheduler.step_update(step)
-                moved = apply(pixels, "flip_shift", draw(batch, image.size, generator))
-                outputs = network(as_input(moved, processor))
-                loss = F.mse_loss(outputs, wanted[rows.to(processor)])
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
-                optimizer.step()
-                progress.advance(task)
+        for step in track(range(steps), f"{name}, course {number} of {len(courses)}", total=steps):
+            if len(order) < batch:
+                order = torch.randperm(train, generator=generator)
+            rows, order = order[:batch], order[batch:]
+            pixels = torch.from_numpy(images[rows.numpy()]).permute(0, 3, 1, 2)
+            scheduler.step_update(step)
+            moved = apply(pixels, "flip_shift", draw(batch, image.size, generator))
+            loss = F.mse_loss(network(as_input(moved, processor)), wanted[rows.to(processor)])
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
+            optimizer.step()
         network.eval()
         with torch.inference_mode():
             parts = torch.from_numpy(images[train:]).permute(0, 3, 1, 2).split(256)

@@ -89,7 +89,8 @@ def bench(
     """
     sessions = [open_session(model.file, threads, device) for model in models]
     inputs = [
-        [draw(model, session, batch) for batch in batches] for model, session in zip(models, sessions, strict=True)
+        [random_images(model, session, batch) for batch in batches]
+        for model, session in zip(models, sessions, strict=True)
     ]
     rows = []
     for model, session, drawn in zip(models, sessions, inputs, strict=True):
@@ -112,7 +113,7 @@ def bench(
     return {"models": rows, "threads": threads, "machine": processor(), "versions": versions()}
 
 
-def draw(model: Model, session: onnxruntime.InferenceSession, batch: int) -> np.ndarray:
+def random_images(model: Model, session: onnxruntime.InferenceSession, batch: int) -> np.ndarray:
     """Random input for a model: uint8 in 0..255, or floats in [0, 1)."""
     taken = session.get_inputs()
     if len(taken) != 1 or taken[0].type not in DTYPES or not taken[0].shape:

@@ -33,7 +33,7 @@ def run(params: Params) -> None:
     sessions = [open_session(model.file, settings.threads, "cpu") for model in models]
     rows: list[dict[str, object]] = [{} for _ in models]
     for batch in settings.batches:
-        images = latency.draw(models[0], sessions[0], batch)
+        images = latency.random_images(models[0], sessions[0], batch)
         calls = [latency.caller(session, images) for session in sessions]
         *own, peer = latency.interleave([*calls, lambda: in_torch(images)], settings.warmup, settings.repeats)  # noqa: B023
         torch_ms = float(np.median(peer)) * 1000
