@@ -11,10 +11,21 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-def run(project, *command, check=True):
+def environment():
+    """That of a user: the commands of this Python first on the path."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = os.environ | {"PATH": path, "OMP_WAIT_POLICY": "passive"}
-    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
+    return os.environ | {"PATH": path, "OMP_WAIT_POLICY": "passive"}
+
+
+def recording(folder):
+    """The same, in which each stage writes into `folder` what it loaded and read: see `recorder/sitecustomize.py`."""
+    python_path = os.pathsep.join(filter(None, [str(ROOT / "tests" / "recorder"), os.environ.get("PYTHONPATH")]))
+    return environment() | {"FERDISTILL_RECORD": str(folder), "PYTHONPATH": python_path}
+
+
+def run(project, *command, check=True, env=None):
+    env = env or environment()
+    done = subprocess.run(command, cwd=project, env=env, capture_output=True, text=True, check=False)
     if check and done.returncode:
         pytest.fail(f"{' '.join(command)} exited with {done.returncode}\n{done.stdout}\n{done.stderr}", pytrace=False)
     return done
