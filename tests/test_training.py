@@ -193,37 +193,34 @@ def test_the_seeded_loss_curve_is_the_golden_one():
     np.testing.assert_allclose([record["train_loss"] for record in result.history], GOLDEN, rtol=5e-3)
 
 
-SHARED = """
-import json, sys
-from support.learning import train
+SHARED_PHASES = [{"epochs": 4, "lr": 2e-3, "augment": "flip_shift"}]
+NETWORKS = {
+    "vit": {"model": "test_vit", "options": {"img_size": 32, "patch_size": 8}, "phases": SHARED_PHASES},
+    "batch normalisation": {"phases": SHARED_PHASES},
+}
+SHARED = f"""
+import json
 from accelerate import PartialState
-changes = {"phases": [{"epochs": 4, "lr": 2e-3, "augment": "flip_shift"}]}
-if sys.argv[1] == "vit":
-    changes |= {"model": "test_vit", "options": {"img_size": 32, "patch_size": 8}}
-result = train(**changes)[1]
+from support.learning import train
+histories = {{name: train(**changes)[1].history for name, changes in {NETWORKS}.items()}}
 if PartialState().is_main_process:
-    print(json.dumps(result.history), PartialState().num_processes)
+    print(json.dumps(histories), PartialState().num_processes)
 """
 
 
-@pytest.mark.parametrize("network", ["vit", "batch normalisation"])
-def test_two_processes_with_the_same_global_batch_follow_the_same_curve(tmp_path, network):
+def test_two_processes_with_the_same_global_batch_follow_the_curves_of_one(tmp_path):
     script = tmp_path / "shared.py"
     script.write_text(SHARED)
     env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    histories = []
-    for processes in (1, 2):
-        # On CPUs accelerate takes the processes that torchrun starts; `accelerate launch` does so on GPUs alone.
-        launch = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
-        done = subprocess.run(
-            [sys.executable, *launch, str(script), network], env=env, capture_output=True, text=True, check=True
-        )
-        history, _, count = done.stdout.strip().splitlines()[-1].rpartition(" ")
-        assert int(count) == processes
-        histories.append(json.loads(history))
-    for one, two in zip(*histories, strict=True):
-        assert two["train_loss"] == pytest.approx(one["train_loss"], rel=1e-4)
-        assert two["val_nll"] == pytest.approx(one["val_nll"], rel=1e-3)
+    # On CPUs accelerate takes the processes that torchrun starts; `accelerate launch` does so on GPUs alone.
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", str(script)]
+    done = subprocess.run(launch, env=env, capture_output=True, text=True, check=True)
+    histories, _, processes = done.stdout.strip().splitlines()[-1].rpartition(" ")
+    assert int(processes) == 2
+    for name, history in json.loads(histories).items():
+        for one, two in zip(train(**NETWORKS[name])[1].history, history, strict=True):
+            assert two["train_loss"] == pytest.approx(one["train_loss"], rel=1e-4)
+            assert two["val_nll"] == pytest.approx(one["val_nll"], rel=1e-3)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "convnext_tiny", "efficientnet_b3", "vit_ban", "student"])
