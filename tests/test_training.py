@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import cache
 
 import numpy as np
 import pytest
@@ -26,16 +27,22 @@ def test_a_network_overfits_a_few_images():
     assert result.history[-1]["train_loss"] < result.history[0]["train_loss"] / 5
 
 
-def test_one_seed_gives_one_network_and_another_seed_another():
-    one, first = train()
+@pytest.fixture(scope="module")
+def trained():
+    """Twelve epochs, of which several tests ask what came out."""
+    return train()
+
+
+def test_one_seed_gives_one_network_and_another_seed_another(trained):
+    one, first = trained
     two, second = train()
     assert first.history == second.history
     assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True))
     assert train(1)[1].history != first.history
 
 
-def test_the_network_ends_with_the_epoch_that_was_best_on_val():
-    network, result = train()
+def test_the_network_ends_with_the_epoch_that_was_best_on_val(trained):
+    network, result = trained
     best = max(result.history, key=lambda record: record["val_macro_f1"])
     assert result.best_epoch == best["epoch"]
     assert evaluate(network, bars(40, 1))["macro_f1"] == pytest.approx(best["val_macro_f1"])
@@ -117,13 +124,23 @@ class Killed(Exception):
     pass
 
 
+TWO_PHASES = {
+    "phases": [{"epochs": 3, "lr": 3e-3, "augment": "flip_shift"}, {"epochs": 2, "lr": 1e-3, "augment": "flip"}],
+    "options": {"drop_rate": 0.2},
+}
+
+
+@cache
+def undisturbed(ema):
+    return train(**TWO_PHASES, settings=training(ema=ema))
+
+
 @pytest.mark.parametrize("ema", [None, 0.9])
 @pytest.mark.parametrize("after", [1, 3, 4])
 def test_a_run_that_was_broken_off_ends_with_the_same_bytes(tmp_path, ema, after):
     """Broken off in the first phase, at its end, and in the second; dropout draws from torch's own generator."""
-    phases = [{"epochs": 3, "lr": 3e-3, "augment": "flip_shift"}, {"epochs": 2, "lr": 1e-3, "augment": "flip"}]
-    changes = {"phases": phases, "options": {"drop_rate": 0.2}, "settings": training(ema=ema)}
-    whole, expected = train(**changes)
+    changes = TWO_PHASES | {"settings": training(ema=ema)}
+    whole, expected = undisturbed(ema)
 
     def die(record):
         if record["epoch"] > after:
@@ -151,12 +168,12 @@ def test_a_damaged_checkpoint_is_passed_over_and_another_run_has_another(tmp_pat
     assert checkpoints.path_for(facts) != checkpoints.path_for(facts | {"seed": 2})
 
 
-def test_a_moving_average_is_what_is_judged_and_kept():
+def test_a_moving_average_is_what_is_judged_and_kept(trained):
     network, result = train(settings=training(ema=0.95))
     assert evaluate(network, bars(40, 1))["macro_f1"] == pytest.approx(
         max(record["val_macro_f1"] for record in result.history)
     )
-    plain, _ = train()
+    plain, _ = trained
     assert not all(torch.equal(a, b) for a, b in zip(network.parameters(), plain.parameters(), strict=True))
 
 
