@@ -247,7 +247,7 @@ def test_every_network_of_the_smoke_scale_overfits_one_batch(name):
     few = bars(16)
     images = np.kron(few.images[..., 0], np.ones((2, 2), np.uint8))[:, 8:56, 8:56, None]
     data = Split(images, np.arange(16), few.labels)
-    phases = [{"epochs": 60, "lr": 2e-3, "augment": "none"}]
+    phases = [{"epochs": 25, "lr": 2e-3, "augment": "none"}]
     settings = type(each).model_validate(each.model_dump() | {"batch": 16, "phases": phases})
     make_deterministic(0)
     network = models.build_for(settings, CLASSES, scale.image)
