@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from dvc.repo import Repo
 from filelock import FileLock
 
 ROOT = Path(__file__).parents[2]
@@ -90,6 +89,8 @@ def built(folder):
 
 def restore(project, revision):
     """Code, params, results and data as they were committed."""
+    from dvc.repo import Repo  # here, since every run of pytest loads this module, and this takes a second
+
     run(project, "git", "reset", "-q", "--hard", revision)
     with Repo(str(project)) as repo:
         repo.checkout(force=True)
