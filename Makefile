@@ -2,9 +2,12 @@
 PYTHON ?= python3
 BASE   ?= origin/main
 VENV   ?= .venv
+# Processes that share the test modules; each wants a core and 2 GB.
+JOBS   ?= 2
 BIN    := $(if $(filter Windows_NT,$(OS)),$(VENV)/Scripts,$(VENV)/bin)
 # DVC runs the stages with the `python` that it finds first.
 export PATH := $(abspath $(BIN)):$(PATH)
+PYTEST := pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help setup repro test test-all coverage web test-web bench docs lint drift review clean
@@ -26,14 +29,14 @@ repro: setup ## run the pipeline: from the corpora to a calibrated, exported stu
 	$(BIN)/dvc repro
 
 test: setup ## run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m $(PYTEST)
 
 test-all: setup ## run the tests, the slow ones too
 	$(BIN)/python -m pytest -m "not web"
 
 coverage: setup ## run the tests, and name the lines of src/ that none of them reaches
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage run -m $(PYTEST)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 

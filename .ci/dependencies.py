@@ -60,7 +60,7 @@ def closure(file: Path) -> set[str]:
     names = {
         (path.parent if path.parent.name == "corpora" else path).as_posix()  # the folder, to which a file may come
         for path in found
-        if path.read_text(encoding="utf-8").strip()
+        if any(not isinstance(node, ast.Expr) for node in ast.parse(path.read_text(encoding="utf-8")).body)
     }
     # The version is a result where a stage's own code asks for it.
     version = {"src/ferdistill/__init__.py"} if SOURCE / "__init__.py" in found else set()

@@ -1,6 +1,7 @@
-"""Small corpora and stores that tests share, written in each source's public layout."""
+"""Fixtures of several test modules, and small corpora and stores; `support` holds what fewer modules share."""
 
 import csv
+import os
 import shutil
 import threading
 from pathlib import Path
@@ -17,6 +18,13 @@ from ferdistill.faces import server
 from ferdistill.files import sha256_file, write_json
 from ferdistill.runtime.classifier import SCHEMA_VERSION
 from support.bundles import write_bundle
+from support.repository import built, restore, run
+
+# Threads that wait by spinning starve the other tests and stages of `pytest -n 2`.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# Modules to begin with, the longest first, so that the processes of `pytest -n 2` end together; one waits for what
+# `built` makes while the other runs the second.
+FIRST = ["test_pipeline.py", "test_training.py", "test_runs.py", "test_task.py", "test_dependencies.py"]
 
 CLASSES = ["angry", "disgust", "fear", "happy", "neutral", "sad", "surprise"]
 
@@ -158,3 +166,35 @@ def running(web, bundle):
         threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         yield listening
         listening.shutdown()
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: FIRST.index(item.path.name) if item.path.name in FIRST else len(FIRST))
+
+
+@pytest.fixture(scope="session")
+def pipeline(tmp_path_factory):
+    """What `support.repository.built` makes, once for all processes of `pytest -n`."""
+    base = tmp_path_factory.getbasetemp()
+    return built((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "built")
+
+
+@pytest.fixture(scope="module")
+def records(pipeline, tmp_path_factory):
+    """A file for each stage of that run, of what it loaded and read; a test may add to the folder."""
+    return Path(shutil.copytree(pipeline / "records", tmp_path_factory.mktemp("records") / "of_stages"))
+
+
+@pytest.fixture(scope="module")
+def project(pipeline, tmp_path_factory):
+    """The repository of that run, for one module, which may change it."""
+    root = tmp_path_factory.mktemp("project") / "ferdistill"
+    return Path(shutil.copytree(pipeline / "ferdistill", root, symlinks=True))
+
+
+@pytest.fixture
+def restored(project):
+    """Leave the project as it was found: code, params, results and data."""
+    head = run(project, "git", "rev-parse", "HEAD").stdout.strip()
+    yield
+    restore(project, head)

@@ -423,11 +423,11 @@ OUT_OF_STEP = [["check", "old/resnet18"], ["canary", "old/resnet18"]]
 
 @pytest.mark.parametrize("words", unique(RUN))
 def test_every_quick_command_runs(project, words, tmp_path, monkeypatch):
-    workspace = tmp_path / "project"
-    shutil.copytree(project, workspace)
-    monkeypatch.chdir(workspace)
+    here = tmp_path / "project"
+    shutil.copytree(project, here)
+    monkeypatch.chdir(here)
     if "--write" in words:
-        (workspace / "data/raw/NAME/corpus.yaml").unlink()
+        (here / "data/raw/NAME/corpus.yaml").unlink()
     if words[1:3] == ["index", "seed"]:
         workspace.index_csv(params.load().index_tag).unlink()  # as after a seed that left a split without a class
     done = CliRunner().invoke(cli, words[1:])

@@ -1,6 +1,6 @@
 """Faults: kills, a full disk, unreadable files, damage by hand and in the cache, races, a clock that jumps.
 
-One project is built undisturbed; another, a copy of it, is disturbed. After each fault one more `dvc repro` (or
+One project was built undisturbed; another, a copy of it, is disturbed. After each fault one more `dvc repro` (or
 `ferdistill study run`) must end with the same bytes, and no partial file may be found under the name of a whole one.
 Moments are drawn from FAULTS_SEED, how many from FAULTS_MOMENTS; FAULTS_RECORD names a file for what was tried, a JSON
 object a line, from which `python tests/test_faults.py RECORD` prints the table of docs/robustness.md.
@@ -27,7 +27,7 @@ import psutil
 import pytest
 import yaml
 
-from support.repository import commit, copy_of_repository, run
+from support.repository import environment, run
 
 pytestmark = pytest.mark.slow
 
@@ -93,13 +93,10 @@ def made(project):
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory):
-    reference = copy_of_repository(tmp_path_factory.mktemp("reference") / "ferdistill")
-    run(reference, "dvc", "repro")
-    commit(reference)
+def pair(project, tmp_path_factory):
     victim = tmp_path_factory.mktemp("victim") / "ferdistill"
-    shutil.copytree(reference, victim, symlinks=True)
-    yield Pair(reference, victim, made(reference), outs_of(reference))
+    shutil.copytree(project, victim, symlinks=True)
+    yield Pair(project, victim, made(project), outs_of(project))
     end(processes_of(victim))
 
 
@@ -132,11 +129,6 @@ def forget(project, stages):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     (project / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": stages_of}, sort_keys=False))
     shutil.rmtree(project / ".dvc/cache/runs", ignore_errors=True)
-
-
-def environment():
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return os.environ | {"PATH": path, "OMP_WAIT_POLICY": "passive"}
 
 
 def begin(project, *command, before=None, log="log.txt"):

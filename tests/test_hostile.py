@@ -38,6 +38,7 @@ from support.hostile import (
     odd_columns,
     watched,
 )
+from support.serving import ask
 
 ROOT = Path(__file__).parent.parent
 

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from conftest import CLASSES, face, make_index, write_fer2013
+from ferdistill import image_files
 from ferdistill.data import describe, images, index, reader, sources
 from ferdistill.errors import CheckError, FerdistillError
 from ferdistill.files import read_json, sha256_file, write_json
@@ -171,8 +172,8 @@ def pictures(root):
         found = []
         for name in names:
             try:
-                assert sources.image_size(root, name)
-                pixels = sources.read_image(root, name)
+                assert image_files.image_size(root, name)
+                pixels = image_files.read_image(root, name)
                 found.append((pixels.dtype == np.uint8, pixels.ndim, pixels.shape[2], pixels.tobytes()))
             except FerdistillError as error:
                 assert error.what and error.where
@@ -208,7 +209,7 @@ def test_what_is_no_image_by_its_bytes_is_not_opened_whatever_its_name(tmp_path)
     for kind in ("EPS", "GIF", "PPM"):
         drawn.save(tmp_path / "a.png", format=kind)
         with watched(tmp_path), pytest.raises(CheckError, match="not an image"):
-            sources.read_image(tmp_path, "a.png")
+            image_files.read_image(tmp_path, "a.png")
 
 
 def test_paths_that_lead_nowhere_or_never_end_are_refused(tmp_path):
@@ -217,7 +218,7 @@ def test_paths_that_lead_nowhere_or_never_end_are_refused(tmp_path):
     (tmp_path / "out.png").symlink_to("/etc/passwd")
     for name in ("pipe.png", "loop.png", "out.png", "a\0b.png", "a" * 5000, "\udcff.png", "."):
         with watched(tmp_path / "x"), pytest.raises(CheckError):
-            sources.read_image(tmp_path, name)
+            image_files.read_image(tmp_path, name)
 
 
 def test_a_list_that_is_a_link_out_of_the_corpus_or_a_pipe_is_not_opened(tmp_path):
@@ -279,11 +280,11 @@ def test_an_image_that_unfolds_to_more_than_its_limit_is_refused_in_bounded_memo
         Image.new("L", size).save(tmp_path / name, compress_level=1)
     code = """
 from pathlib import Path
-from ferdistill.data import sources
+from ferdistill import image_files
 from ferdistill.errors import CheckError
 for name in ("over.png", "most.png"):
     try:
-        print(sources.read_image(Path("."), name).shape)
+        print(image_files.read_image(Path("."), name).shape)
     except CheckError as error:
         print(error.what)
 """

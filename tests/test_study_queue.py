@@ -22,6 +22,7 @@ from ferdistill.errors import CheckError, UsageError
 from ferdistill.study import collect, grid, results
 from ferdistill.study.grid import Run
 from ferdistill.tracking import experiments, queue
+from support import repository
 from support.repository import commit, copy_of_repository, run
 
 ROOT = Path(__file__).parents[1]
@@ -261,9 +262,8 @@ def test_a_kill_while_dvc_holds_the_workspace_loses_no_edit(inside, edited):
 
 
 def environment():
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     source = os.pathsep.join([str(ROOT / "src"), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return os.environ | {"PATH": path, "PYTHONPATH": source, "OMP_WAIT_POLICY": "passive"}
+    return repository.environment() | {"PYTHONPATH": source}
 
 
 # ---- the real thing ----------------------------------------------------------------------------------------

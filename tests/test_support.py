@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+from conftest import FIRST
+
 IMPORT = re.compile(r"^\s*(?:from|import) +(test_\w+)", re.M)
 
 
@@ -18,3 +20,7 @@ def test_an_import_of_a_test_module_would_be_seen():
         "test_runtime",
         "test_serve",
     ]
+
+
+def test_what_is_to_begin_is_there():
+    assert [name for name in FIRST if not (Path(__file__).parent / name).is_file()] == []

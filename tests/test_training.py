@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import cache
 
 import numpy as np
 import pytest
@@ -26,16 +27,22 @@ def test_a_network_overfits_a_few_images():
     assert result.history[-1]["train_loss"] < result.history[0]["train_loss"] / 5
 
 
-def test_one_seed_gives_one_network_and_another_seed_another():
-    one, first = train()
+@pytest.fixture(scope="module")
+def trained():
+    """Twelve epochs, of which several tests ask what came out."""
+    return train()
+
+
+def test_one_seed_gives_one_network_and_another_seed_another(trained):
+    one, first = trained
     two, second = train()
     assert first.history == second.history
     assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True))
     assert train(1)[1].history != first.history
 
 
-def test_the_network_ends_with_the_epoch_that_was_best_on_val():
-    network, result = train()
+def test_the_network_ends_with_the_epoch_that_was_best_on_val(trained):
+    network, result = trained
     best = max(result.history, key=lambda record: record["val_macro_f1"])
     assert result.best_epoch == best["epoch"]
     assert evaluate(network, bars(40, 1))["macro_f1"] == pytest.approx(best["val_macro_f1"])
@@ -117,13 +124,23 @@ class Killed(Exception):
     pass
 
 
+TWO_PHASES = {
+    "phases": [{"epochs": 3, "lr": 3e-3, "augment": "flip_shift"}, {"epochs": 2, "lr": 1e-3, "augment": "flip"}],
+    "options": {"drop_rate": 0.2},
+}
+
+
+@cache
+def undisturbed(ema):
+    return train(**TWO_PHASES, settings=training(ema=ema))
+
+
 @pytest.mark.parametrize("ema", [None, 0.9])
 @pytest.mark.parametrize("after", [1, 3, 4])
 def test_a_run_that_was_broken_off_ends_with_the_same_bytes(tmp_path, ema, after):
     """Broken off in the first phase, at its end, and in the second; dropout draws from torch's own generator."""
-    phases = [{"epochs": 3, "lr": 3e-3, "augment": "flip_shift"}, {"epochs": 2, "lr": 1e-3, "augment": "flip"}]
-    changes = {"phases": phases, "options": {"drop_rate": 0.2}, "settings": training(ema=ema)}
-    whole, expected = train(**changes)
+    changes = TWO_PHASES | {"settings": training(ema=ema)}
+    whole, expected = undisturbed(ema)
 
     def die(record):
         if record["epoch"] > after:
@@ -151,12 +168,12 @@ def test_a_damaged_checkpoint_is_passed_over_and_another_run_has_another(tmp_pat
     assert checkpoints.path_for(facts) != checkpoints.path_for(facts | {"seed": 2})
 
 
-def test_a_moving_average_is_what_is_judged_and_kept():
+def test_a_moving_average_is_what_is_judged_and_kept(trained):
     network, result = train(settings=training(ema=0.95))
     assert evaluate(network, bars(40, 1))["macro_f1"] == pytest.approx(
         max(record["val_macro_f1"] for record in result.history)
     )
-    plain, _ = train()
+    plain, _ = trained
     assert not all(torch.equal(a, b) for a, b in zip(network.parameters(), plain.parameters(), strict=True))
 
 
@@ -193,37 +210,34 @@ def test_the_seeded_loss_curve_is_the_golden_one():
     np.testing.assert_allclose([record["train_loss"] for record in result.history], GOLDEN, rtol=5e-3)
 
 
-SHARED = """
-import json, sys
-from support.learning import train
+SHARED_PHASES = [{"epochs": 4, "lr": 2e-3, "augment": "flip_shift"}]
+NETWORKS = {
+    "vit": {"model": "test_vit", "options": {"img_size": 32, "patch_size": 8}, "phases": SHARED_PHASES},
+    "batch normalisation": {"phases": SHARED_PHASES},
+}
+SHARED = f"""
+import json
 from accelerate import PartialState
-changes = {"phases": [{"epochs": 4, "lr": 2e-3, "augment": "flip_shift"}]}
-if sys.argv[1] == "vit":
-    changes |= {"model": "test_vit", "options": {"img_size": 32, "patch_size": 8}}
-result = train(**changes)[1]
+from support.learning import train
+histories = {{name: train(**changes)[1].history for name, changes in {NETWORKS}.items()}}
 if PartialState().is_main_process:
-    print(json.dumps(result.history), PartialState().num_processes)
+    print(json.dumps(histories), PartialState().num_processes)
 """
 
 
-@pytest.mark.parametrize("network", ["vit", "batch normalisation"])
-def test_two_processes_with_the_same_global_batch_follow_the_same_curve(tmp_path, network):
+def test_two_processes_with_the_same_global_batch_follow_the_curves_of_one(tmp_path):
     script = tmp_path / "shared.py"
     script.write_text(SHARED)
     env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    histories = []
-    for processes in (1, 2):
-        # On CPUs accelerate takes the processes that torchrun starts; `accelerate launch` does so on GPUs alone.
-        launch = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
-        done = subprocess.run(
-            [sys.executable, *launch, str(script), network], env=env, capture_output=True, text=True, check=True
-        )
-        history, _, count = done.stdout.strip().splitlines()[-1].rpartition(" ")
-        assert int(count) == processes
-        histories.append(json.loads(history))
-    for one, two in zip(*histories, strict=True):
-        assert two["train_loss"] == pytest.approx(one["train_loss"], rel=1e-4)
-        assert two["val_nll"] == pytest.approx(one["val_nll"], rel=1e-3)
+    # On CPUs accelerate takes the processes that torchrun starts; `accelerate launch` does so on GPUs alone.
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", str(script)]
+    done = subprocess.run(launch, env=env, capture_output=True, text=True, check=True)
+    histories, _, processes = done.stdout.strip().splitlines()[-1].rpartition(" ")
+    assert int(processes) == 2
+    for name, history in json.loads(histories).items():
+        for one, two in zip(train(**NETWORKS[name])[1].history, history, strict=True):
+            assert two["train_loss"] == pytest.approx(one["train_loss"], rel=1e-4)
+            assert two["val_nll"] == pytest.approx(one["val_nll"], rel=1e-3)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "convnext_tiny", "efficientnet_b3", "vit_ban", "student"])
@@ -233,7 +247,7 @@ def test_every_network_of_the_smoke_scale_overfits_one_batch(name):
     few = bars(16)
     images = np.kron(few.images[..., 0], np.ones((2, 2), np.uint8))[:, 8:56, 8:56, None]
     data = Split(images, np.arange(16), few.labels)
-    phases = [{"epochs": 60, "lr": 2e-3, "augment": "none"}]
+    phases = [{"epochs": 25, "lr": 2e-3, "augment": "none"}]
     settings = type(each).model_validate(each.model_dump() | {"batch": 16, "phases": phases})
     make_deterministic(0)
     network = models.build_for(settings, CLASSES, scale.image)
