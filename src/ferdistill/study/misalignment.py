@@ -26,6 +26,7 @@ from ..softlabels import alignment, canary, families, store, targets
 from ..stages.student import train
 
 ROOT = workspace.MISALIGNMENT
+DOSES = [0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0]
 METRICS, TABLE, PICTURE = (
     workspace.METRICS / "study/misalignment.json",
     workspace.PLOTS / "study/misalignment.csv",
@@ -74,7 +75,7 @@ def orders(index: Index, doses: Sequence[float], seed: int) -> dict[tuple[str, f
     return made
 
 
-def run(params: Params, doses: Sequence[float], seeds: Sequence[int]) -> dict[str, Any]:
+def measure(params: Params, doses: Sequence[float], seeds: Sequence[int]) -> dict[str, Any]:
     """Train a student for each damage and seed, and ask the gate and the canary about each damaged store.
 
     What is done already is kept: a run that was broken off goes on where it stopped.

@@ -1,24 +1,27 @@
 """What a run is made of and what is measured of it: one list of settings, one of metrics.
 
 The grid, the names of experiments, the table and its checks, comparison, decision and report go through these lists.
-A mode's parameter is one line of `SETTINGS`, a metric one line of `METRICS`; a test finds a number of the metrics files
-that is neither listed nor excused.
+A mode's parameter is one line of `SETTINGS`, a metric one of `METRICS`; a test finds a number of the metrics files that
+is neither listed nor excused.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
+from pydantic.fields import FieldInfo
 
 from .. import workspace
-from ..params import Fusion, Mode, Params
+from ..params import Family, Mode, Params
 from ..softlabels import families
 from ..tracking.experiments import lookup
 
 MODES: tuple[str, ...] = get_args(Mode)
-POSITIVE = float(np.nextafter(0, 1))
+# Modes whose loss is linear in the teachers' probabilities: see `recipes.same_loss`.
+LINEAR = ("kd",)
+POSITIVE, INFINITE = float(np.nextafter(0, 1)), float("inf")
 
 
 class Condition(NamedTuple):
@@ -30,13 +33,13 @@ class Condition(NamedTuple):
 
 def in_mode(mode: str) -> Condition:
     """Teachers, and this mode."""
-    return Condition(f"mode {mode}, with teachers", lambda params: families.run_mode(params) == mode)
+    return Condition(f"mode {mode} and a family with teachers", lambda params: families.run_mode(params) == mode)
 
 
 ALWAYS = Condition("nothing", lambda params: True)
-DISTILS = Condition("a family with teachers, in a mode other than none", families.distils)
+DISTILS = Condition("a family with teachers, and a mode other than none", families.distils)
 WEIGHTED = Condition(
-    "a family with a source weighted with lambda, as 6D, in a mode other than none",
+    "a family with a source of weight lambda, as 6D, and a mode other than none",
     lambda params: families.distils(params) and families.has_lambda(params.family_),
 )
 
@@ -60,10 +63,8 @@ class Setting:
     in_loss : bool
         Whether another value is another loss; False for what acts through the weights of the family's teachers alone,
         which `recipes.same_loss` compares.
-    value : function of Params, optional
-        Where it is not a parameter of its own; then no grid can sweep it.
-    choices : tuple of str
-        The texts that it may be; empty for a number.
+    of_family : bool
+        Whether it is the family's, and not a parameter of its own; then no grid can sweep it.
     """
 
     key: str
@@ -72,18 +73,22 @@ class Setting:
     assumed: Any = None
     named: bool = False
     in_loss: bool = True
-    value: Callable[[Params], Any] | None = None
-    choices: tuple[str, ...] = ()
+    of_family: bool = False
+
+    @property
+    def _field(self) -> tuple[str, FieldInfo]:
+        fields = (Family if self.of_family else Params).model_fields
+        return next((name, field) for name, field in fields.items() if self.key in (name, field.alias))
 
     def of(self, params: Params) -> Any:
         """Its value in a run with these params; None where it does not apply."""
         if not self.when.holds(params):
             return None
-        return self.value(params) if self.value else getattr(params, _field_name(self.key))
+        return getattr(params.family_ if self.of_family else params, self._field[0])
 
     @property
     def sweepable(self) -> bool:
-        return self.value is None
+        return not self.of_family
 
     @property
     def symbol(self) -> str:
@@ -91,42 +96,36 @@ class Setting:
         return self.label.partition("=")[0] if "=" in self.label else self.key
 
     @property
+    def choices(self) -> tuple[str, ...]:
+        """The texts that it may be; none for a number."""
+        return get_args(self._field[1].annotation)
+
+    @property
     def kind(self) -> type:
         """float, int or str."""
-        annotation = str if self.value else Params.model_fields[_field_name(self.key)].annotation
-        return annotation if annotation in (float, int) else str  # type: ignore[return-value]
+        return str if self.choices else self._field[1].annotation  # type: ignore[return-value]
 
     @property
     def limits(self) -> tuple[float, float]:
         """The least and the greatest number that params.yaml may give it."""
-        low, high = -np.inf, np.inf
-        for rule in Params.model_fields[_field_name(self.key)].metadata:
-            low = max(low, getattr(rule, "ge", low), getattr(rule, "gt", -np.inf) + POSITIVE)
+        low, high = -INFINITE, INFINITE
+        for rule in self._field[1].metadata:
+            low = max(low, getattr(rule, "ge", low), getattr(rule, "gt", -INFINITE) + POSITIVE)
             high = min(high, getattr(rule, "le", high))
         return low, high
-
-
-def _field_name(key: str) -> str:
-    return next(name for name, field in Params.model_fields.items() if key in (name, field.alias))
 
 
 # In the order of columns, and in which recipes are listed.
 SETTINGS: tuple[Setting, ...] = (
     Setting("lambda", "λ={:g}", WEIGHTED, named=True, in_loss=False),
     Setting("beta", "β={:g}", in_mode("dkd"), named=True),
-    Setting(
-        "dkd_target_term", "{}'s term", in_mode("dkd"), assumed="official",
-        choices=get_args(Params.model_fields["dkd_target_term"].annotation),
-    ),
+    Setting("dkd_target_term", "{}'s term", in_mode("dkd"), assumed="official"),
     Setting("dkd_warmup", "warmup={:g}", in_mode("dkd"), assumed=0),
-    Setting(
-        "fusion", "{} fusion", DISTILS, in_loss=False, value=lambda params: params.family_.fusion,
-        choices=get_args(Fusion),
-    ),
+    Setting("fusion", "{} fusion", DISTILS, in_loss=False, of_family=True),
     Setting("alpha", "α={:g}", DISTILS),
     Setting("temperature", "T={:g}", DISTILS),
     Setting("views", "views={:g}", assumed=1),
-)  # fmt: skip
+)
 SETTING = {setting.key: setting for setting in SETTINGS}
 
 
@@ -170,120 +169,108 @@ class Metric:
 
     def columns(self, classes: Sequence[str], teachers: Sequence[str] = ()) -> list[str]:
         """The columns that it takes in a table of these classes and teachers."""
-        names = {"": None, "class": classes, "teacher": teachers}[self.each]
-        return [self.key] if names is None else [f"{self.key}_{name}" for name in names]
+        if not self.each:
+            return [self.key]
+        return [f"{self.key}_{name}" for name in (classes if self.each == "class" else teachers)]
 
     def of(self, files: dict[str, Any], classes: Sequence[str], teachers: Sequence[str] = ()) -> dict[str, Any]:
         """Its columns and their values in a run, from its metrics files by path; None for what they do not hold."""
         found = lookup(files[self.file], self.at)
         if not self.each:
             return {self.key: found}
-        return {
-            column: (found or {}).get(column.removeprefix(f"{self.key}_")) for column in self.columns(classes, teachers)
-        }
-
-    def name(self, column: str) -> str:
-        """What people call one of its columns."""
-        return self.title.format(column.removeprefix(f"{self.key}_"))
+        return {name: (found or {}).get(name[len(self.key) + 1 :]) for name in self.columns(classes, teachers)}
 
 
-STUDENT, CALIBRATION, EVALUATION = (
+STUDENT, CALIBRATION, EVALUATION = FILES = [
     path.as_posix() for path in (workspace.STUDENT_METRICS, workspace.CALIBRATION_METRICS, workspace.EVALUATION_METRICS)
-)
-FILES = [STUDENT, CALIBRATION, EVALUATION]
-INFINITE = float("inf")
+]
+# Scores that the files have of several things: title, limits, and which way is better.
+SCORES: dict[str, tuple[str, float, float, Literal["higher", "lower"] | None]] = {
+    "macro_f1": ("macro F1", 0, 1, "higher"),
+    "accuracy": ("accuracy", 0, 1, "higher"),
+    "nll": ("NLL", 0, INFINITE, "lower"),
+    "brier": ("Brier score", 0, 2, "lower"),
+    "ece": ("ECE", 0, 1, "lower"),
+    "mce": ("maximum calibration error", 0, 1, "lower"),
+    "ece_p": ("p of the ECE under perfect calibration", 0, 1, None),
+    "ece_equal_mass": ("equal-mass ECE", 0, 1, "lower"),
+    "ece_classwise": ("classwise ECE", 0, 1, "lower"),
+    "ece_smooth": ("smooth ECE", 0, 1, "lower"),
+    "brier_reliability": ("reliability of the Brier score", 0, 2, "lower"),
+    "brier_resolution": ("resolution of the Brier score", 0, 2, "higher"),
+    "brier_uncertainty": ("uncertainty of the Brier score", 0, 1, None),
+    "brier_within_bins": ("Brier score within bins", -2, 2, None),
+    "gain": ("gain in NLL", -INFINITE, INFINITE, "higher"),
+    "gain_standard_error": ("standard error of the gain in NLL", 0, INFINITE, None),
+    "kl": ("KL", 0, INFINITE, "lower"),
+    "total_variation": ("total variation", 0, 1, "lower"),
+    "expected_nll": ("expected NLL", 0, INFINITE, "lower"),
+    "expected_brier": ("expected Brier score", 0, 2, "lower"),
+    "expected_gap": ("expected miscalibration", 0, 1, "lower"),
+}
+ON_TEST = list(SCORES)[list(SCORES).index("nll") : list(SCORES).index("gain")]
+FROM_TRUTH = list(SCORES)[list(SCORES).index("kl") :]
 
 
-def _reliability() -> Iterator[Metric]:
-    """Scores of the test split's probabilities, as they are and after T*."""
-    for suffix, at, after in (("", "test.raw", ""), ("_scaled", "test.scaled", " after scaling")):
-        for key, title, low, high, better in (
-            ("nll", "NLL", 0, INFINITE, "lower"),
-            ("brier", "Brier score", 0, 2, "lower"),
-            ("ece", "ECE", 0, 1, "lower"),
-            ("mce", "maximum calibration error", 0, 1, "lower"),
-            ("ece_p", "p of the ECE under perfect calibration", 0, 1, None),
-            ("ece_equal_mass", "equal-mass ECE", 0, 1, "lower"),
-            ("ece_classwise", "classwise ECE", 0, 1, "lower"),
-            ("ece_smooth", "smooth ECE", 0, 1, "lower"),
-            ("brier_reliability", "reliability of the Brier score", 0, 2, "lower"),
-            ("brier_resolution", "resolution of the Brier score", 0, 2, "higher"),
-            ("brier_uncertainty", "uncertainty of the Brier score", 0, 1, None),
-            ("brier_within_bins", "Brier score within bins", -2, 2, None),
-        ):
-            yield Metric(key + suffix, EVALUATION, f"{at}.{key}", title + after, low, high, better)  # type: ignore[arg-type]
+def _several(file: str, at: str, key: str, title: str, names: Sequence[str]) -> list[Metric]:
+    """Metrics of the same kinds of something, which `key` and `title` say, formats of each one's own."""
+    found = []
+    for name in names:
+        called, low, high, better = SCORES[name]
+        found.append(Metric(key.format(name), file, f"{at}.{name}", title.format(called), low, high, better))
+    return found
 
 
-def _known_truth() -> Iterator[Metric]:
-    """Distances from the known distribution of a rendered corpus, which others do not have."""
-    for of, what in (("annotator", "an annotator's answers"), ("label", "labels")):
-        for suffix, at, after in (("", "raw", ""), ("_scaled", "scaled", ", after scaling")):
-            for key, title, high in (
-                ("kl", "KL from the law of {}", INFINITE),
-                ("total_variation", "total variation from the law of {}", 1),
-                ("expected_nll", "NLL expected under the law of {}", INFINITE),
-                ("expected_brier", "Brier score expected under the law of {}", 2),
-                ("expected_gap", "miscalibration under the law of {}", 1),
-            ):
-                name, path = f"{of}_{key}{suffix}", f"test.truth.{of}.{at}.{key}"
-                yield Metric(name, EVALUATION, path, title.format(what) + after, 0, high, "lower")
+def _fallbacks(method: str) -> list[Metric]:
+    """Cross-validated on calib, and scored on test."""
+    of, names = f"{{}} of {method} scaling", ("nll", "gain", "gain_standard_error")
+    return [
+        *_several(CALIBRATION, f"cross_validation.{method}", f"cv_{{}}_{method}", f"cross-validated {of}", names),
+        *_several(EVALUATION, f"test.fallbacks.{method}", f"{{}}_{method}", of, ("macro_f1", "nll", "brier", "ece")),
+    ]
 
 
-def _fallbacks() -> Iterator[Metric]:
-    """Vector and isotonic scaling: their cross-validated NLL on calib, and their scores on test."""
-    yield Metric("cv_nll_temperature", CALIBRATION, "cross_validation.temperature.nll",
-                 "cross-validated NLL of temperature scaling", 0, INFINITE, "lower")  # fmt: skip
-    for method in ("vector", "isotonic"):
-        of = f" of {method} scaling"
-        at = f"cross_validation.{method}"
-        yield Metric(f"cv_nll_{method}", CALIBRATION, f"{at}.nll", "cross-validated NLL" + of, 0, INFINITE, "lower")
-        yield Metric(f"cv_gain_{method}", CALIBRATION, f"{at}.gain", "gain in NLL" + of, -INFINITE, INFINITE, "higher")
-        yield Metric(f"cv_gain_se_{method}", CALIBRATION, f"{at}.gain_standard_error",
-                     "standard error of the gain in NLL" + of, 0, INFINITE)  # fmt: skip
-        at = f"test.fallbacks.{method}"
-        yield Metric(f"macro_f1_{method}", EVALUATION, f"{at}.macro_f1", "macro F1" + of, better="higher")
-        yield Metric(f"nll_{method}", EVALUATION, f"{at}.nll", "NLL" + of, 0, INFINITE, "lower")
-        yield Metric(f"brier_{method}", EVALUATION, f"{at}.brier", "Brier score" + of, 0, 2, "lower")
-        yield Metric(f"ece_{method}", EVALUATION, f"{at}.ece", "ECE" + of, better="lower")
+def _known_truth(of: str, law: str) -> list[Metric]:
+    """Distances from a known distribution, which rendered corpora alone have."""
+    return [
+        *_several(EVALUATION, f"test.truth.{of}.raw", f"{of}_{{}}", f"{{}} under the law of {law}", FROM_TRUTH),
+        *_several(
+            *(EVALUATION, f"test.truth.{of}.scaled", f"{of}_{{}}_scaled"),
+            *(f"{{}} under the law of {law}, after scaling", FROM_TRUTH),
+        ),
+    ]
 
 
 # In the order of columns.
 METRICS: tuple[Metric, ...] = (
     Metric("best_epoch", STUDENT, "best_epoch", "best epoch", 0, INFINITE, kind=int),
-    Metric("val_macro_f1", STUDENT, "validation.macro_f1", "macro F1 on val", better="higher"),
-    Metric("val_accuracy", STUDENT, "validation.accuracy", "accuracy on val", better="higher"),
-    Metric("val_nll", STUDENT, "validation.nll", "NLL on val", 0, INFINITE, "lower"),
-    Metric("macro_f1", EVALUATION, "test.macro_f1", "macro F1", better="higher"),
-    Metric("accuracy", EVALUATION, "test.accuracy", "accuracy", better="higher"),
+    *_several(STUDENT, "validation", "val_{}", "{} on val", ("macro_f1", "accuracy", "nll")),
+    *_several(EVALUATION, "test", "{}", "{}", ("macro_f1", "accuracy")),
     Metric("f1", EVALUATION, "test.f1", "F1 of {}", better="higher", each="class"),
-    *_reliability(),
+    *_several(EVALUATION, "test.raw", "{}", "{}", ON_TEST),
+    *_several(EVALUATION, "test.scaled", "{}_scaled", "{} after scaling", ON_TEST),
     Metric("ece_null", EVALUATION, "test.ece_null", "ECE of a perfectly calibrated model"),
     Metric("t_star", CALIBRATION, "t_star", "T*", POSITIVE, INFINITE),
     Metric("t_star_low", CALIBRATION, "t_star_low", "lower end of the interval of T*", POSITIVE, INFINITE),
     Metric("t_star_high", CALIBRATION, "t_star_high", "upper end of the interval of T*", POSITIVE, INFINITE),
-    Metric("t_star_grid", CALIBRATION, "t_star_grid", "T* of the report's grid", POSITIVE, INFINITE),
-    Metric("grid_at_edge", CALIBRATION, "grid_at_edge", "T* at the edge of the report's grid", kind=bool),
+    Metric("t_star_grid", CALIBRATION, "t_star_grid", "T* of the grid", POSITIVE, INFINITE),
+    Metric("grid_at_edge", CALIBRATION, "grid_at_edge", "T* at the edge of the grid", kind=bool),
     Metric("t_star_grid_widened", CALIBRATION, "t_star_grid_widened", "T* of the widened grid", POSITIVE, INFINITE),
-    *(
-        Metric(f"calib_{key}_{place}", CALIBRATION, f"calib.{place}.{key}", f"{title} on calib {place} scaling",
-               0, high, "lower")
-        for place in ("before", "after")
-        for key, title, high in (("nll", "NLL", INFINITE), ("ece", "ECE", 1), ("brier", "Brier score", 2))
-    ),
-    *_fallbacks(),
-    *_known_truth(),
-    Metric("best_test_epoch", STUDENT, "report_protocol.best_test_epoch", "best epoch on test", 0, INFINITE, kind=int),
-    Metric("best_test_macro_f1", STUDENT, "report_protocol.best_test_macro_f1", "macro F1 of the best test epoch",
-           better="higher"),
-    Metric("best_test_acc", STUDENT, "report_protocol.best_test_acc", "accuracy of the best test epoch",
-           better="higher"),
-    Metric("best_test_f1", STUDENT, "report_protocol.best_test_f1", "F1 of {} at the best test epoch",
-           better="higher", each="class"),
-    Metric("optimism_macro_f1", STUDENT, "report_protocol.optimism_macro_f1", "optimism of the best test epoch", -1, 1),
-    Metric("parameters", STUDENT, "parameters", "parameters of the student", 1, INFINITE, "lower", kind=int),
-    Metric("agreement", STUDENT, "soft_label_agreement", "agreement of {}'s soft labels with the labels",
-           each="teacher"),
-)  # fmt: skip
+    *_several(CALIBRATION, "calib.before", "calib_{}", "{} on calib", ("nll", "ece", "brier")),
+    *_several(CALIBRATION, "calib.after", "calib_{}_scaled", "{} on calib after scaling", ("nll", "ece", "brier")),
+    *_several(CALIBRATION, "cross_validation.temperature", "cv_{}", "cross-validated {}", ("nll",)),
+    *_fallbacks("vector"),
+    *_fallbacks("isotonic"),
+    *_known_truth("annotator", "an annotator's answer"),
+    *_known_truth("label", "a label"),
+    Metric("best_test_epoch", STUDENT, "report_protocol.best_test_epoch", "best test epoch", 0, INFINITE, kind=int),
+    Metric("best_test_macro_f1", STUDENT, "report_protocol.best_test_macro_f1", "macro F1 of the best test epoch"),
+    Metric("best_test_acc", STUDENT, "report_protocol.best_test_acc", "accuracy of the best test epoch"),
+    Metric("best_test_f1", STUDENT, "report_protocol.best_test_f1", "F1 of {} at the best test epoch", each="class"),
+    Metric("optimism_macro_f1", STUDENT, "report_protocol.optimism_macro_f1", "optimism of the best test epoch", -1),
+    Metric("parameters", STUDENT, "parameters", "parameters of the student", 1, INFINITE, kind=int),
+    Metric("agreement", STUDENT, "soft_label_agreement", "agreement of {} with the labels", each="teacher"),
+)
 METRIC = {metric.key: metric for metric in METRICS}
 # Those that are compared unless others are asked for.
 COMPARED = ["macro_f1", "accuracy", "ece", "brier", "nll"]
@@ -300,7 +287,7 @@ def metric_of(column: str) -> Metric | None:
 def title_of(column: str) -> str:
     """What people call a metric's column; the column itself if it is no metric's."""
     metric = metric_of(column)
-    return metric.name(column) if metric else column
+    return metric.title.format(column[len(metric.key) + 1 :]) if metric else column
 
 
 def said(row: pd.Series, key: str) -> Any:

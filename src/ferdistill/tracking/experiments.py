@@ -11,12 +11,21 @@ from ..errors import UsageError
 
 # Stages that belong to one run; what lies before them is shared by all.
 OWN = ("targets", "student", "calibrate", "evaluate")
+# Stages that only use the student that a run made.
+AFTER = ("export", "benchmark")
 # Params that a lock names only in the paths and names of others.
-SETTINGS = ("scale", "corpus", "index_tag")
+IN_PATHS = ("scale", "corpus", "index_tag")
 # refs/exps/01/234…/name; DVC keeps its queue and temporary refs under other names there.
 REFS = "refs/exps/??/*/*"
 # libyaml's loader is about ten times as fast, but not in every build of PyYAML.
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class PlannedRun(NamedTuple):
+    """A run to be made: the name of its experiment, and the params that it lays over params.yaml."""
+
+    name: str
+    overrides: dict[str, Any]
 
 
 class Experiment(NamedTuple):
@@ -170,31 +179,10 @@ def blobs(names: list[str]) -> list[str | None]:
 
 def present() -> Present:
     """Hash the code and data that runs of this workspace depend on."""
-    from dvc.repo import Repo
+    from . import dvc_private
 
-    with Repo() as repo:
-        stages = repo.stage.collect("evaluate", with_deps=True)
-        # A .dvc file has outs, but no command: its data is a source.
-        stages = [stage for stage in stages if stage.cmd]
-        made = [out.def_path for stage in stages for out in stage.outs]
-        facts = {}
-        for stage in stages:
-            stage.save_deps(allow_missing=True)
-            sources = {}
-            tracked: list[str] = []
-            for dep in stage.deps:
-                if hasattr(dep, "params"):
-                    tracked += dep.params
-                elif not any(_touch(dep.def_path, out) for out in made):
-                    sources[dep.def_path] = dep.hash_info.value
-            facts[stage.addressing] = {"cmd": stage.cmd, "sources": sources, "params": tracked}
     lock = load_yaml(Path("dvc.lock").read_text(encoding="utf-8"))["stages"] if Path("dvc.lock").is_file() else {}
-    return Present(load_yaml(Path("params.yaml").read_text(encoding="utf-8")), lock, facts)
-
-
-def _touch(one: str, other: str) -> bool:
-    """Whether two paths are the same, or one is inside the other."""
-    return one == other or one.startswith(f"{other}/") or other.startswith(f"{one}/")
+    return Present(load_yaml(Path("params.yaml").read_text(encoding="utf-8")), lock, dvc_private.stages("evaluate"))
 
 
 def misfit(experiment: Experiment, now: Present, overrides: dict[str, Any]) -> str:
@@ -205,7 +193,7 @@ def misfit(experiment: Experiment, now: Present, overrides: dict[str, Any]) -> s
     """
     wanted = now.params | overrides
     recorded = experiment.params()
-    for key in [*overrides, *SETTINGS]:
+    for key in [*overrides, *IN_PATHS]:
         if recorded.get(key) != wanted[key]:
             return f"its {key} is {recorded.get(key)}, not {wanted[key]}"
     lock = experiment.lock()
