@@ -21,6 +21,7 @@ from ..tracking.experiments import lookup
 MODES: tuple[str, ...] = get_args(Mode)
 # Modes whose loss is linear in the teachers' probabilities: see `recipes.same_loss`.
 LINEAR = ("kd",)
+Better = Literal["higher", "lower"] | None
 POSITIVE, INFINITE = float(np.nextafter(0, 1)), float("inf")
 
 
@@ -46,34 +47,15 @@ WEIGHTED = Condition(
 
 @dataclass(frozen=True)
 class Setting:
-    """A parameter that tells two recipes of one family and mode apart.
+    """A parameter that tells two recipes of one family and mode apart."""
 
-    Attributes
-    ----------
-    key : str
-        Its name in params.yaml, in grids, in selectors, and as a column of the table.
-    label : str
-        How people read it, a format of its value: `λ={:g}`.
-    when : Condition
-        Elsewhere its column is empty, and a grid may not sweep it.
-    assumed : value, optional
-        Left out of labels and selectors, and meant by a selector that does not name it.
-    named : bool
-        Whether labels and selectors always have it; else where its value is not `assumed`, or runs differ in it.
-    in_loss : bool
-        Whether another value is another loss; False for what acts through the weights of the family's teachers alone,
-        which `recipes.same_loss` compares.
-    of_family : bool
-        Whether it is the family's, and not a parameter of its own; then no grid can sweep it.
-    """
-
-    key: str
-    label: str
-    when: Condition = ALWAYS
-    assumed: Any = None
-    named: bool = False
-    in_loss: bool = True
-    of_family: bool = False
+    key: str  # its name in params.yaml, in grids, in selectors, and as a column of the table
+    label: str  # how people read it, a format of its value: `λ={:g}`
+    when: Condition = ALWAYS  # elsewhere its column is empty, and a grid may not sweep it
+    assumed: Any = None  # left out of labels and selectors, and meant by a selector that does not name it
+    named: bool = False  # always in labels and selectors; else where it is not `assumed`, or runs differ in it
+    in_loss: bool = True  # False where it acts through the weights of the family's teachers alone: `recipes.same_loss`
+    of_family: bool = False  # the family's, and no parameter of its own, so that no grid can sweep it
 
     @property
     def _field(self) -> tuple[str, FieldInfo]:
@@ -131,37 +113,17 @@ SETTING = {setting.key: setting for setting in SETTINGS}
 
 @dataclass(frozen=True)
 class Metric:
-    """A number, or a flag, that the pipeline measures of a run.
+    """A number, or a flag, that the pipeline measures of a run."""
 
-    Attributes
-    ----------
-    key : str
-        Its column of the table, and its name as `--metric`; with `each`, what such columns begin with.
-    file : str
-        The metrics file that has it.
-    at : str
-        Where it stands there, a dotted path.
-    title : str
-        What people call it.
-    low, high : float
-        The least and the greatest that it can be.
-    better : "higher", "lower" or None
-        None for what is no merit.
-    kind : type
-        float, int (a whole number) or bool (a flag).
-    each : "class", "teacher" or ""
-        Whether `at` holds one number, or one of each class or teacher, each a column of its own.
-    """
-
-    key: str
-    file: str
-    at: str
-    title: str
+    key: str  # its column of the table, and its name as `--metric`; with `each`, what such columns begin with
+    file: str  # the metrics file that has it
+    at: str  # where it stands there, a dotted path
+    title: str  # what people call it
     low: float = 0.0
     high: float = 1.0
-    better: Literal["higher", "lower"] | None = None
-    kind: type = float
-    each: Literal["", "class", "teacher"] = ""
+    better: Better = None
+    kind: type = float  # or int, a whole number, or bool
+    each: Literal["", "class", "teacher"] = ""  # whether there is one of each, in a column of its own
 
     @property
     def limits(self) -> tuple[float, float]:
@@ -185,7 +147,7 @@ STUDENT, CALIBRATION, EVALUATION = FILES = [
     path.as_posix() for path in (workspace.STUDENT_METRICS, workspace.CALIBRATION_METRICS, workspace.EVALUATION_METRICS)
 ]
 # Scores that the files have of several things: title, limits, and which way is better.
-SCORES: dict[str, tuple[str, float, float, Literal["higher", "lower"] | None]] = {
+SCORES: dict[str, tuple[str, float, float, Better]] = {
     "macro_f1": ("macro F1", 0, 1, "higher"),
     "accuracy": ("accuracy", 0, 1, "higher"),
     "nll": ("NLL", 0, INFINITE, "lower"),
@@ -208,37 +170,17 @@ SCORES: dict[str, tuple[str, float, float, Literal["higher", "lower"] | None]] =
     "expected_brier": ("expected Brier score", 0, 2, "lower"),
     "expected_gap": ("expected miscalibration", 0, 1, "lower"),
 }
-ON_TEST = list(SCORES)[list(SCORES).index("nll") : list(SCORES).index("gain")]
-FROM_TRUTH = list(SCORES)[list(SCORES).index("kl") :]
+_KEYS = list(SCORES)
+ON_TEST = _KEYS[_KEYS.index("nll") : _KEYS.index("gain")]
+FALLBACK = ("macro_f1", "nll", "brier", "ece")
+ON_CALIB = ("nll", "ece", "brier")
+CROSSED = ("nll", "gain", "gain_standard_error")
+TRUTH = _KEYS[_KEYS.index("kl") :]  # which rendered corpora alone know
 
 
 def _several(file: str, at: str, key: str, title: str, names: Sequence[str]) -> list[Metric]:
-    """Metrics of the same kinds of something, which `key` and `title` say, formats of each one's own."""
-    found = []
-    for name in names:
-        called, low, high, better = SCORES[name]
-        found.append(Metric(key.format(name), file, f"{at}.{name}", title.format(called), low, high, better))
-    return found
-
-
-def _fallbacks(method: str) -> list[Metric]:
-    """Cross-validated on calib, and scored on test."""
-    of, names = f"{{}} of {method} scaling", ("nll", "gain", "gain_standard_error")
-    return [
-        *_several(CALIBRATION, f"cross_validation.{method}", f"cv_{{}}_{method}", f"cross-validated {of}", names),
-        *_several(EVALUATION, f"test.fallbacks.{method}", f"{{}}_{method}", of, ("macro_f1", "nll", "brier", "ece")),
-    ]
-
-
-def _known_truth(of: str, law: str) -> list[Metric]:
-    """Distances from a known distribution, which rendered corpora alone have."""
-    return [
-        *_several(EVALUATION, f"test.truth.{of}.raw", f"{of}_{{}}", f"{{}} under the law of {law}", FROM_TRUTH),
-        *_several(
-            *(EVALUATION, f"test.truth.{of}.scaled", f"{of}_{{}}_scaled"),
-            *(f"{{}} under the law of {law}, after scaling", FROM_TRUTH),
-        ),
-    ]
+    """Scores of one thing, which `key` and `title` say, formats of each score's own."""
+    return [Metric(key.format(n), file, f"{at}.{n}", title.format(SCORES[n][0]), *SCORES[n][1:]) for n in names]
 
 
 # In the order of columns.
@@ -256,13 +198,17 @@ METRICS: tuple[Metric, ...] = (
     Metric("t_star_grid", CALIBRATION, "t_star_grid", "T* of the grid", POSITIVE, INFINITE),
     Metric("grid_at_edge", CALIBRATION, "grid_at_edge", "T* at the edge of the grid", kind=bool),
     Metric("t_star_grid_widened", CALIBRATION, "t_star_grid_widened", "T* of the widened grid", POSITIVE, INFINITE),
-    *_several(CALIBRATION, "calib.before", "calib_{}", "{} on calib", ("nll", "ece", "brier")),
-    *_several(CALIBRATION, "calib.after", "calib_{}_scaled", "{} on calib after scaling", ("nll", "ece", "brier")),
+    *_several(CALIBRATION, "calib.before", "calib_{}", "{} on calib", ON_CALIB),
+    *_several(CALIBRATION, "calib.after", "calib_{}_scaled", "{} on calib after scaling", ON_CALIB),
     *_several(CALIBRATION, "cross_validation.temperature", "cv_{}", "cross-validated {}", ("nll",)),
-    *_fallbacks("vector"),
-    *_fallbacks("isotonic"),
-    *_known_truth("annotator", "an annotator's answer"),
-    *_known_truth("label", "a label"),
+    *_several(CALIBRATION, "cross_validation.vector", "cv_{}_vector", "cross-validated {}, vector", CROSSED),
+    *_several(CALIBRATION, "cross_validation.isotonic", "cv_{}_isotonic", "cross-validated {}, isotonic", CROSSED),
+    *_several(EVALUATION, "test.fallbacks.vector", "{}_vector", "{} of vector scaling", FALLBACK),
+    *_several(EVALUATION, "test.fallbacks.isotonic", "{}_isotonic", "{} of isotonic scaling", FALLBACK),
+    *_several(EVALUATION, "test.truth.annotator.raw", "annotator_{}", "{} by annotators' law", TRUTH),
+    *_several(EVALUATION, "test.truth.annotator.scaled", "annotator_{}_scaled", "{} by annotators' law, scaled", TRUTH),
+    *_several(EVALUATION, "test.truth.label.raw", "label_{}", "{} by the labels' law", TRUTH),
+    *_several(EVALUATION, "test.truth.label.scaled", "label_{}_scaled", "{} by the labels' law, scaled", TRUTH),
     Metric("best_test_epoch", STUDENT, "report_protocol.best_test_epoch", "best test epoch", 0, INFINITE, kind=int),
     Metric("best_test_macro_f1", STUDENT, "report_protocol.best_test_macro_f1", "macro F1 of the best test epoch"),
     Metric("best_test_acc", STUDENT, "report_protocol.best_test_acc", "accuracy of the best test epoch"),
