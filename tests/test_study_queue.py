@@ -215,7 +215,8 @@ def test_a_run_is_done_only_while_code_params_and_data_are_those_it_was_run_with
     # The lock of a repository whose code was edited since its last `dvc repro` says so; then no run could be done.
     for name, facts in now.stages.items():
         locked = {dep["path"]: dep["md5"] for dep in now.lock[name]["deps"]}
-        facts["sources"] = {path: locked[path] for path in facts["sources"]}
+        facts["sources"] = {path: locked[path] for path in facts["sources"] if path in locked}
+        facts["params"] = list(now.lock[name].get("params", {}).get("params.yaml", {}))
     runs = grid.load(Path("conf/study.yaml"), SETTINGS)
     standing = queue.standing(runs, now)
     assert [name for name, why in standing.items() if not why] == MADE_UP
@@ -250,8 +251,7 @@ def die(*arguments, **keywords):
     os.kill(os.getpid(), signal.SIGKILL)
 
 BaseStashQueue._update_params = die
-queue.STATE.mkdir(parents=True, exist_ok=True)
-with experiment_queue() as waiting:
+with experiment_queue(queue.STATE / "lock") as waiting:
     queue._add(waiting, PlannedRun("killed", {"family": "6A", "seed": 5}))
 """
 

@@ -100,7 +100,8 @@ def measure(params: Params, doses: Sequence[float], seeds: Sequence[int]) -> dic
     soft = targets.read(workspace.TARGETS, index, params)
     if params.views > 1:
         raise UsageError("misalignment is studied with one view", where="params.yaml, views", hint="set views to 1")
-    runs, conditions = [], []
+    runs: list[dict[str, Any]] = []
+    conditions: list[dict[str, Any]] = []
     for (fault, dose), order in orders(index, doses, seed=0).items():
         name = fault.replace(" ", "_") + (f"_{dose:g}" if fault == "permuted" else "")
         seen = _inspect(params, index, soft, order, name)
@@ -115,7 +116,8 @@ def measure(params: Params, doses: Sequence[float], seeds: Sequence[int]) -> dic
             found = _train(params.model_copy(update={"seed": seed}), shorter, images, damaged, order, name)
             of_seeds.append({"misaligned": True, "fault": fault, "dose": dose, "seed": seed, **seen, **found})
         runs += of_seeds
-        means = {metric: float(mean) for metric, mean in pd.DataFrame(of_seeds)[["macro_f1", "ece"]].mean().items()}
+        table = pd.DataFrame(of_seeds)
+        means = {metric: float(table[metric].mean()) for metric in ("macro_f1", "ece")}
         told = {key: seen[key] for key in ("gate", "canary", "slip_row")}
         conditions.append({"fault": fault, "dose": dose, "seeds": len(of_seeds), **means, **told})
     result = {

@@ -4,7 +4,7 @@ Importing it imports DVC, which takes a second, so that is done where it is need
 """
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import ExitStack, contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -119,22 +119,6 @@ def unchanged_outputs() -> tuple[Path, list[Output]]:
         return Path(repo.cache.local.path), found
 
 
-@contextmanager
-def alone(path: Path) -> Iterator[None]:
-    """Hold a lock that the system lets go when the process dies; a UsageError if another holds it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with known_interface():
-        lock: AbstractContextManager[Any] = make_lock(str(path))
-    try:
-        lock.__enter__()
-    except LockError:
-        raise UsageError("another study is running in this workspace", hint="wait for it, or stop it") from None
-    try:
-        yield
-    finally:
-        lock.__exit__(None, None, None)
-
-
 class ExperimentQueue:
     """DVC's queue of experiments in a repository."""
 
@@ -147,12 +131,12 @@ class ExperimentQueue:
     @known_interface()
     def waiting(self) -> list[Queued]:
         """Experiments that no worker has taken."""
-        return [_queued(entry) for entry in self._queue.iter_queued()]
+        return list(map(_queued, self._queue.iter_queued()))
 
     @known_interface()
     def active(self) -> list[Queued]:
         """Experiments that a worker has taken; also one that has died since."""
-        return [_queued(entry) for entry in self._queue.iter_active()]
+        return list(map(_queued, self._queue.iter_active()))
 
     @known_interface()
     def failed(self) -> list[Queued]:
@@ -202,10 +186,15 @@ class ExperimentQueue:
 
 
 @contextmanager
-def experiment_queue() -> Iterator[ExperimentQueue]:
-    """The queue of the repository one stands in."""
-    with Repo() as repo:
-        yield ExperimentQueue(repo)
+def experiment_queue(lock: Path) -> Iterator[ExperimentQueue]:
+    """The queue of the repository one stands in, under a lock that the system lets go when the process dies."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as held:
+        try:
+            held.enter_context(make_lock(str(lock)))
+        except LockError:
+            raise UsageError("another study is running in this workspace", hint="wait for it, or stop it") from None
+        yield ExperimentQueue(held.enter_context(Repo()))
 
 
 def _queued(entry: Any) -> Queued:

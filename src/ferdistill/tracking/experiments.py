@@ -32,7 +32,6 @@ class Experiment(NamedTuple):
     """One experiment: where it is, and the text of its files by path; None for a file that it does not have."""
 
     name: str
-    ref: str
     commit: str
     baseline: str
     time: datetime
@@ -106,18 +105,14 @@ def why_none(starts: list[str]) -> tuple[str, str]:
     """Why no experiment started from any of some commits, and what to do; two empty texts if one did."""
     refs = git("for-each-ref", "--format=%(refname)", REFS).decode().split()
     found = {baseline + rest for _, _, baseline, rest, _ in (ref.split("/") for ref in refs)}
+    some = ", ".join(commit[:10] for commit in sorted(found)[:3])
     if not found:
-        return (
-            "this repository holds no experiment: they lie under refs/exps of the one that ran them, and git clone "
-            "leaves those behind",
-            "run them here, or bring those that were pushed: `dvc exp pull REMOTE --all-commits`",
-        )
+        why = "this repository holds no experiment: they lie under refs/exps of the one that ran them, and git clone "
+        hint = "run them here, or bring those that were pushed: `dvc exp pull REMOTE --all-commits`"
+        return why + "leaves those behind", hint
     if found.isdisjoint(starts):
-        some = ", ".join(commit[:10] for commit in sorted(found)[:3])
-        return (
-            f"no experiment started from these commits; the {len(refs)} here are of {len(found)} others, as {some}",
-            "check out one of those, or name it with `ferdistill study collect --rev`",
-        )
+        why = f"no experiment started from these commits; the {len(refs)} here are of {len(found)} others, as {some}"
+        return why, "check out one of those, or name it with `ferdistill study collect --rev`"
     return "", ""
 
 
@@ -142,16 +137,12 @@ def read(starts: list[str], paths: list[str]) -> list[Experiment]:
     for line in git("for-each-ref", form, REFS).decode().splitlines():
         ref, commit, when = line.split(" ")
         _, _, start, rest, name = ref.split("/")
-        if (baseline := start + rest) in rank:
-            found.append((rank[baseline], name, ref, commit, baseline, datetime.fromisoformat(when)))
-    found.sort()
+        if start + rest in rank:
+            found.append(Experiment(name, commit, start + rest, datetime.fromisoformat(when), {}))
+    found.sort(key=lambda one: (rank[one.baseline], one.name))
     wanted = ["params.yaml", "dvc.lock", *paths]
-    texts = blobs([f"{entry[3]}:{path}" for entry in found for path in wanted])
-    experiments = []
-    for number, (_, name, ref, commit, baseline, when_) in enumerate(found):
-        files = dict(zip(wanted, texts[number * len(wanted) : (number + 1) * len(wanted)], strict=True))
-        experiments.append(Experiment(name, ref, commit, baseline, when_, files))
-    return experiments
+    texts = iter(blobs([f"{one.commit}:{path}" for one in found for path in wanted]))
+    return [one._replace(files={path: next(texts) for path in wanted}) for one in found]
 
 
 def blobs(names: list[str]) -> list[str | None]:
@@ -198,8 +189,7 @@ def misfit(experiment: Experiment, now: Present, overrides: dict[str, Any]) -> s
             return f"its {key} is {recorded.get(key)}, not {wanted[key]}"
     lock = experiment.lock()
     for stage, facts in now.stages.items():
-        entry = lock.get(stage)
-        if entry is None:
+        if (entry := lock.get(stage)) is None:
             return f"it has no stage {stage}"
         if entry["cmd"] != facts["cmd"]:
             return f"its {stage} ran `{entry['cmd']}`"
@@ -207,7 +197,9 @@ def misfit(experiment: Experiment, now: Present, overrides: dict[str, Any]) -> s
         for path, md5 in facts["sources"].items():
             if md5s.get(path) != md5:
                 return f"its {stage} was run with another {path}"
-        tracked = [_of_run(key, now.params, wanted) for key in facts["params"]]
+        # dvc.yaml says `families.${family}`, so a run tracks its own.
+        family = {f"families.{now.params['family']}": f"families.{wanted['family']}"}
+        tracked = [family.get(key, key) for key in facts["params"]]
         expected = {key: lookup(wanted, key) for key in tracked}
         if entry.get("params", {}).get("params.yaml", {}) != expected:
             return f"its {stage} was run with other params"
@@ -215,11 +207,6 @@ def misfit(experiment: Experiment, now: Present, overrides: dict[str, Any]) -> s
         if shared and entry.get("outs") != now.lock.get(stage, {}).get("outs"):
             return f"its {stage} gave other files"
     return ""
-
-
-def _of_run(key: str, workspace: dict[str, Any], run: dict[str, Any]) -> str:
-    """The name of a param as a run tracks it: dvc.yaml says `families.${family}`."""
-    return f"families.{run['family']}" if key == f"families.{workspace['family']}" else key
 
 
 def lookup(tree: dict[str, Any], key: str) -> Any:

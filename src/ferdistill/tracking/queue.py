@@ -21,7 +21,7 @@ from .. import workspace
 from ..errors import CheckError, UsageError
 from ..files import read_json, write_json
 from . import experiments
-from .dvc_private import ExperimentQueue, Queued, alone, experiment_queue, stale
+from .dvc_private import ExperimentQueue, Queued, experiment_queue, stale
 from .experiments import OWN, Experiment, PlannedRun, Present, git
 
 STATE = workspace.SCRATCH / "study"
@@ -74,9 +74,8 @@ def require_ready(now: Present) -> None:
     paths = {path for facts in now.stages.values() for path in facts["sources"]}
     changed = git("status", "--porcelain", "--", "dvc.yaml", "dvc.lock", "params.yaml", ".dvc/config", *sorted(paths))
     if changed:
-        files = [line[3:] for line in changed.decode().splitlines()]
         raise UsageError(
-            f"not committed: {_some(files)}",
+            f"not committed: {_some([line[3:] for line in changed.decode().splitlines()])}",
             expected="what runs depend on in a commit, so that they can be repeated",
             hint="git commit, or git stash, and start again",
         )
@@ -109,7 +108,7 @@ def run_missing(runs: list[PlannedRun], now: Present, jobs: int, tell: Callable[
     CheckError
         On Ctrl-C or SIGTERM, after the workers were stopped. What is done stays; the next call goes on.
     """
-    with alone(STATE / "lock"), experiment_queue() as queue:
+    with experiment_queue(STATE / "lock") as queue:
         _mend(queue, {run.name for run in runs})
         previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
@@ -213,8 +212,8 @@ def _add(queue: ExperimentQueue, run: PlannedRun) -> Queued:
 
 def _branch() -> str:
     """The branch that HEAD is on, "" if it is detached."""
-    done = subprocess.run(["git", "symbolic-ref", "-q", "HEAD"], capture_output=True, text=True, check=False)
-    return done.stdout.strip()
+    ref = git("rev-parse", "--symbolic-full-name", "HEAD").decode().strip()
+    return "" if ref == "HEAD" else ref
 
 
 def _override(value: Any) -> str:
@@ -239,13 +238,12 @@ def _start(jobs: int) -> None:
 
 def _workers(queue: ExperimentQueue) -> list[psutil.Process]:
     """Living workers of this repository's queue. Asking them, as DVC does, fails when the machine is busy."""
-    every = _processes("cmdline")
-    return [process for process in every if any(part.startswith(queue.workers) for part in process.info["cmdline"])]
+    return [p for p in _processes("cmdline") if any(part.startswith(queue.workers) for part in p.info["cmdline"])]
 
 
-def _processes(*attributes: str) -> list[psutil.Process]:
-    """Processes whose attributes we may see."""
-    return [p for p in psutil.process_iter([*attributes]) if all(p.info[name] for name in attributes)]
+def _processes(attribute: str) -> list[psutil.Process]:
+    """Processes that have an attribute which we may see."""
+    return [process for process in psutil.process_iter([attribute]) if process.info[attribute]]
 
 
 def _mend(queue: ExperimentQueue, names: set[str]) -> None:
