@@ -217,6 +217,7 @@ def test_a_run_is_done_only_while_code_params_and_data_are_those_it_was_run_with
         locked = {dep["path"]: dep["md5"] for dep in now.lock[name]["deps"]}
         facts["sources"] = {path: locked[path] for path in facts["sources"] if path in locked}
         facts["params"] = list(now.lock[name].get("params", {}).get("params.yaml", {}))
+        facts["cmd"] = now.lock[name]["cmd"]
     runs = grid.load(Path("conf/study.yaml"), SETTINGS)
     standing = queue.standing(runs, now)
     assert [name for name, why in standing.items() if not why] == MADE_UP

@@ -16,7 +16,6 @@ from rich.table import Column, Table
 from .. import params, workspace
 from ..errors import CheckError, UsageError
 from ..progress import bar
-from ..study.grid import GRID
 from .console import wide
 
 study_cli = typer.Typer(no_args_is_help=True, help="Experiments about the recipes themselves.")
@@ -78,7 +77,7 @@ def _progress(total: int) -> Iterator[Callable[[Any], None]]:
 
 @study_cli.command("run")
 def run(
-    grid: Annotated[Path, typer.Option("--grid", help="The runs to make.")] = GRID,
+    grid: Annotated[Path, typer.Option("--grid", help="The runs to make.")] = workspace.STUDY_GRID,
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Runs at a time.")] = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what is done and what would run.")] = False,
     as_json: As_json = False,

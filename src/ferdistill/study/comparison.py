@@ -132,25 +132,27 @@ def examples(before: pd.DataFrame, after: pd.DataFrame, cache: Path | None = Non
     CheckError
         If the predictions are not of the same images, labels and classes.
     """
+    from ..tracking import dvc_private  # which takes a second
+
+    def unavailable(why: str) -> dict[str, Any]:
+        return {"available": False, "why": why}
+
     if "predictions" not in before or "predictions" not in after:
-        return {"available": False, "why": "the table has no column `predictions`"}
+        return unavailable("the table has no column `predictions`")
     digests = [rows.set_index("seed")["predictions"] for rows in (before, after)]
     seeds = [int(seed) for seed in digests[0].index if seed in digests[1].index]
     if not seeds:
-        return {"available": False, "why": "no seed in common"}
+        return unavailable("no seed in common")
     listed = [str(digest[seed]) for digest in digests for seed in seeds]
     if not all(re.fullmatch(r"[0-9a-f]{32}", digest) for digest in listed):
-        return {"available": False, "why": "a run has no md5 of its predictions"}
-    from ..tracking import dvc_private  # which takes a second
-
+        return unavailable("a run has no md5 of its predictions")
     root = dvc_private.local_cache() if cache is None else cache
     if root is None:
-        return {"available": False, "why": "not in a DVC repository, so there is no cache to look predictions up in"}
+        return unavailable("not in a DVC repository, so there is no cache to look predictions up in")
     files = [dvc_private.stored(root, digest) for digest in listed]
-    absent = [file for file in files if not file.is_file()]
-    if absent:
-        why = f"predictions of {len(absent)} of {len(files)} runs are not in DVC's cache; `dvc fetch` brings them"
-        return {"available": False, "why": why}
+    if absent := sum(not file.is_file() for file in files):
+        have = f"predictions of {absent} of {len(files)} runs are not in DVC's cache"
+        return unavailable(f"{have}; `dvc fetch` brings them")
     read = [_predictions(file) for file in files]
     _, labels, groups, paths, names = read[0]
     for file, other in zip(files, read, strict=True):
@@ -187,15 +189,15 @@ def sentences(result: dict[str, Any]) -> list[str]:
         )
     said.append(_said_of_difference(result, title_of(name), main))
     counts = [sum(line[side] is not None for line in main["per_seed"]) for side in ("baseline", "candidate")]
-    said.append(
+    text = (
         f"{counts[0]} against {counts[1]} seeds cannot give p < {_floor(main['permutation_p_min'])} unpaired "
         f"(found {main['permutation_p']:.3g})"
     )
     if main["pairs"]:
         pairs = f"{main['pairs']} {'pairs' if main['pairs'] > 1 else 'pair'}"
         least, found = _floor(main["paired_p_min"]), main["paired_p"]
-        said[-1] += f", and {pairs} cannot give p < {least} by sign flips (found {found:.3g})"
-    said[-1] += "."
+        text += f", and {pairs} cannot give p < {least} by sign flips (found {found:.3g})"
+    said.append(f"{text}.")
     coverage = main["bootstrap_coverage"]
     if coverage is not None and coverage < 0.93:
         said.append(f"Of bootstrap intervals called 95 %, {100 * coverage:.0f} % hold the truth at these seeds.")
@@ -268,14 +270,10 @@ def _tests(a: pd.Series, b: pd.Series) -> dict[str, Any]:
     if not len(a) or not len(b):
         return {}
     unpaired = statistics.permutation(a.to_numpy(), b.to_numpy())
-    paired = statistics.sign_flip(differences) if len(differences) else None
+    paired = statistics.sign_flip(differences) if len(differences) else (None, None, None)
     return {
-        "permutation_p": unpaired.p,
-        "permutation_p_min": unpaired.p_min,
-        "permutation_method": unpaired.method,
-        "paired_p": paired.p if paired else None,
-        "paired_p_min": paired.p_min if paired else None,
-        "paired_method": paired.method if paired else None,
+        **dict(zip(("permutation_p", "permutation_p_min", "permutation_method"), unpaired, strict=True)),
+        **dict(zip(("paired_p", "paired_p_min", "paired_method"), paired, strict=True)),
         "t_p": statistics.paired_t_p(differences) if len(differences) > 1 else None,
     }
 
@@ -317,11 +315,10 @@ def _adjust(compared: Sequence[dict[str, dict[str, Any]]]) -> None:
     """Add Holm's adjusted p to each metric, over the comparisons that have that p."""
     for p, adjusted in ADJUSTED.items():
         by_metric: dict[str, list[dict[str, Any]]] = defaultdict(list)
-        for metrics in compared:
-            for name, found in metrics.items():
-                found[adjusted] = None
-                if found.get(p) is not None:
-                    by_metric[name].append(found)
+        for name, found in (pair for metrics in compared for pair in metrics.items()):
+            found[adjusted] = None
+            if found.get(p) is not None:
+                by_metric[name].append(found)
         for family in by_metric.values():
             for found, value in zip(family, statistics.holm([found[p] for found in family]), strict=True):
                 found[adjusted] = value

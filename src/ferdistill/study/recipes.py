@@ -1,6 +1,5 @@
 """The recipes of a results table: how each is named, what it is made of, and how two of them differ."""
 
-import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -120,7 +119,7 @@ class Recipe:
 
     @property
     def row(self) -> pd.Series:
-        """The first run, for what all have in common."""
+        """The first run, for what all share."""
         return self.runs.iloc[0]
 
     @property
@@ -167,19 +166,15 @@ def of(frame: pd.DataFrame, params: Params, needed: Sequence[str]) -> list[Recip
     """
     for column in needed:
         if column not in frame or frame[column].isna().any():
-            raise UsageError(
-                f"the results lack `{column}`" if column not in frame else f"some runs lack a value of `{column}`",
-                expected=f"columns {', '.join(needed)}",
-                hint="make the table with `ferdistill study collect`",
-            )
+            problem = f"some runs lack a value of `{column}`" if column in frame else f"the results lack `{column}`"
+            hint = "make the table with `ferdistill study collect`"
+            raise UsageError(problem, expected=f"columns {', '.join(needed)}", hint=hint)
     results.require_comparable(frame)
     unknown = sorted(set(frame["family"]) - set(params.families))
     if unknown:
-        raise CheckError(
-            f"params.yaml has no family {', '.join(unknown)}, so what it is made of is not known",
-            expected=f"one of {', '.join(params.families)}",
-            hint="add it under `families`, or leave its rows out",
-        )
+        problem = f"params.yaml has no family {', '.join(unknown)}, so what it is made of is not known"
+        hint = "add it under `families`, or leave its rows out"
+        raise CheckError(problem, expected=f"one of {', '.join(params.families)}", hint=hint)
     made = []
     for selector, runs in split(frame).items():
         runs = runs.sort_values("seed")
@@ -192,12 +187,10 @@ def of(frame: pd.DataFrame, params: Params, needed: Sequence[str]) -> list[Recip
         name = label_in(frame, row)
         name = name.replace("none", "labels alone", 1) if row["mode"] == "none" else name
         made.append(Recipe(selector, name, runs, mixture, len(family.sources), complexity))
-    families = list(params.families)
 
     def place(recipe: Recipe) -> tuple[Any, ...]:
-        values = [recipe.setting(name) for name in SETTING]
-        settings = ((value is not None, value) for value in values)
-        return families.index(recipe.family), MODES.index(recipe.mode), *settings, recipe.selector
+        settings = ((value is not None, value) for value in map(recipe.setting, SETTING))
+        return list(params.families).index(recipe.family), MODES.index(recipe.mode), *settings, recipe.selector
 
     return sorted(made, key=place)
 
@@ -296,9 +289,7 @@ def _loss_settings(params: Params, row: pd.Series) -> list[str]:
 
 
 def _text(value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    return "" if pd.isna(value) else re.sub(r"\.0$", "", repr(float(value)))
+    return value if isinstance(value, str) else "" if pd.isna(value) else repr(float(value)).removesuffix(".0")
 
 
 def _number(value: str, selector: str) -> float:

@@ -66,9 +66,8 @@ def read(path: Path | str) -> pd.DataFrame:
             reader = csv.reader(file, strict=True)
             listed = [(reader.line_num, row) for row in reader if row]
     except FileNotFoundError:
-        raise UsageError(
-            "no table of results here", where=str(path), hint="run `ferdistill study collect`, or name a CSV"
-        ) from None
+        hint = "run `ferdistill study collect`, or name a CSV"
+        raise UsageError("no table of results here", where=str(path), hint=hint) from None
     except (csv.Error, UnicodeDecodeError, IsADirectoryError) as error:
         raise CheckError(f"not a CSV file in UTF-8: {error}", where=str(path)) from None
     header = listed[0][1] if listed else []
@@ -107,11 +106,11 @@ def require_own(settings: Params) -> None:
         ours["index_digest"] = read_json(described, "digest")["digest"]
     theirs = {name: sorted(set(frame[name])) if name in frame else ["not said"] for name in ours}
     if any(theirs[name] != [value] for name, value in ours.items()):
-        short = {name: [value[:8] if name == "index_digest" else value for value in theirs[name]] for name in ours}
-        said = ", ".join(f"{name.removesuffix('_digest')} {' and '.join(short[name])}" for name in ours)
-        have = ", ".join(value[:8] if name == "index_digest" else value for name, value in ours.items())
+        short = {name: 8 if name == "index_digest" else None for name in ours}
+        said = [f"{n.removesuffix('_digest')} {' and '.join(v[: short[n]] for v in theirs[n])}" for n in ours]
+        have = [value[: short[name]] for name, value in ours.items()]
         raise CheckError(
-            f"the table is of {said}; the workspace has {have}",
+            f"the table is of {', '.join(said)}; the workspace has {', '.join(have)}",
             where=str(SUMMARY),
             hint=f"`ferdistill study collect`, or name the table to read it anyway: `--results {SUMMARY.as_posix()}`",
         )
@@ -146,11 +145,9 @@ def require_comparable(frame: pd.DataFrame) -> None:
 
 def comparable_with(frame: pd.DataFrame, row: pd.Series) -> pd.DataFrame:
     """The rows of a table that may enter one comparison with a row of it."""
-    keep = pd.Series(True, index=frame.index)
     for name in SAME:
-        if name in frame:
-            keep &= frame[name] == row[name]
-    return frame[keep & ~frame["misaligned"].astype(bool)] if "misaligned" in frame else frame[keep]
+        frame = frame[frame[name] == row[name]] if name in frame else frame
+    return frame[~frame["misaligned"].astype(bool)] if "misaligned" in frame else frame
 
 
 def _column(values: pd.Series, name: str, lines: list[int], path: Path) -> pd.Series:
@@ -186,23 +183,18 @@ def _column(values: pd.Series, name: str, lines: list[int], path: Path) -> pd.Se
 
 
 def _check_runs(frame: pd.DataFrame, lines: list[int], path: Path) -> None:
-    odd = ((frame["family"] == "none") != (frame["mode"] == "none")).to_numpy()
-    if odd.any():
-        row = frame.iloc[int(odd.argmax())]
-        raise CheckError(
-            f"family {row['family']} with mode {row['mode']}",
-            where=f"{path}, line {lines[int(odd.argmax())]}",
-            expected="the baseline as family none, mode none",
-        )
+    for line, family, mode in zip(lines, frame["family"], frame["mode"], strict=True):
+        if (family == "none") != (mode == "none"):
+            where, expected = f"{path}, line {line}", "the baseline as family none, mode none"
+            raise CheckError(f"family {family} with mode {mode}", where=where, expected=expected)
     identity = [name for name in (*RECIPE, "seed", *SAME, "misaligned") if name in frame]
     twice = frame.duplicated(identity, keep=False).to_numpy()
     if twice.any():
-        first = frame.iloc[int(twice.argmax())]
-        same = frame.groupby(identity, dropna=False).ngroup().to_numpy()
-        same = same == same[int(twice.argmax())]
+        first = int(twice.argmax())
+        group = frame.groupby(identity, dropna=False).ngroup().to_numpy()
         raise CheckError(
-            f"one run is listed twice: {label(first)}, seed {first['seed']}",
-            where=f"{path}, lines {', '.join(str(lines[at]) for at in np.flatnonzero(same))}",
+            f"one run is listed twice: {label(frame.iloc[first])}, seed {frame['seed'].iloc[first]}",
+            where=f"{path}, lines {', '.join(str(lines[at]) for at in np.flatnonzero(group == group[first]))}",
             expected="one row a run",
             hint="keep one of them; a recipe's every parameter needs its column",
         )

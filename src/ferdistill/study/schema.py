@@ -5,12 +5,11 @@ A mode's parameter is one line of `SETTINGS`, a metric one of `METRICS`; a test 
 is neither listed nor excused.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
-import numpy as np
-import pandas as pd
 from pydantic.fields import FieldInfo
 
 from .. import workspace
@@ -22,7 +21,7 @@ MODES: tuple[str, ...] = get_args(Mode)
 # Modes whose loss is linear in the teachers' probabilities: see `recipes.same_loss`.
 LINEAR = ("kd",)
 Better = Literal["higher", "lower"] | None
-POSITIVE, INFINITE = float(np.nextafter(0, 1)), float("inf")
+POSITIVE, INFINITE = math.nextafter(0, 1), float("inf")
 
 
 class Condition(NamedTuple):
@@ -236,13 +235,13 @@ def title_of(column: str) -> str:
     return metric.title.format(column[len(metric.key) + 1 :]) if metric else column
 
 
-def said(row: pd.Series, key: str) -> Any:
-    """A setting's value in a row of a table; None where it is empty or has no column."""
+def said(row: Any, key: str) -> Any:
+    """A setting's value in a row of a table, a Series or mapping; None where it is empty or has no column."""
     value = row.get(key)
-    return None if value is None or value == "" or pd.isna(value) else value
+    return None if value is None or value == "" or value != value else value
 
 
-def label(row: pd.Series, also: Sequence[str] = ()) -> str:
+def label(row: Any, also: Sequence[str] = ()) -> str:
     """A recipe's name for people, as `6D kd λ=0.7`; of one row of a table.
 
     `also` names settings to tell although they are not always told: those in which the table's runs of one family and
