@@ -20,7 +20,7 @@ from ferdistill import files, params, yaml_file
 from ferdistill.errors import CheckError, FerdistillError, UsageError
 from ferdistill.evaluation import predictions
 from ferdistill.runtime.classifier import Classifier
-from ferdistill.study import audit, grid, results, tables
+from ferdistill.study import audit, grid, results, schema, tables
 from support.bundles import write_bundle
 from support.hostile import (
     EXAMPLES,
@@ -112,7 +112,7 @@ def results_csv(root):
     pd.DataFrame(rows, columns=header).to_csv(root / "results.csv", index=False)
 
     def well_formed(found):
-        assert all(0 <= row["macro_f1"] <= 1 and row["seed"] >= 0 and row["mode"] in results.MODES for row in found)
+        assert all(0 <= row["macro_f1"] <= 1 and row["seed"] >= 0 and row["mode"] in schema.MODES for row in found)
 
     return Case(
         root, lambda: results.read(root / "results.csv").fillna(-1).to_dict("records"), ["results.csv"], well_formed
