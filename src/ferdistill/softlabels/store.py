@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..data.index import SPLITS, Index, digests
-from ..errors import CheckError, UsageError
+from ..errors import CheckError, UsageError, require_same
 from ..files import RESTORE, atomic, read_json, sha256_file, write_json
 
 SCHEMA_VERSION = 1
@@ -280,13 +280,8 @@ def _open(directory: Path) -> tuple[SoftLabels, pq.ParquetFile]:
             expected="what `store.write` writes there",
             hint=anew,
         )
-    if manifest.get("schema_version") != SCHEMA_VERSION:
-        raise CheckError(
-            f"soft-label schema version {manifest.get('schema_version')}",
-            where=str(directory / MANIFEST),
-            expected=str(SCHEMA_VERSION),
-            hint=anew,
-        )
+    version = [("schema version", SCHEMA_VERSION, manifest.get("schema_version"))]
+    require_same(version, "soft labels of another release", where=str(directory / MANIFEST), hint=anew)
     try:
         file = pq.ParquetFile(directory / TABLE)
         names = file.schema_arrow.names
