@@ -1,6 +1,7 @@
 """`ferdistill align`: the gate, the canary and the repair."""
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Annotated
 
@@ -53,7 +54,7 @@ def check(
         ferdistill align check --present  # in a hook: those stores that are there
     """
     from ..data import index
-    from ..softlabels import alignment, store
+    from ..softlabels import alignment, foreign, store
     from ..softlabels import canary as canary_library
 
     directories, csv = _resolve(directories, index_csv)
@@ -65,11 +66,12 @@ def check(
             return
     rows = index.read(csv, store.KEYS)
     checkpoints = alignment.read_checkpoints(workspace.TEACHERS)
-    report = alignment.check(directories, rows, rows.description["classes"], checkpoints)
+    read = cache(foreign.read_any) if with_canary else foreign.describe
+    report = alignment.check(directories, rows, rows.description["classes"], checkpoints, read)
     if with_canary:
         faulty = {problem["dir"] for problem in report["problems"]}
         in_step = [directory for directory in directories if directory.as_posix() not in faulty]
-        report = alignment.add_canary(report, canary_library.check(in_step, rows))
+        report = alignment.add_canary(report, canary_library.check(in_step, rows, read))
     if out:
         write_json(out, report)
     if as_json:

@@ -2,7 +2,7 @@
 
 import hashlib
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations
 from pathlib import Path
@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from ..data.index import SPLITS, Index, digests, text_column
 from ..errors import CheckError, UsageError
 from ..files import read_json, sha256_file
-from . import foreign, store
+from . import store
 from .store import Part, SoftLabels
 
 WORKERS = 2  # directories read at once: one reads while another is compared; more would only hold more memory
@@ -36,6 +36,7 @@ def check(
     index: Index,
     classes: list[str],
     checkpoints: dict[str, str] | None = None,
+    read: Callable[[Path], SoftLabels] = store.describe,
 ) -> dict[str, Any]:
     """Hold soft-label directories against an index and so against one another.
 
@@ -44,11 +45,13 @@ def check(
     Parameters
     ----------
     directories : sequence of Path
-        Anything that `foreign.read_any` reads.
     classes : list of str
         The classes, in the order in which the columns must come.
     checkpoints : dict of str to str, optional
         The SHA-256 of each teacher's weights as they are now; see `read_checkpoints`.
+    read : callable
+        What reads a directory, `foreign.describe` if it may be anybody's. Of a store whose `parts` it leaves empty,
+        only a batch is held at a time unless something is wrong.
 
     Returns
     -------
@@ -74,12 +77,12 @@ def check(
     described = {split: digests(index.rows.loc[index.rows["split"] == split, ["path", "label"]]) for split in SPLITS}
 
     def check_one(directory: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        own = store.TABLE in foreign.find(directory)
-        soft = store.describe(directory) if own else foreign.read_any(directory)
+        soft = read(directory)
         problems = _check_claims(soft, index, classes, checkpoints or {})
-        values_sha256 = _sweep(soft, index, positions, described) if own else ""
+        unread = soft.manifest is not None and not soft.parts
+        values_sha256 = _sweep(soft, index, positions, described) if unread else ""
         if not values_sha256:
-            soft = store.read_parts(directory) if own else soft
+            soft = store.read_parts(directory) if unread else soft
             problems += _check_parts(soft, _wanted(index), described, classes)
             values_sha256 = _values_sha256(soft)
         return _summary(soft, values_sha256), problems
@@ -190,7 +193,7 @@ def _sweep(
         same = all(wanted[name].slice(start, len(values)).equals(pa.chunked_array([texts[name]])) for name in texts)
         if not same or not np.isfinite(values).all():
             return ""
-        right[start:stop] = foreign.distributions(values)
+        right[start:stop] = store.distributions(values)
         digest.update(values.data)
         start = stop
     if start < len(right) or soft.manifest.get("splits") != described:
@@ -425,12 +428,12 @@ def _check_values(soft: SoftLabels, split: str, part: Part, classes: list[str]) 
     if not finite.all():
         row = int(np.argmin(finite.all(axis=1)))
         problems.append(_problem(soft.directory, split, "non-finite", row, f"finite {soft.kind}", shown(row), ANEW))
-    right = foreign.distributions(part.values)
+    right = store.distributions(part.values)
     if soft.kind == "probabilities":
         wrong = np.flatnonzero(finite.all(axis=1) & ~right)
         if len(wrong):
             row = int(wrong[0])
-            expected = f"none negative, and the sum 1 within {foreign.TOLERANCE:g} (probabilities, {soft.kind_from})"
+            expected = f"none negative, and the sum 1 within {store.TOLERANCE:g} (probabilities, {soft.kind_from})"
             text = f"the sum {part.values[row].sum():.4g} of {shown(row)}"
             problems.append(_problem(soft.directory, split, "not a distribution", row, expected, text, ANEW))
     elif len(right) and right.all():

@@ -15,7 +15,7 @@ is simulated: there is no seed.
 
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -176,7 +176,9 @@ def examine(
     }
 
 
-def check(directories: Sequence[Path], index: Index) -> dict[str, Any]:
+def check(
+    directories: Sequence[Path], index: Index, read: Callable[[Path], SoftLabels] = foreign.read_any
+) -> dict[str, Any]:
     """Examine directories of soft labels, split by split, against an index and one another.
 
     Rows are taken as they lie: paths and labels in the files are not consulted (`alignment.check` does that). Columns
@@ -185,7 +187,8 @@ def check(directories: Sequence[Path], index: Index) -> dict[str, Any]:
     Parameters
     ----------
     directories : sequence of Path
-        Anything that `foreign.read_any` reads.
+    read : callable
+        What reads a directory.
 
     Returns
     -------
@@ -206,7 +209,7 @@ def check(directories: Sequence[Path], index: Index) -> dict[str, Any]:
     sets: dict[str, dict[Path, np.ndarray]] = {}
     named, keyed = {}, {}
     for directory in directories:
-        soft = foreign.read_any(directory)
+        soft = read(directory)
         named[directory] = soft.classes is not None
         keyed[directory] = all(part.paths is not None for part in soft.parts.values())
         columns = class_columns(soft, classes)

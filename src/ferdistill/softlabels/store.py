@@ -37,6 +37,9 @@ KINDS: dict[str, type | tuple[type, ...]] = {
     "provenance": (dict, type(None)),
 }
 BATCH = 65_536  # rows read at a time
+MAX_COLUMNS = 4_096  # of any table or array of soft labels or predictions
+# How far from 1 a row of probabilities may sum: float16 and a few printed digits stay within it.
+TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -317,6 +320,19 @@ def _damaged(directory: Path, error: Exception) -> CheckError:
         where=str(directory / TABLE),
         hint=RESTORE,
     )
+
+
+def distributions(values: np.ndarray) -> np.ndarray:
+    """Which rows of (N, K) are probability distributions: none negative, their sum within `TOLERANCE` of 1; bool, (N,).
+
+    Hence none is over 1, but for the same tolerance.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):  # of rows that are not finite
+        sums = values @ np.ones(values.shape[1], values.dtype)  # far faster than a sum along so short an axis
+        right = np.abs(sums - 1) <= TOLERANCE
+    if (values < 0).any():
+        right &= (values >= 0).all(axis=1)
+    return right
 
 
 def logits_of(table: pd.DataFrame, classes: list[str]) -> np.ndarray:
