@@ -86,7 +86,7 @@ def scored(form):
 
         def load():
             found = predictions.read(file)
-            return found.logits.tolist(), found.labels.tolist(), found.classes, found.people.tolist()
+            return found.logits.tolist(), found.labels.tolist(), found.classes, found.clusters.tolist()
 
         def well_formed(found):
             logits, labels, classes, people = found

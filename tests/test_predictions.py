@@ -67,7 +67,7 @@ def test_an_npz_of_arrays_and_labels_as_places(tmp_path: Path) -> None:
     assert (a.classes, b.classes) == (["0", "1", "2"], CLASSES)
     assert (a.labels == labels).all() and (b.labels == labels).all()
     assert np.abs(softmax(a.logits, axis=1) - softmax(b.logits, axis=1)).max() < 1e-3
-    assert len(set(a.people)) == 60
+    assert len(set(a.clusters)) == 60
 
 
 def test_numbers_that_are_names_are_names(tmp_path: Path) -> None:

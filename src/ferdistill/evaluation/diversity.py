@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 from scipy.special import entr, log_softmax, logsumexp, rel_entr
-from sklearn.metrics import f1_score
 
 from .. import workspace
 from ..data.index import Index
 from ..data.truth import distribution, kl_from_truth, total_variation
 from ..errors import CheckError, UsageError
+from ..f1 import macro_f1
 from ..params import Params
 from ..softlabels import alignment, store
 from .calibration import check_scored
@@ -171,7 +171,7 @@ def measure(
         p = np.exp(log_p)
         found = {
             "accuracy": float((predicted == labels).mean()),
-            "macro_f1": float(f1_score(labels, predicted, labels=range(p.shape[1]), average="macro", zero_division=0)),
+            "macro_f1": macro_f1(labels, predicted, p.shape[1]),
             "entropy": float(entr(p).sum(axis=-1).mean()),
         }
         if truth is not None:

@@ -14,7 +14,7 @@ from ..softlabels.probability_files import KEYS
 from ..softlabels.store import TOLERANCE
 from . import intervals
 from .calibration import consistency_band, log_probabilities, reliability
-from .metrics import people_of, score
+from .metrics import clusters_of, score
 
 ARRAYS = {"logits": "logit_", "probs": "prob_"}
 # What stands for the logarithm of a probability of 0: its exponential is 0 to every digit.
@@ -32,8 +32,8 @@ class Scored(NamedTuple):
         Integers in 0..K-1.
     classes : list of str
         In the order of the file's columns.
-    people : (N,) array
-        As `metrics.people_of` gives them.
+    clusters : (N,) array
+        As `metrics.clusters_of` gives them.
     impossible : int
         How many samples give their own label a probability of 0, so that the NLL is infinite.
     """
@@ -41,7 +41,7 @@ class Scored(NamedTuple):
     logits: np.ndarray
     labels: np.ndarray
     classes: list[str]
-    people: np.ndarray
+    clusters: np.ndarray
     impossible: int
 
 
@@ -79,7 +79,7 @@ def read(file: Path, split: str | None = None) -> Scored:
     if kind == "prob_":
         values = _log_probabilities(values, frame.index, classes, file)
         impossible = int((values[np.arange(len(labels)), labels] == LOG_ZERO).sum())
-    return Scored(values, labels, classes, people_of(frame), impossible)
+    return Scored(values, labels, classes, clusters_of(frame), impossible)
 
 
 def report(
@@ -104,7 +104,7 @@ def report(
 
         `nll` and its interval are None if any sample is impossible.
     """
-    logits, labels, classes, people, impossible = scored
+    logits, labels, classes, clusters, impossible = scored
     scores = score(logits, labels, classes, temperature, bins)
     log_probs = log_probabilities(logits, temperature)
     probabilities = np.exp(log_probs)
@@ -112,7 +112,7 @@ def report(
     table = reliability(probabilities, labels, bins).join(band)
     found: dict[str, Any] = {
         **scores,
-        "people": len(np.unique(people)),
+        "people": len(np.unique(clusters)),
         "classes": classes,
         "temperature": temperature,
         "bins": bins,
@@ -121,7 +121,7 @@ def report(
     }
     if draws:
         values, drawn = intervals.resample(
-            log_probs, logits.argmax(axis=1), labels, people, bins=bins, draws=draws, seed=seed, track=track
+            log_probs, logits.argmax(axis=1), labels, clusters, bins=bins, draws=draws, seed=seed, track=track
         )
         found["intervals"] = {name: intervals.interval(name, values[name], drawn[name], level) for name in drawn}
     if impossible:
