@@ -155,7 +155,7 @@ def test_temperature_stands_unless_another_method_wins_by_a_standard_error() -> 
     assert changed["method"] == "vector"
     assert changed["vector"]["gain"] == pytest.approx(changed["temperature"]["nll"] - changed["vector"]["nll"])
     assert changed["vector"]["gain"] > changed["vector"]["gain_standard_error"] > 0
-    with pytest.raises(CheckError, match="one person"):
+    with pytest.raises(CheckError, match="one subject"):
         cross_validate(logits, labels, np.full(800, "p"), 5, 0)
 
 

@@ -4,6 +4,7 @@ import hashlib
 import shlex
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -123,16 +124,13 @@ def add_canary(report: dict[str, Any], examined: dict[str, Any]) -> dict[str, An
         The report, with `canary` (`examined` as it is) and a problem of kind `values` for each verdict "misaligned";
         `row` is the likeliest first row out of step. "inconclusive" is no problem.
     """
-    problems = [
-        _problem(
-            Path(found["dir"]), found["split"], "values", found["slip_row"],
-            "soft labels whose arg-max agrees with the labels of their images",
-            f"{found['why']} ({found['agreement']:.1%} agree, {found['chance']:.1%} by chance)",
-            found["hint"],
-        )
-        for found in examined["results"]
-        if found["verdict"] == "misaligned"
-    ]  # fmt: skip
+    expected = "soft labels whose arg-max agrees with the labels of their images"
+    problems = []
+    for found in examined["results"]:
+        if found["verdict"] == "misaligned":
+            text = f"{found['why']} ({found['agreement']:.1%} agree, {found['chance']:.1%} by chance)"
+            place_ = Path(found["dir"]), found["split"]
+            problems.append(_problem(*place_, "values", found["slip_row"], expected, text, found["hint"]))
     wrong = {problem["split"] for problem in problems}
     splits = {
         split: facts | {"ok": facts["ok"] and not wrong & {split, ""}} for split, facts in report["splits"].items()
@@ -292,13 +290,11 @@ def _check_parts(
         for split, part in soft.parts.items()
     )
     remedy = ANEW if in_order else _remedy(soft, wanted[""].paths)  # which takes a second for a million rows
-    problems = [
-        _problem(
-            soft.directory, "", "split", int(part.rows[0]), "one of " + ", ".join(SPLITS), split or "no split", remedy
-        )
-        for split, part in soft.parts.items()
-        if split not in SPLITS and not whole
-    ]
+    problems = []
+    for split, part in soft.parts.items():
+        if split not in SPLITS and not whole:
+            expected, found = "one of " + ", ".join(SPLITS), split or "no split"
+            problems.append(_problem(soft.directory, split, "split", int(part.rows[0]), expected, found, remedy))
     for split in [""] if whole else SPLITS:
         if split in soft.parts:
             problems += _check_keys(soft.directory, split, soft.parts[split], wanted[split], remedy)
@@ -326,41 +322,41 @@ def _repair(soft: SoftLabels) -> str:
 
 def _check_keys(directory: Path, split: str, part: Part, wanted: Rows, remedy: str) -> list[dict[str, Any]]:
     """Length, paths and labels, row by row."""
+    note = partial(_problem, directory, split)
     at = np.arange(len(part.values))
     problems: list[dict[str, Any]] = []
     in_step = part.paths is None or part.paths.equals(wanted.paths)
     if part.paths is None:
         if len(at) != len(wanted.paths):
             found = f"{len(at)} rows, without paths"
-            problems.append(_problem(directory, split, "length", None, f"{len(wanted.paths)} rows", found, ANEW))
+            problems.append(note("length", None, f"{len(wanted.paths)} rows", found, ANEW))
             at[:] = -1
         hint = "run `ferdistill align canary`, which compares them with the labels; or " + ANEW
-        problems.append(
-            _problem(directory, split, "keys", None, "a path for each row", "nothing to check order by", hint)
-        )
+        problems.append(note("keys", None, "a path for each row", "nothing to check order by", hint))
     elif not in_step:
-        problems, at = _compare_paths(directory, split, part.paths, wanted.paths, remedy)
+        problems, at = _compare_paths(note, part.paths, wanted.paths, remedy)
     if part.labels is not None and not (in_step and part.labels.equals(wanted.labels)):
         labels = part.labels.to_numpy(zero_copy_only=False)
         right = wanted.labels.take(pa.array(at, mask=at < 0)).to_numpy(zero_copy_only=False)
-        wrong = np.flatnonzero((at >= 0) & (labels != right))
-        if len(wrong):
-            row = int(wrong[0])
+        if (wrong := (at >= 0) & (labels != right)).any():
+            row = int(wrong.argmax())
             found = labels[row] if part.paths is None else f"{labels[row]} for {part.paths[row]}"
-            problems.append(_problem(directory, split, "label", row, right[row], found, ANEW))
+            problems.append(note("label", row, right[row], found, ANEW))
     return problems
 
 
 def _compare_paths(
-    directory: Path, split: str, found: pa.LargeStringArray, wanted: pa.LargeStringArray, remedy: str
+    note: Callable[..., dict[str, Any]], found: pa.LargeStringArray, wanted: pa.LargeStringArray, remedy: str
 ) -> tuple[list[dict[str, Any]], np.ndarray]:
     """The problems of paths that differ, and where in the index's rows each belongs; -1 where nowhere."""
     paths, expected = (texts.to_numpy(zero_copy_only=False) for texts in (found, wanted))
     at = pd.Index(expected).get_indexer(paths)
-    missing = np.setdiff1d(np.arange(len(expected)), at)
-    extra = np.flatnonzero(at < 0)
     repeated = pd.Index(paths).duplicated()
-    doubled = np.flatnonzero(repeated)
+    missing, extra, doubled = (
+        np.setdiff1d(np.arange(len(expected)), at),
+        np.flatnonzero(at < 0),
+        np.flatnonzero(repeated),
+    )
     known = np.flatnonzero((at >= 0) & ~repeated)
     moved = known[at[known] != np.sort(at[known])]
     if len(missing) or len(extra):
@@ -370,26 +366,21 @@ def _compare_paths(
     problems = []
     if len(paths) != len(expected):
         shared = min(len(paths), len(expected))
-        differing = np.flatnonzero(paths[:shared] != expected[:shared])
-        first = int(differing[0]) if len(differing) else shared
+        first = int(np.append(np.flatnonzero(paths[:shared] != expected[:shared]), shared)[0])
         text = f"{len(paths)} rows; first difference at row {first}"
-        problems.append(_problem(directory, split, "length", first, f"{len(expected)} rows", text, hint))
-    if len(doubled):
-        row = int(doubled[0])
-        problems.append(_problem(directory, split, "duplicate", row, "each path once", paths[row], hint))
-    if len(missing):
-        row = int(missing[0])
+        problems.append(note("length", first, f"{len(expected)} rows", text, hint))
+    for row in doubled[:1].tolist():
+        problems.append(note("duplicate", row, "each path once", paths[row], hint))
+    for row in missing[:1].tolist():
         text = f"{paths[row]} in its row" if row < len(paths) else "no such row"
-        problems.append(_problem(directory, split, "missing", row, expected[row], text, hint))
-    if len(extra):
-        row = int(extra[0])
+        problems.append(note("missing", row, expected[row], text, hint))
+    for row in extra[:1].tolist():
         text = f"a path of this split, as {expected[row]}" if row < len(expected) else "no such row"
-        problems.append(_problem(directory, split, "extra", row, text, paths[row], hint))
-    if len(moved):
-        row = int(moved[0])
+        problems.append(note("extra", row, text, paths[row], hint))
+    for row in moved[:1].tolist():
         # Without missing or extra rows, this is the path that belongs here.
         belongs = expected[np.sort(at[known])[np.searchsorted(known, row)]]
-        problems.append(_problem(directory, split, "order", row, belongs, paths[row], hint))
+        problems.append(note("order", row, belongs, paths[row], hint))
     return problems, at
 
 
@@ -399,53 +390,46 @@ def _check_places(
     """Of a store whose every split agrees with the index: do their places in the table, and the manifest's digests?"""
     problems = []
     for split, part in soft.parts.items():
-        moved = np.flatnonzero(part.rows != wanted[split].positions)
-        if len(moved):
-            row = int(moved[0])
-            expected = f"{wanted[split].paths[row]} in row {wanted[split].positions[row]} of the table"
-            found = f"row {part.rows[row]} of it"
+        note, right = partial(_problem, soft.directory, split), wanted[split]
+        for row in np.flatnonzero(part.rows != right.positions)[:1].tolist():
+            expected = f"{right.paths[row]} in row {right.positions[row]} of the table"
             hint = _remedy(soft, wanted[""].paths)
-            problems.append(_problem(soft.directory, split, "order", row, expected, found, hint))
+            problems.append(note("order", row, expected, f"row {part.rows[row]} of it", hint))
         claimed = ((soft.manifest or {}).get("splits") or {}).get(split)
         if claimed != described[split]:
             hint = "the manifest was edited by hand: " + ANEW
-            problems.append(_problem(soft.directory, split, "table digest", None, described[split], claimed, hint))
+            problems.append(note("table digest", None, described[split], claimed, hint))
     return problems
 
 
 def _check_values(soft: SoftLabels, split: str, part: Part, classes: list[str]) -> list[dict[str, Any]]:
     """Finite, a column a class, and of the kind that they are said to be."""
+    note = partial(_problem, soft.directory, split)
     if part.values.shape[1] != len(classes):
         expected, found = f"{len(classes)} columns: {', '.join(classes)}", f"{part.values.shape[1]} columns"
-        hint = "export with the classes of params.yaml, in that order"
-        return [_problem(soft.directory, split, "classes", None, expected, found, hint)]
+        return [note("classes", None, expected, found, "export with the classes of params.yaml, in that order")]
 
     def shown(row: int) -> str:
         return f"{part.values[row].tolist()}" + ("" if part.paths is None else f" for {part.paths[row]}")
 
     problems = []
-    finite = np.isfinite(part.values)
-    if not finite.all():
-        row = int(np.argmin(finite.all(axis=1)))
-        problems.append(_problem(soft.directory, split, "non-finite", row, f"finite {soft.kind}", shown(row), ANEW))
+    finite = np.isfinite(part.values).all(axis=1)
     right = store.distributions(part.values)
+    for row in np.flatnonzero(~finite)[:1].tolist():
+        problems.append(note("non-finite", row, f"finite {soft.kind}", shown(row), ANEW))
     if soft.kind == "probabilities":
-        wrong = np.flatnonzero(finite.all(axis=1) & ~right)
-        if len(wrong):
-            row = int(wrong[0])
+        for row in np.flatnonzero(finite & ~right)[:1].tolist():
             expected = f"none negative, and the sum 1 within {store.TOLERANCE:g} (probabilities, {soft.kind_from})"
             text = f"the sum {part.values[row].sum():.4g} of {shown(row)}"
-            problems.append(_problem(soft.directory, split, "not a distribution", row, expected, text, ANEW))
+            problems.append(note("not a distribution", row, expected, text, ANEW))
     elif len(right) and right.all():
-        expected, text = f"logits, {soft.kind_from}", "probabilities: every row lies in [0, 1] with the sum 1"
-        problems.append(_problem(soft.directory, split, "not a distribution", 0, expected, text, "export raw logits"))
+        text = "probabilities: every row lies in [0, 1] with the sum 1"
+        problems.append(note("not a distribution", 0, f"logits, {soft.kind_from}", text, "export raw logits"))
     return problems
 
 
 def _problem(
     directory: Path, split: str, kind: str, row: int | None, expected: object, found: object, hint: str
 ) -> dict[str, Any]:
-    return {
-        "dir": directory.as_posix(), "split": split, "kind": kind, "row": row, "expected": expected, "found": found,
-        "hint": hint,
-    }  # fmt: skip
+    facts = {"split": split, "kind": kind, "row": row, "expected": expected, "found": found, "hint": hint}
+    return {"dir": directory.as_posix(), **facts}
