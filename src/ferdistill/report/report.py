@@ -17,7 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from .. import workspace
 from ..data import index
 from ..errors import CheckError, UsageError
-from ..evaluation import diversity
+from ..evaluation import diversity, plots
 from ..evaluation.metrics import read_predictions
 from ..files import atomic, read_json, write_text
 from ..params import Params
@@ -114,7 +114,7 @@ def gather(frame: pd.DataFrame, params: Params, store: Path | None) -> Study:
     if teachers is not None:
         with TemporaryDirectory() as directory:
             picture = Path(directory) / "diversity.png"
-            diversity.picture(picture, teachers, f"Teachers on {teachers['n']} test images")
+            plots.teacher_diversity(picture, teachers, f"Teachers on {teachers['n']} test images")
             drawn["diversity"] = picture.read_bytes()
     try:
         decision, undecided = decide.decide(frame, params, benchmark, export), ""

@@ -163,7 +163,7 @@ def require(report: dict[str, Any]) -> None:
 
 
 def place(problem: dict[str, Any]) -> str:
-    """Where a problem of `check` is, for people."""
+    """Where a problem of `check` is, in words."""
     split = f", split {problem['split']}" if problem["split"] else ""
     row = f", row {problem['row']}" if problem["row"] is not None else ""
     return problem["dir"] + split + row

@@ -8,7 +8,7 @@ out of step by s rows from row r on, and back; a block that stands elsewhere; th
 Were a row's arg-max drawn from p(a | y), the likelihood ratio of any wrong pairing to the right one would have
 expectation 1, whatever the order of the labels, so a change of step that could have been placed in n ways is believed
 if it gains log(n / ALPHA): then at most ALPHA of the intact sets raise a false alarm, over all pairings searched.
-Errors that come in stretches (a hard source, a person the teacher misreads) break that assumption; hence a stretch is
+Errors that come in stretches (a hard source, a subject the teacher misreads) break that assumption; hence a stretch is
 called unrelated to its labels only if its own agreement with them is chance, and far below a useful teacher's.
 """
 

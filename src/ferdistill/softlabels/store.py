@@ -26,8 +26,9 @@ SCHEMA_VERSION = 1
 TABLE = "softlabels.parquet"
 MANIFEST = "manifest.json"
 KEYS = ["path", "label", "split"]
-# Of the manifest's entries, all but the classes: what each may be.
+# Of the manifest's entries: what each may be.
 KINDS: dict[str, type | tuple[type, ...]] = {
+    "classes": list,
     "teacher": str,
     "temperature": (int, float, type(None)),
     "index_digest": str,
@@ -267,24 +268,18 @@ def _open(directory: Path) -> tuple[SoftLabels, pq.ParquetFile]:
         )
     manifest = read_json(directory / MANIFEST)
     anew = f"{RESTORE}, or export the soft labels anew"
-    classes = manifest.get("classes")
-    if not isinstance(classes, list) or not classes or manifest.get("kind") != "logits":
-        raise CheckError(
-            "not the manifest of a store of soft labels",
-            where=str(directory / MANIFEST),
-            expected="an object with kind logits and a list of classes",
-            hint=anew,
-        )
+    needed = {"kind": "logits", "schema_version": SCHEMA_VERSION}
+    facts = [(name, right, manifest.get(name)) for name, right in needed.items()]
+    require_same(facts, "not the manifest of a store of soft labels", where=str(directory / MANIFEST), hint=anew)
+    classes: Any = manifest.get("classes")
     odd = [name for name, kinds in KINDS.items() if not isinstance(manifest.get(name), kinds)]
-    if odd or not all(isinstance(name, str) for name in classes):
+    if odd or not classes or not all(isinstance(name, str) for name in classes):
         raise CheckError(
             f"a manifest whose {odd[0] if odd else 'classes'} cannot be one",
             where=str(directory / MANIFEST),
             expected="what `store.write` writes there",
             hint=anew,
         )
-    version = [("schema version", SCHEMA_VERSION, manifest.get("schema_version"))]
-    require_same(version, "soft labels of another release", where=str(directory / MANIFEST), hint=anew)
     try:
         file = pq.ParquetFile(directory / TABLE)
         names = file.schema_arrow.names
@@ -292,14 +287,19 @@ def _open(directory: Path) -> tuple[SoftLabels, pq.ParquetFile]:
         raise UsageError(f"soft labels without their {TABLE}", where=str(directory), hint=RESTORE) from None
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
         raise _damaged(directory, error) from None
-    wanted = ["path", "split", "label", *(f"logit_{name}" for name in classes)]
-    missing = [name for name in wanted if name not in names]
-    if missing or len(set(names)) < len(names):
+    wanted = [*KEYS, *(f"logit_{name}" for name in classes)]
+    named = set(names)
+    missing, twice = [name for name in wanted if name not in named], len(named) < len(names)
+    if missing or twice or len(names) > MAX_COLUMNS:
         file.close()
         raise CheckError(
-            f"columns are missing: {', '.join(missing)}" if missing else f"columns of one name: {', '.join(names)}",
+            f"columns are missing: {', '.join(missing[:20])}"
+            if missing
+            else f"columns of one name: {', '.join(names[:20])}"
+            if twice
+            else f"{len(names):,} columns",
             where=str(directory / TABLE),
-            expected=", ".join(wanted),
+            expected=f"{', '.join(wanted[:20])}; at most {MAX_COLUMNS:,}",
             hint="export the soft labels anew",
         )
     soft = SoftLabels(
