@@ -304,7 +304,7 @@ def test_what_cannot_be_told_or_read_is_one_clear_message(index, table, tmp_path
         (tmp_path / "t" / name).write_bytes(b"nothing of the kind\n1,2\n")
         refused("cannot be read safely")
     table[["path", *LOGITS]].round().astype(dict.fromkeys(LOGITS, int)).to_csv(tmp_path / "t" / "t.csv", index=False)
-    refused("integers where soft labels belong")
+    refused("a column of type int64")
     table.rename(columns={"logit_sad": "prob_sad"}).to_csv(tmp_path / "t" / "t.csv", index=False)
     refused("both logits and probabilities")
     table[LOGITS].to_csv(tmp_path / "t" / "t.csv", index=False)

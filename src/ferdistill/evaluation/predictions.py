@@ -1,6 +1,5 @@
 """Anybody's predictions: a label, and a logit or a probability for each class."""
 
-from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -68,7 +67,13 @@ def read(file: Path, split: str | None = None) -> Scored:
         If it cannot be read, lacks a column, or a row does not hold a label and finite logits, or probabilities.
     """
     frame = _load(file)
-    kind, classes = _classes(frame, file)
+    kind, classes = probability_files.kind_and_classes(list(map(str, frame.columns)), file)
+    if len(classes) < 2:
+        raise CheckError(
+            f"one class alone: {classes[0]}" if classes else "neither logits nor probabilities",
+            where=f"{file}: {', '.join(map(str, frame.columns[:20]))}",
+            expected="for each class, of two at least, a column logit_<class>, or for each a column prob_<class>",
+        )
     if "label" not in frame.columns:
         raise CheckError("no column `label`", where=f"{file}: {', '.join(map(str, frame.columns))}")
     # Before any row is left out, so that messages count the file's rows.
@@ -166,26 +171,8 @@ def _frame(arrays: dict[str, np.ndarray], file: Path) -> pd.DataFrame:
     if len(set(lengths.values())) > 1:
         found = ", ".join(f"{name} {length}" for name, length in lengths.items())
         raise CheckError("arrays of different lengths", where=f"{file}: {found}", expected="a value for each row")
-    if len(lengths) < len(columns):
-        counts = Counter(name for name, _ in columns)
-        raise CheckError(
-            f"a column stands twice: {', '.join(name for name in lengths if counts[name] > 1)}",
-            where=str(file),
-            expected="each class once",
-        )
+    probability_files.require_names([name for name, _ in columns], file)
     return pd.DataFrame(dict(columns))
-
-
-def _classes(frame: pd.DataFrame, file: Path) -> tuple[str, list[str]]:
-    """The kind of values, and the classes in the order of their columns."""
-    kind, classes = probability_files.kind_and_classes(list(map(str, frame.columns)), file)
-    if len(classes) < 2:
-        raise CheckError(
-            f"one class alone: {classes[0]}" if classes else "neither logits nor probabilities",
-            where=f"{file}: {', '.join(map(str, frame.columns[:20]))}",
-            expected="for each class, of two at least, a column logit_<class>, or for each a column prob_<class>",
-        )
-    return kind, classes
 
 
 def _of_split(frame: pd.DataFrame, file: Path, split: str | None) -> pd.DataFrame:

@@ -163,13 +163,12 @@ def _read_table(directory: Path, file: Path, table: pa.Table) -> SoftLabels:
             where=str(file),
             expected="path, if you like label and split, and for each class prob_<class> or logit_<class> or <class>",
         )
-    columns = {name: table[f"{prefix}{name}"] for name in classes}
-    if all(pa.types.is_integer(column.type) for column in columns.values()):
-        raise _not_floats("integers", file)
+    columns = [table[f"{prefix}{name}"] for name in classes]
+    # CSV has no types: a column of whole numbers is still one of decimals if its neighbours are.
+    decimals = file.suffix == ".csv" and any(pa.types.is_floating(column.type) for column in columns)
     values = np.empty((len(table), len(classes)), np.float32)
-    for place, (name, column) in enumerate(columns.items()):
-        # CSV has no types: a column of whole numbers is still one of decimals if its neighbours are.
-        whole = file.suffix == ".csv" and pa.types.is_integer(column.type)
+    for place, (name, column) in enumerate(zip(classes, columns, strict=True)):
+        whole = decimals and pa.types.is_integer(column.type)
         values[:, place] = store.numbers(column.cast(pa.float64()) if whole else column, file, f"{prefix}{name}")
     texts = {TEXTS[name]: store.text(table[name], file, name) for name in TEXTS if name in table.column_names}
     kind = KINDS.get(prefix)
@@ -237,7 +236,12 @@ def _values(array: Any, file: Path) -> np.ndarray:
             expected="an array (N, K), a column a class",
         )
     if not np.issubdtype(array.dtype, np.floating):
-        raise _not_floats(str(array.dtype), file)
+        raise CheckError(
+            f"{array.dtype} where soft labels belong",
+            where=str(file),
+            expected="floating-point logits or probabilities",
+            hint="export them anew, neither rounded nor as class numbers",
+        )
     with np.errstate(over="ignore"):  # becomes an infinity, which the gate refuses
         return array.astype(np.float32, copy=False)
 
@@ -270,13 +274,4 @@ def _ambiguous(directory: Path, names: list[str]) -> CheckError:
         where=str(directory),
         expected="one form alone: which is meant is not guessed",
         hint="move the others to directories of their own",
-    )
-
-
-def _not_floats(what: str, file: Path) -> CheckError:
-    return CheckError(
-        f"{what} where soft labels belong",
-        where=str(file),
-        expected="floating-point logits or probabilities",
-        hint="export them anew, neither rounded nor as class numbers",
     )

@@ -72,6 +72,14 @@ def kind_and_classes(names: list[str], file: Path) -> tuple[str, list[str]]:
     return (present[0], found[present[0]]) if present else ("", [])
 
 
+def require_names(names: list[str], file: Path) -> None:
+    """Stop with a CheckError at too many columns, or at two of one name."""
+    _require_few(len(names), file)
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise CheckError(f"a column stands twice: {', '.join(twice)}", where=str(file), expected="each name once")
+
+
 def _require_few(columns: int, file: Path) -> None:
     if columns > MAX_COLUMNS:
         raise CheckError(f"{columns:,} columns", where=str(file), expected=f"at most {MAX_COLUMNS:,}")
@@ -88,17 +96,10 @@ def _require_small(unfolded: int, file: Path) -> None:
         )
 
 
-def _require_names(names: list[str], file: Path) -> None:
-    _require_few(len(names), file)
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise CheckError(f"a column stands twice: {', '.join(twice)}", where=str(file), expected="each name once")
-
-
 def _csv(file: Path) -> pa.Table:
     with file.open(encoding="utf-8-sig", newline="") as text:
         names = next(filter(None, csv.reader(text, strict=True)), [])
-    _require_names(names, file)
+    require_names(names, file)
     table = pyarrow.csv.read_csv(
         file,
         read_options=pyarrow.csv.ReadOptions(use_threads=False),  # with threads, an error does not say which row
@@ -125,7 +126,7 @@ def _as_numbers(texts: pa.ChunkedArray) -> pa.ChunkedArray:
 
 def _parquet(file: Path) -> pa.Table:
     with pq.ParquetFile(file) as parquet:
-        _require_names(parquet.schema_arrow.names, file)
+        require_names(parquet.schema_arrow.names, file)
         groups = map(parquet.metadata.row_group, range(parquet.metadata.num_row_groups))
         # Encoded, many equal values take no room.
         chunks = [group.column(place) for group in groups for place in range(group.num_columns)]
