@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -67,12 +67,11 @@ def check(
             return
     rows = _read(csv)
     checkpoints = alignment.read_checkpoints(workspace.TEACHERS)
-    read = cache(foreign.read_any) if with_canary else foreign.describe
-    report = alignment.check(directories, rows, rows.description["classes"], checkpoints, read)
+    report = alignment.check(directories, rows, rows.description["classes"], checkpoints, foreign.describe)
     if with_canary:
         faulty = {problem["dir"] for problem in report["problems"]}
         in_step = [directory for directory in directories if directory.as_posix() not in faulty]
-        report = alignment.add_canary(report, canary_library.check(in_step, rows, read))
+        report = alignment.add_canary(report, canary_library.check(in_step, rows))
     _show(report, as_json, out, _print_alignment)
     if strict and not report["ok"]:
         raise typer.Exit(1)

@@ -51,8 +51,8 @@ def check(
     checkpoints : dict of str to str, optional
         The SHA-256 of each teacher's weights as they are now; see `read_checkpoints`.
     read : callable
-        What reads a directory, `foreign.describe` if it may be anybody's. Of a store whose `parts` it leaves empty,
-        only a batch is held at a time unless something is wrong.
+        What reads a directory: `foreign.describe` if it may be anybody's. Of a store only a batch is held at a time
+        unless something is wrong.
 
     Returns
     -------
@@ -80,10 +80,9 @@ def check(
     def check_one(directory: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         soft = read(directory)
         problems = _check_claims(soft, index, classes, checkpoints or {})
-        unread = soft.manifest is not None and not soft.parts
-        values_sha256 = _sweep(soft, index, positions, described) if unread else ""
+        values_sha256 = _sweep(soft, index, positions, described) if soft.manifest else ""
         if not values_sha256:
-            soft = store.read_parts(directory) if unread else soft
+            soft = store.read_parts(directory) if soft.manifest else soft
             problems += _check_parts(soft, _wanted(index), described, classes)
             values_sha256 = _values_sha256(soft)
         return _summary(soft, values_sha256), problems

@@ -14,7 +14,7 @@ called unrelated to its labels only if its own agreement with them is chance, an
 
 import re
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -177,9 +177,7 @@ def _look(
     return _Fault(shift, why, slip, gain, threshold, unresolved)
 
 
-def check(
-    directories: Sequence[Path], index: Index, read: Callable[[Path], SoftLabels] = foreign.read_any
-) -> dict[str, Any]:
+def check(directories: Sequence[Path], index: Index) -> dict[str, Any]:
     """Examine directories of soft labels, split by split, against an index and one another.
 
     Rows are taken as they lie: paths and labels in the files are not consulted (`alignment.check` does that). Columns
@@ -188,8 +186,7 @@ def check(
     Parameters
     ----------
     directories : sequence of Path
-    read : callable
-        What reads a directory.
+        Anything that `foreign.read_any` reads.
 
     Returns
     -------
@@ -210,7 +207,7 @@ def check(
     sets: dict[str, dict[Path, np.ndarray]] = {}
     named, keyed = {}, {}
     for directory in directories:
-        soft = read(directory)
+        soft = foreign.read_any(directory)
         named[directory] = soft.classes is not None
         keyed[directory] = all(part.paths is not None for part in soft.parts.values())
         columns = class_columns(soft, classes)
