@@ -93,15 +93,16 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray, grid: Sequence[float
         return min(among, key=rank)
 
     t_star = _best_temperature(logits, labels)
-    flat = nll(T_MAX) - nll(t_star) < 1e-9
-    if flat or t_star > 0.999 * T_MAX:
+    least = nll(t_star)
+    if least > 1e-9 and (nll(T_MAX) - least < 1e-9 or t_star > 0.999 * T_MAX):
         raise CheckError(
             f"no temperature fits: the labels are best predicted by ignoring the logits (T* >= {T_MAX:g})",
             where=f"{len(labels)} samples for calibration",
             expected=f"an optimum inside ({T_MIN:g}, {T_MAX:g})",
             hint="the model has learned nothing that holds on this split: train longer, or check its labels",
         )
-    t_star = T_MIN if t_star < 1.001 * T_MIN else t_star
+    if t_star < 1.001 * T_MIN or nll(T_MIN) <= least:
+        t_star = T_MIN
     t_star_grid = choose(grid)
     at_edge = t_star_grid in (min(grid), max(grid))
     widened = sorted(set(grid))
