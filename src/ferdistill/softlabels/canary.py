@@ -150,7 +150,7 @@ def _look(
     """Hold one set against the labels alone."""
     rows, index_rows = len(predictions), len(labels)
     shared = min(rows, index_rows)
-    order, unresolved = pairing.sort_order(predictions[:shared], labels, orders)
+    order, unresolved = pairing.best_order(predictions[:shared], labels, orders)
     paired = labels if order is None else labels[orders[order]]
     segments, gain, threshold = pairing.trace(predictions, paired, classes, classes)
     if rows != index_rows and _describe(segments) is None and above_chance:

@@ -91,7 +91,7 @@ def _information(predictions: np.ndarray, labels: np.ndarray, classes: int, kind
     return float(_table(predictions, labels, classes, kinds)[predictions, labels].sum())
 
 
-def sort_order(
+def best_order(
     predictions: np.ndarray, labels: np.ndarray, orders: Mapping[str, np.ndarray]
 ) -> tuple[str | None, list[str]]:
     """The order that the rows are in, None if the index's; and the names of those that cannot be told from it."""
