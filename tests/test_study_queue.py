@@ -155,6 +155,9 @@ def test_collect_writes_one_row_a_run_and_says_what_it_leaves_out_and_why(inside
     with (tmp_path / "a.csv").open(newline="") as file:
         rows = {row["experiment"]: row for row in csv.DictReader(file)}
     assert len(rows) == 5
+    frame = results.read(tmp_path / "a.csv")
+    assert list(frame.columns) == results.columns(SETTINGS["classes"], SETTINGS["teachers"])
+    assert frame[["ece_smooth", "val_nll", "vector_cv_gain", "label_kl_scaled"]].notna().all(axis=None)
     row = rows["study-6D-kd-lambda0.7-s42"]
     assert (row["family"], row["mode"], row["lambda"], row["beta"], row["seed"]) == ("6D", "kd", "0.7", "", "42")
     assert (row["fusion"], row["alpha"], row["temperature"]) == ("probability", "0.5", "2.0")
