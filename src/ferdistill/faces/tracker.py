@@ -47,19 +47,9 @@ class Tracker:
     started: int = 0
 
     def update(self, time: float, faces: Sequence[Face], probabilities: np.ndarray) -> list[Track]:
-        """Continue the tracks with the faces of a frame.
+        """Continue the tracks with the N faces of a frame, whose probabilities are (N, K).
 
-        Parameters
-        ----------
-        time : float
-            Of the frame, in seconds; not before that of the last.
-        faces : sequence of N Face
-        probabilities : (N, K) array
-
-        Returns
-        -------
-        list of N Track
-            That of each face, in the order of `faces`.
+        `time` is the frame's, in seconds, not before that of the last. Gives the track of each face, in their order.
         """
         self.tracks = [track for track in self.tracks if time - track.time <= self.patience]
         pairs = sorted(

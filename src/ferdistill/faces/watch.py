@@ -15,14 +15,8 @@ from .tracker import Smoothing, Track, Tracker
 
 UNSURE = (170, 170, 170)
 COLOURS = (
-    (230, 60, 60),
-    (120, 180, 60),
-    (190, 90, 220),
-    (250, 190, 40),
-    (200, 200, 200),
-    (80, 140, 250),
-    (60, 210, 210),
-)
+    (230, 60, 60), (120, 180, 60), (190, 90, 220), (250, 190, 40), (200, 200, 200), (80, 140, 250), (60, 210, 210),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -50,24 +44,10 @@ def watch(
     smoothing: Smoothing | None = None,
     margin: float | None = MARGIN,
 ) -> Iterator[Seen]:
-    """Yield every frame with the tracks of its faces.
+    """Yield every frame, in order of time, with the tracks of its faces, which change with the next frame.
 
-    Parameters
-    ----------
-    frames : iterable of Frame
-        In order of time.
-    classifier : Classifier
-    detector : Detector
-        Is told where the faces were a moment ago.
-    smoothing : Smoothing, optional
-        With the bundle's confidence, if not given.
-    margin : float or None
-        Around the detector's box; see `classify`.
-
-    Yields
-    ------
-    Seen
-        Its tracks are the tracker's own and change with the next frame.
+    The detector is told where the faces were a moment ago. `smoothing` has the bundle's confidence, if not given;
+    `margin` is that of `classify`.
     """
     tracker = Tracker(smoothing or Smoothing(confidence=classifier.confidence))
     for frame in frames:
