@@ -11,7 +11,10 @@ import pytest
 
 SRC = Path(__file__).parents[1] / "src"
 PACKAGE = SRC / "ferdistill"
-FLOOR = {"", "errors", "files", "image_files", "params", "progress", "workspace", "yaml_file"}  # "" is the version
+# "" is the version.
+FLOOR = {
+    "", "errors", "f1", "files", "image_files", "params", "progress", "tensor_files", "workspace", "yaml_file",
+}  # fmt: skip
 # From the floor up. A room may import itself and what stands before it.
 ROOMS = [
     "tracking", "runtime", "data", "softlabels", "evaluation", "distill", "deployment", "faces", "study", "report",
