@@ -163,7 +163,7 @@ def test_a_manifest_edited_by_hand_is_refused(index, tmp_path):
     edit_manifest(directory, temperature=1.0, classes=CLASSES[::-1])
     assert kinds([directory], index) == {"classes"}
     edit_manifest(directory, classes=CLASSES, schema_version=0)
-    with pytest.raises(CheckError, match="schema version 0"):
+    with pytest.raises(CheckError, match="schema_version 0"):
         alignment.check([directory], index, CLASSES)
     edit_manifest(directory, schema_version=1, kind="probabilities")
     with pytest.raises(CheckError, match="not the manifest of a store"):

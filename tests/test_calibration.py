@@ -19,18 +19,21 @@ from sklearn.metrics import log_loss
 
 from ferdistill.errors import CheckError
 from ferdistill.evaluation.calibration import (
-    METHODS,
     consistency_band,
-    cross_validate,
     expected_calibration_error,
-    fit_temperature,
-    fit_vector,
     maximum_calibration_error,
-    null_calibration_error,
+    null_calibration_errors,
     reliability,
-    temperature_interval,
 )
 from ferdistill.evaluation.metrics import score
+from ferdistill.evaluation.scaling import (
+    METHODS,
+    T_MIN,
+    cross_validate,
+    fit_temperature,
+    fit_vector,
+    temperature_interval,
+)
 from ferdistill.stages import calibrate, evaluate
 from ferdistill.tracking import offline_html
 from support.scores import calibrated
@@ -59,7 +62,7 @@ def test_null_floor_is_the_mean_absolute_deviation_of_a_binomial(n: int, confide
     """With one confidence c there is one bin, and its gap is |X/n - c| with X binomial."""
     exact = binom(n, confidence).expect(lambda x: np.abs(x / n - confidence))
     spread = np.sqrt(binom(n, confidence).var()) / n / np.sqrt(200)
-    assert null_calibration_error(np.full(n, confidence), bins) == pytest.approx(exact, abs=5 * spread)
+    assert null_calibration_errors(np.full(n, confidence), bins).mean() == pytest.approx(exact, abs=5 * spread)
 
 
 def test_null_floor_is_what_a_calibrated_model_shows() -> None:
@@ -152,7 +155,7 @@ def test_temperature_stands_unless_another_method_wins_by_a_standard_error() -> 
     assert changed["method"] == "vector"
     assert changed["vector"]["gain"] == pytest.approx(changed["temperature"]["nll"] - changed["vector"]["nll"])
     assert changed["vector"]["gain"] > changed["vector"]["gain_standard_error"] > 0
-    with pytest.raises(CheckError, match="one person"):
+    with pytest.raises(CheckError, match="one subject"):
         cross_validate(logits, labels, np.full(800, "p"), 5, 0)
 
 
@@ -184,10 +187,12 @@ def test_uninformative_logits_are_refused(kind: str) -> None:
         fit_temperature(logits, labels, GRID)
 
 
-def test_separable_logits_are_refused() -> None:
+@pytest.mark.parametrize("margin", [1.0, 30.0, 1e6])
+def test_separable_classes_have_the_lowest_temperature_that_is_tried(margin: float) -> None:
+    """With the greatest margin the NLL is 0 to the last bit at every temperature."""
     labels = np.arange(70) % 7
-    with pytest.raises(CheckError, match=r"falls down to T = 0\.05"):
-        fit_temperature(np.eye(7)[labels], labels, GRID)
+    fit = fit_temperature(margin * np.eye(7)[labels], labels, GRID)
+    assert (fit.t_star, fit.t_star_grid) == (T_MIN, 0.8) and fit.grid_at_edge
 
 
 @pytest.fixture
@@ -231,6 +236,19 @@ def test_stages_write_the_same_bytes_again_and_warn_at_the_grids_edge(
     calibration = json.loads(first["metrics/calibration.json"])
     assert calibration["t_star"] > 1.2 == calibration["t_star_grid"]
     assert calibration["calib"]["after"]["nll"] < calibration["calib"]["before"]["nll"]
+
+
+def test_a_perfect_student_is_calibrated_and_evaluated_with_a_warning(
+    project: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frame = pd.read_parquet("models/student/predictions.parquet")
+    frame["label"] = np.array(CLASSES)[frame[[f"logit_{name}" for name in CLASSES]].to_numpy().argmax(axis=1)]
+    frame.to_parquet("models/student/predictions.parquet")
+    files = run_stages(project)
+    assert "falls down to T = 0.05" in capsys.readouterr().err
+    calibration, evaluation = (json.loads(files[f"metrics/{name}.json"]) for name in ("calibration", "evaluation"))
+    assert calibration["t_star"] == T_MIN <= calibration["t_star_low"] <= calibration["t_star_high"] < 1
+    assert evaluation["test"]["scaled"]["nll"] < evaluation["test"]["raw"]["nll"]
 
 
 def test_stage_evaluate_keeps_its_tables_consistent(project: Any) -> None:

@@ -44,7 +44,7 @@ def table(index, tmp_path_factory):
 def check(write, table, index):
     with tempfile.TemporaryDirectory() as root:
         write(Path(root), table)
-        return alignment.check([Path(root)], index, CLASSES)
+        return alignment.check([Path(root)], index, CLASSES, read=foreign.describe)
 
 
 @pytest.mark.parametrize("write", FORMS)
@@ -179,7 +179,7 @@ def test_copies_of_one_teacher_under_two_names_are_refused(index, table, tmp_pat
     for name in ("resnet18", "vit"):
         (tmp_path / name).mkdir()
         write_npy(tmp_path / name, table)
-    report = alignment.check([tmp_path / "resnet18", tmp_path / "vit"], index, CLASSES)
+    report = alignment.check([tmp_path / "resnet18", tmp_path / "vit"], index, CLASSES, read=foreign.describe)
     assert [(p["kind"], Path(p["dir"]).name) for p in report["problems"]] == [("checkpoint", "vit")]
 
 
@@ -188,9 +188,9 @@ def test_copies_of_one_teacher_under_two_names_are_refused(index, table, tmp_pat
 def test_distributions_are_told_as_a_slow_sum_in_double_tells_them(rows):
     values = np.array(rows, np.float32)
     sums = values.astype(np.float64).sum(axis=1)
-    sure = np.abs(np.abs(sums - 1) - foreign.TOLERANCE) > 1e-6  # rounding decides nearer to the tolerance
-    assert (foreign.distributions(values) == (np.abs(sums - 1) <= foreign.TOLERANCE))[sure].all()
-    assert not foreign.distributions(values - 2).any()
+    sure = np.abs(np.abs(sums - 1) - store.TOLERANCE) > 1e-6  # rounding decides nearer to the tolerance
+    assert (store.distributions(values) == (np.abs(sums - 1) <= store.TOLERANCE))[sure].all()
+    assert not store.distributions(values - 2).any()
 
 
 class Malicious:
@@ -258,27 +258,27 @@ def test_two_sets_in_one_directory_are_not_chosen_between(index, table, tmp_path
     write_csv(own, table)
     for directory, name in [*mixed, (both, "val_logits.npy"), (whole, "probs.npy"), (own, "t.csv")]:
         with pytest.raises(CheckError, match="more than one set") as caught:
-            alignment.check([directory], index, CLASSES)
+            alignment.check([directory], index, CLASSES, read=foreign.describe)
         assert name in str(caught.value)
 
 
 def test_what_cannot_be_told_or_read_is_one_clear_message(index, table, tmp_path):
     def refused(match):
         with pytest.raises(CheckError, match=match) as caught:
-            alignment.check([tmp_path / "t"], index, CLASSES)
+            alignment.check([tmp_path / "t"], index, CLASSES, read=foreign.describe)
         shutil.rmtree(tmp_path / "t")
         (tmp_path / "t").mkdir()
         return str(caught.value)
 
     with pytest.raises(UsageError, match="no soft labels here"):
-        alignment.check([tmp_path / "t"], index, CLASSES)
+        alignment.check([tmp_path / "t"], index, CLASSES, read=foreign.describe)
     (tmp_path / "t").mkdir()
     assert "empty" in refused("no soft labels in this directory")
     (tmp_path / "t" / "model.pt").write_bytes(b"")
     assert "rename model.pt probs.pt, logits.pt or <split>_probs.pt" in refused("no soft labels in this directory")
     (tmp_path / "t" / "mine.npz").write_bytes(b"")
     with pytest.raises(UsageError, match=f"name the directory that holds it: {tmp_path / 't'}"):
-        alignment.check([tmp_path / "t" / "mine.npz"], index, CLASSES)
+        alignment.check([tmp_path / "t" / "mine.npz"], index, CLASSES, read=foreign.describe)
     assert "rename mine.npz softlabels.npz" in refused("no soft labels in this directory")
     np.save(tmp_path / "t" / "train_logits.npy", np.ones((3, 7), np.int64))
     refused("int64 where soft labels belong")
@@ -304,10 +304,10 @@ def test_what_cannot_be_told_or_read_is_one_clear_message(index, table, tmp_path
         (tmp_path / "t" / name).write_bytes(b"nothing of the kind\n1,2\n")
         refused("cannot be read safely")
     table[["path", *LOGITS]].round().astype(dict.fromkeys(LOGITS, int)).to_csv(tmp_path / "t" / "t.csv", index=False)
-    refused("integers where soft labels belong")
+    refused("a column of type int64")
     table.rename(columns={"logit_sad": "prob_sad"}).to_csv(tmp_path / "t" / "t.csv", index=False)
-    refused("columns that do not say what they hold")
+    refused("both logits and probabilities")
     table[LOGITS].to_csv(tmp_path / "t" / "t.csv", index=False)
     refused("columns that do not say what they hold")
     table.assign(logit_sad="much").to_csv(tmp_path / "t" / "t.csv", index=False)
-    refused("a column of type string")
+    refused("a column of type large_string")

@@ -20,7 +20,7 @@ from ferdistill import files, params, yaml_file
 from ferdistill.errors import CheckError, FerdistillError, UsageError
 from ferdistill.evaluation import predictions
 from ferdistill.runtime.classifier import Classifier
-from ferdistill.study import audit, grid, results, tables
+from ferdistill.study import audit, grid, results, schema, tables
 from support.bundles import write_bundle
 from support.hostile import (
     EXAMPLES,
@@ -86,7 +86,7 @@ def scored(form):
 
         def load():
             found = predictions.read(file)
-            return found.logits.tolist(), found.labels.tolist(), found.classes, found.people.tolist()
+            return found.logits.tolist(), found.labels.tolist(), found.classes, found.clusters.tolist()
 
         def well_formed(found):
             logits, labels, classes, people = found
@@ -112,7 +112,7 @@ def results_csv(root):
     pd.DataFrame(rows, columns=header).to_csv(root / "results.csv", index=False)
 
     def well_formed(found):
-        assert all(0 <= row["macro_f1"] <= 1 and row["seed"] >= 0 and row["mode"] in results.MODES for row in found)
+        assert all(0 <= row["macro_f1"] <= 1 and row["seed"] >= 0 and row["mode"] in schema.MODES for row in found)
 
     return Case(
         root, lambda: results.read(root / "results.csv").fillna(-1).to_dict("records"), ["results.csv"], well_formed
@@ -301,7 +301,7 @@ def test_classes_of_an_npz_that_do_not_name_its_columns_are_refused(tmp_path, cl
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ("0,1,1,2", "4 cells under 3 names"),  # pandas alone would take the first cell for the row's name
+        ("0,1,1,2", "Expected 3 columns, got 4"),
         ("0,True,1", "type bool|no finite"),
         (f"0,{'9' * 400},1", "column logit_a"),
         ("0,1e400,1", "no finite"),
@@ -339,7 +339,7 @@ def test_bombs_meet_a_limit_or_the_end_of_memory_with_a_message(tmp_path):
     assert (tmp_path / "rows.parquet").stat().st_size < 3_000_000
     said = limited(BOMBS, tmp_path).splitlines()
     assert [line.split()[0] for line in said] == ["over.npz", "under.npz", "rows.parquet"], said
-    assert "at most" not in said[1] and "bytes" in said[0]
+    assert "unfolds to" in said[0] and "unfolds to" in said[1]
 
 
 @pytest.mark.parametrize(

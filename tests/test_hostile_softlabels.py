@@ -1,6 +1,8 @@
 """Hostile soft labels: our own stores, what other scripts left behind, and targets; see `support.hostile`."""
 
+import io
 import json
+import re
 import zipfile
 
 import numpy as np
@@ -12,7 +14,7 @@ import torch
 from conftest import CLASSES, make_index
 from ferdistill.errors import CheckError, FerdistillError
 from ferdistill.files import read_json, sha256_file, write_json
-from ferdistill.softlabels import alignment, store
+from ferdistill.softlabels import alignment, foreign, store
 from support.hostile import EXAMPLES, NPYS, Case, attack, limited, npy_of_shape, odd_arrays, odd_columns, watched
 from support.softlabels import FORMS, make_store
 
@@ -26,7 +28,7 @@ def index(tmp_path_factory):
 
 def checked(root, index):
     """The gate's report, which must be JSON; what it let through must be finite and of the index."""
-    report = alignment.check([root], index, CLASSES)
+    report = alignment.check([root], index, CLASSES, read=foreign.describe)
     json.dumps(report, allow_nan=False)
     return {name: report[name] for name in ("ok", "problems")}
 
@@ -53,7 +55,7 @@ def own(agree):
     return case
 
 
-def foreign(write):
+def of_others(write):
     def case(root, index):
         make_store(root.parent / "own", index)
         write(root, store.read(root.parent / "own")[0])
@@ -66,7 +68,7 @@ def foreign(write):
 CASES = {
     "store": own(False),
     "store, digest anew": own(True),
-    **{write.__name__.removeprefix("write_"): foreign(write) for write in FORMS},
+    **{write.__name__.removeprefix("write_"): of_others(write) for write in FORMS},
 }
 
 
@@ -180,4 +182,63 @@ for name in ("over", "under", "rows"):
         print(name, error.what)
 """
     said = limited(code, tmp_path).splitlines()
-    assert [line.split()[0] for line in said] == ["over", "under", "rows"] and "unpacks to" in said[0], said
+    assert [line.split()[0] for line in said] == ["over", "under", "rows"] and "unfolds to" in said[0], said
+
+
+def wide_csv(folder):
+    (folder / "t.csv").write_text(",".join(["path,label", *(f"logit_{i}" for i in range(60_000))]) + "\n")
+    return folder / "t.csv"
+
+
+def wide_parquet(folder):
+    pq.write_table(pa.table({"path": ["a"], **{f"logit_{i}": [0.5] for i in range(5_000)}}), folder / "t.parquet")
+    return folder / "t.parquet"
+
+
+def wide_npz(folder):
+    np.savez_compressed(folder / "softlabels.npz", logits=np.zeros((2, 60_000), np.float16))
+    return folder / "softlabels.npz"
+
+
+def text_that_unfolds(folder):
+    """As Python's strings, 300 million letters would be far more than the 1.2 GB that the header speaks of."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<U1", "fortran_order": False, "shape": (300_000_000,)})
+    with zipfile.ZipFile(folder / "softlabels.npz", "w") as archive:
+        archive.writestr("paths.npy", header.getvalue() + b"a\0\0\0" * 1000)
+    return folder / "softlabels.npz"
+
+
+def numbers_that_unfold(folder):
+    """Runs of equal numbers take no room in a Parquet file."""
+    column = pa.DictionaryArray.from_arrays(pa.array(np.zeros(1 << 26, np.int8)), pa.array([0.5]))
+    pq.write_table(pa.table(dict.fromkeys(["logit_a", "logit_b", "logit_c"], column)), folder / "t.parquet")
+    return folder / "t.parquet"
+
+
+@pytest.mark.parametrize(
+    ("write", "what"),
+    [
+        (wide_csv, "60,00. columns"),
+        (wide_parquet, "5,00. columns"),
+        (wide_npz, "60,000 columns"),
+        (text_that_unfolds, "unfolds to"),
+        (numbers_that_unfold, "unfolds to"),
+    ],
+)
+def test_too_many_columns_and_what_unfolds_to_too_much_are_refused_by_the_header(tmp_path, write, what):
+    file = write(tmp_path)
+    assert file.stat().st_size < 10_000_000
+    code = f"""
+from pathlib import Path
+from ferdistill.errors import CheckError
+from ferdistill.evaluation import predictions
+from ferdistill.softlabels import foreign
+for read, path in ((foreign.read_any, {str(tmp_path)!r}), (predictions.read, {str(file)!r})):
+    try:
+        read(Path(path))
+    except CheckError as error:
+        print(error.what)
+"""
+    said = limited(code, tmp_path, gigabytes=2).splitlines()
+    assert len(said) == 2 and all(re.search(what, line) for line in said), said

@@ -12,7 +12,7 @@ from torchmetrics.functional.classification import binary_calibration_error
 
 from ferdistill.evaluation import intervals
 from ferdistill.evaluation.calibration import reliability
-from ferdistill.evaluation.metrics import people_of, score
+from ferdistill.evaluation.metrics import clusters_of, score
 from support.scores import calibrated
 
 CLASSES = ["angry", "disgust", "fear", "happy", "neutral", "sad", "surprise"]
@@ -211,5 +211,5 @@ def test_people_are_subjects_else_groups_else_paths_else_rows() -> None:
     frame = pd.DataFrame(
         {"subject": ["s", "", None, None], "group": ["g", "s", None, ""], "path": ["a", "b", "c", None]}
     )
-    assert people_of(frame).tolist() == ["subject s", "group s", "path c", "row 3"]
-    assert people_of(frame[["path"]]).tolist() == ["path a", "path b", "path c", "row 3"]
+    assert clusters_of(frame).tolist() == ["subject s", "group s", "path c", "row 3"]
+    assert clusters_of(frame[["path"]]).tolist() == ["path a", "path b", "path c", "row 3"]

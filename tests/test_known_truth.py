@@ -17,17 +17,17 @@ def test_the_law_of_the_label_is_that_of_the_corpus_vote() -> None:
     q = laws(1, seed=3)
     rng = np.random.default_rng(0)
     drawn = pd.Series([vote(q[0], 5, rng)[1] for _ in range(20_000)]).value_counts(normalize=True)
-    found = known_truth.label_law(q, 5)[0]
+    found = known_truth.label_distribution(q, 5)[0]
     assert drawn.reindex(CLASSES, fill_value=0).to_numpy() == pytest.approx(found, abs=0.012)
 
 
 def test_the_law_of_the_label_by_hand() -> None:
     q = laws(50)
-    assert known_truth.label_law(q, 1) == pytest.approx(q)
+    assert known_truth.label_distribution(q, 1) == pytest.approx(q)
     p = np.array([[0.7, 0.3]])
-    assert known_truth.label_law(p, 3)[0, 0] == pytest.approx(0.7**3 + 3 * 0.7**2 * 0.3)
-    assert known_truth.label_law(p, 2)[0, 0] == pytest.approx(0.7**2 + 2 * 0.7 * 0.3 * 0.7)  # a tie goes by 0.7
-    sure = known_truth.label_law(np.eye(3), 5)
+    assert known_truth.label_distribution(p, 3)[0, 0] == pytest.approx(0.7**3 + 3 * 0.7**2 * 0.3)
+    assert known_truth.label_distribution(p, 2)[0, 0] == pytest.approx(0.7**2 + 2 * 0.7 * 0.3 * 0.7)  # a tie
+    sure = known_truth.label_distribution(np.eye(3), 5)
     assert sure == pytest.approx(np.eye(3))
 
 
@@ -46,7 +46,7 @@ def test_expected_scores_are_the_mean_over_labels_drawn_from_the_law() -> None:
         0, abs=4 * error.max()
     )
     own = known_truth.against(law, np.log(np.maximum(law, 1e-300)), 15)
-    ideal = known_truth.ideal(law, law.argmax(axis=1), 15)
+    ideal = known_truth.best_possible(law, law.argmax(axis=1), 15)
     assert own["kl"] == pytest.approx(0, abs=1e-9)
     assert own["expected_gap"] == pytest.approx(0, abs=1e-12)
     for name in ("expected_nll", "expected_brier"):
@@ -57,7 +57,7 @@ def test_expected_scores_are_the_mean_over_labels_drawn_from_the_law() -> None:
 def test_an_ideal_ece_is_what_chance_alone_shows() -> None:
     law = laws(2000)
     labels = np.minimum((np.random.default_rng(5).random((2000, 1)) > law.cumsum(axis=1)).sum(axis=1), 6)
-    found = known_truth.ideal(law, labels, 15)
+    found = known_truth.best_possible(law, labels, 15)
     assert found["ece_of_ideal"] == pytest.approx(score(np.log(np.maximum(law, 1e-300)), labels, CLASSES)["ece"])
     assert found["ece_of_ideal"] == pytest.approx(found["ece_null_of_ideal"], rel=0.8)
 
@@ -70,7 +70,7 @@ def test_a_truth_is_read_with_its_annotators_or_without(tmp_path: Path) -> None:
     file = tmp_path / "truth/samples.csv"
     q.join(votes).to_csv(file, index=False)
     found = known_truth.read(tmp_path, ["b", "a"], CLASSES)
-    assert found["label"] == pytest.approx(known_truth.label_law(laws(2)[::-1], 5))
+    assert found["label"] == pytest.approx(known_truth.label_distribution(laws(2)[::-1], 5))
     for other in (q, q.join(votes.assign(votes_sad=[0, 1])), q.join(votes * 40)):
         other.to_csv(file, index=False)
         assert list(known_truth.read(tmp_path, ["a", "b"], CLASSES)) == ["annotator"]

@@ -4,6 +4,7 @@ import csv
 import importlib.util
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,9 +20,9 @@ from typer.testing import CliRunner
 from ferdistill import params
 from ferdistill.cli import cli
 from ferdistill.errors import CheckError, UsageError
-from ferdistill.study import collect, grid, results
-from ferdistill.study.grid import Run
-from ferdistill.tracking import experiments, queue
+from ferdistill.study import collect, grid, results, schema
+from ferdistill.tracking import dvc_private, experiments, queue
+from ferdistill.tracking.experiments import PlannedRun
 from support import repository
 from support.repository import commit, copy_of_repository, run
 
@@ -60,12 +61,18 @@ def test_the_studys_grid_is_the_reports_and_more():
         ("{family: 6Z, mode: kd, seeds: [1]}", "unknown `6Z`"),
         ("{family: 6A, mode: kd, seeds: many}", "cells.0.seeds: unknown `many`; known here: one"),
         ("{family: 6A, mode: kd, sedes: one}", "sedes: unknown parameter; did you mean `seeds`?"),
-        ("{family: 6A, mode: kd, seeds: one, beta: [2]}", "beta is read in mode dkd alone"),
-        ("{family: 6A, mode: kd, seeds: one, lambda: [0.5]}", "6A has no source weighted with lambda"),
+        ("{family: 6A, mode: kd, seeds: one, beta: [2]}", "expected: beta with mode dkd"),
+        (
+            "{family: 6A, mode: kd, seeds: one, lambda: [0.5]}",
+            "lambda with a family with a source of weight lambda",
+        ),
         ("{family: 6D, mode: kd, seeds: one, lambda: [1.5]}", "less than or equal to 1"),
         ("{family: 6A, mode: kd, seeds: [1, 1]}", "`study-6A-kd-s1` stands in the grid twice"),
         ("{family: 6A, mode: kd, seeds: one, views: [0]}", "greater than or equal to 1"),
         ("{family: 6A, mode: kd, seeds: []}", "at least 1 item"),
+        ("{family: 6A, mode: kd, seeds: one, alpha: [1.5]}", "alpha: input should be less than or equal to 1"),
+        ("{family: 6A, mode: kd, seeds: one, fusion: [logit]}", "fusion: unknown parameter"),
+        ("{family: 6A, mode: dkd, seeds: one, dkd_target_term: [ours]}", "input should be 'official' or 'report'"),
     ],
 )
 def test_a_wrong_grid_is_refused_before_anything_runs(tmp_path, cell, message):
@@ -75,10 +82,18 @@ def test_a_wrong_grid_is_refused_before_anything_runs(tmp_path, cell, message):
     assert message in str(caught.value) and str(path) in str(caught.value)
 
 
+def test_a_grid_sweeps_every_setting(tmp_path):
+    cell = "{family: 6D, mode: dkd, seeds: [1], lambda: [0.5], beta: [2], dkd_target_term: [report], dkd_warmup: [3],"
+    path = write_grid(tmp_path / "grid.yaml", f"seeds: {{}}\ncells:\n  - {cell} alpha: [0.3], temperature: [4]}}\n")
+    (run,) = grid.load(path, SETTINGS)
+    assert run.name == "study-6D-dkd-lambda0.5-beta2-dkd_target_termreport-dkd_warmup3-alpha0.3-temperature4-s1"
+    assert run.overrides["dkd_target_term"] == "report" and run.overrides["alpha"] == 0.3
+
+
 def test_one_run_with_other_views_goes_first_and_its_like_wait_for_it():
-    runs = [Run(f"{views}-{seed}", {"views": views, "seed": seed}) for seed in (1, 2) for views in (1, 4)]
-    now = experiments.Present({"views": 1}, {}, {})
-    first, later = queue._pioneers(runs, now)
+    runs = [PlannedRun(f"{views}-{seed}", {"views": views, "seed": seed}) for seed in (1, 2) for views in (1, 4)]
+    stages = {"softlabels@a": {"params": ["classes", "views"]}, "student": {"params": ["seed", "views"]}}
+    first, later = queue.split_by_shared(runs, experiments.Present({"views": 1, "seed": 0}, {}, stages))
     assert [run.name for run in first] == ["4-1", "1-1", "1-2"]
     assert {name: [run.name for run in waiting] for name, waiting in later.items()} == {"4-1": ["4-2"]}
 
@@ -140,6 +155,9 @@ def test_collect_writes_one_row_a_run_and_says_what_it_leaves_out_and_why(inside
     with (tmp_path / "a.csv").open(newline="") as file:
         rows = {row["experiment"]: row for row in csv.DictReader(file)}
     assert len(rows) == 5
+    frame = results.read(tmp_path / "a.csv")
+    assert list(frame.columns) == results.columns(SETTINGS["classes"], SETTINGS["teachers"])
+    assert frame[["ece_smooth", "val_nll", "vector_cv_gain", "label_kl_scaled"]].notna().all(axis=None)
     row = rows["study-6D-kd-lambda0.7-s42"]
     assert (row["family"], row["mode"], row["lambda"], row["beta"], row["seed"]) == ("6D", "kd", "0.7", "", "42")
     assert (row["fusion"], row["alpha"], row["temperature"]) == ("probability", "0.5", "2.0")
@@ -182,8 +200,8 @@ def test_why_there_are_no_experiments_is_said(inside, tmp_path, monkeypatch):
 
 def test_a_misaligned_run_and_one_without_its_own_student_are_left_out(inside):
     settings = params.load()
-    here = collect._Here(settings)
-    experiment = next(e for e in experiments.read(experiments.baselines([]), collect.METRICS) if "6A" in e.name)
+    digest = json.loads(Path("metrics/student.json").read_text())["index_digest"]
+    experiment = next(e for e in experiments.read(experiments.baselines([]), schema.FILES) if "6A" in e.name)
     student = json.loads(experiment.files["metrics/student.json"])
     marked = experiment.files | {"metrics/student.json": json.dumps(student | {"misaligned": True})}
     for files, reason in (
@@ -192,7 +210,7 @@ def test_a_misaligned_run_and_one_without_its_own_student_are_left_out(inside):
         (experiment.files | {"params.yaml": (inside / "params.yaml").read_text()}, "was not run with its own params"),
     ):
         with pytest.raises(CheckError, match=reason):
-            collect._row(experiment._replace(files=files), here, None)
+            collect.row_of(experiment._replace(files=files), settings, digest)
 
 
 def test_a_run_is_done_only_while_code_params_and_data_are_those_it_was_run_with(inside):
@@ -200,7 +218,9 @@ def test_a_run_is_done_only_while_code_params_and_data_are_those_it_was_run_with
     # The lock of a repository whose code was edited since its last `dvc repro` says so; then no run could be done.
     for name, facts in now.stages.items():
         locked = {dep["path"]: dep["md5"] for dep in now.lock[name]["deps"]}
-        facts["sources"] = {path: locked[path] for path in facts["sources"]}
+        facts["sources"] = {path: locked[path] for path in facts["sources"] if path in locked}
+        facts["params"] = list(now.lock[name].get("params", {}).get("params.yaml", {}))
+        facts["cmd"] = now.lock[name]["cmd"]
     runs = grid.load(Path("conf/study.yaml"), SETTINGS)
     standing = queue.standing(runs, now)
     assert [name for name, why in standing.items() if not why] == MADE_UP
@@ -224,10 +244,10 @@ def test_a_run_is_done_only_while_code_params_and_data_are_those_it_was_run_with
 KILLED_WHILE_QUEUEING = """
 import os, signal
 from pathlib import Path
-from dvc.repo import Repo
 from dvc.repo.experiments.queue.base import BaseStashQueue
 from ferdistill.tracking import queue
-from ferdistill.study.grid import Run
+from ferdistill.tracking.dvc_private import experiment_queue
+from ferdistill.tracking.experiments import PlannedRun
 
 edit = BaseStashQueue._update_params
 def die(*arguments, **keywords):
@@ -235,9 +255,8 @@ def die(*arguments, **keywords):
     os.kill(os.getpid(), signal.SIGKILL)
 
 BaseStashQueue._update_params = die
-queue.STATE.mkdir(parents=True, exist_ok=True)
-with Repo() as repo:
-    queue._queue(repo, repo.experiments.celery_queue, Run("killed", {"family": "6A", "seed": 5}))
+with experiment_queue(queue.STATE / "lock") as waiting:
+    queue._add(waiting, PlannedRun("killed", {"family": "6A", "seed": 5}))
 """
 
 
@@ -259,6 +278,24 @@ def test_a_kill_while_dvc_holds_the_workspace_loses_no_edit(inside, edited):
     assert git(inside, "diff") == before and not git(inside, "stash", "list") and not git(inside, "diff", "--cached")
     assert not queue.QUEUEING.exists()
     (inside / ".gitignore").write_text(listed)
+
+
+def test_another_interface_of_dvc_is_one_clear_error(inside, monkeypatch):
+    now = experiments.Present(SETTINGS, {}, {})
+    monkeypatch.delattr("dvc.repo.experiments.Experiments.celery_queue")
+    monkeypatch.setattr("dvc.__version__", "9.9")
+    with pytest.raises(UsageError) as caught:
+        queue.run_missing([PlannedRun("never", {"seed": 1})], now, 1, print)
+    assert "DVC 9.9" in caught.value.what and "celery_queue" in caught.value.what
+    assert caught.value.expected == f"DVC {dvc_private.KNOWN}"
+
+
+def test_the_version_of_dvc_that_is_known_is_the_one_that_is_installed():
+    text = (ROOT / "pyproject.toml").read_text()
+    assert f'"dvc=={dvc_private.KNOWN}.*"' in text
+    inside = re.compile(r"^\s*(from|import) (dvc(?!\.(api|exceptions))|celery|dvc_task)\b", re.MULTILINE)
+    users = {path.name for path in (ROOT / "src").rglob("*.py") if inside.search(path.read_text())}
+    assert users == {"dvc_private.py"}
 
 
 def environment():

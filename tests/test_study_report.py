@@ -15,8 +15,7 @@ from ferdistill import files, params
 from ferdistill.cli import cli
 from ferdistill.errors import CheckError, UsageError
 from ferdistill.report import figures, report, sections
-from ferdistill.study import decision as decide
-from ferdistill.study import recipes, results, statistics
+from ferdistill.study import decision, recipes, results, statistics
 
 SETTINGS = params.load(Path(__file__).parents[1] / "params.yaml")
 SEEDS = [1337, 2025, 42, 7]
@@ -199,7 +198,7 @@ def test_the_same_input_makes_the_same_bytes_and_leaves_no_stale_figure(made, tm
 def test_numbers_in_the_page_are_those_of_the_table(made):
     root = made[0]
     text = (root / "report.html").read_text(encoding="utf-8")
-    f1 = results.select(results.read(root / "results.csv"), "6E:kd")["macro_f1"].to_numpy()
+    f1 = recipes.select(results.read(root / "results.csv"), "6E:kd")["macro_f1"].to_numpy()
     low, high = statistics.paired_t_interval(f1)
     assert f"{f1.mean():.4f} [{low:.4f}, {high:.4f}]" in text
 
@@ -325,7 +324,7 @@ def test_the_projection_keeps_distances_that_lie_in_a_plane():
 
 
 def decided(tmp_path, settings=SETTINGS, **numbers):
-    return decide.decide(table(tmp_path / "r.csv", **numbers), settings)
+    return decision.decide(table(tmp_path / "r.csv", **numbers), settings)
 
 
 PAIR = ["6A", "6E"]
@@ -365,12 +364,12 @@ def test_of_one_loss_under_two_names_the_fused_is_taken_and_is_no_fallback_to_it
 def test_the_choice_goes_by_val_not_by_test(tmp_path):
     frame = table(tmp_path / "r.csv", only=PAIR, f1={"6E": 0.80})
     frame.loc[frame["family"] == "6A", "macro_f1"] = 0.95
-    assert decide.decide(frame, SETTINGS)["chosen"]["label"] == "6E kd"
+    assert decision.decide(frame, SETTINGS)["chosen"]["label"] == "6E kd"
 
 
 def test_the_run_to_deploy_is_the_best_on_val(tmp_path):
     found = decided(tmp_path, only=PAIR, f1={"6E": 0.80})
-    frame = results.select(results.read(tmp_path / "r.csv"), "6E:kd")
+    frame = recipes.select(results.read(tmp_path / "r.csv"), "6E:kd")
     best = frame.iloc[frame["val_macro_f1"].argmax()]
     assert found["chosen"]["deploy"]["seed"] == best["seed"]
     assert found["chosen"]["deploy"]["experiment"] == best["experiment"]
@@ -379,35 +378,35 @@ def test_the_run_to_deploy_is_the_best_on_val(tmp_path):
 def test_a_student_that_is_too_slow_or_large_is_said_to_be_so(tmp_path):
     measured = {"batch_1": {"p50_ms": 40.0, "p95_ms": 50.0}, "machine": "m", "cpu_threads": 1, "model_bytes": 9}
     frame = table(tmp_path / "r.csv", only=PAIR)
-    slow = decide.decide(frame, SETTINGS, measured, {"size_bytes": 2_000_000})
+    slow = decision.decide(frame, SETTINGS, measured, {"size_bytes": 2_000_000})
     assert not slow["ok"] and any("above the limit of 33 ms" in sentence for sentence in slow["reasoning"])
-    assert decide.decide(frame, SETTINGS, None, {"size_bytes": 2_000_000})["ok"]
-    assert not decide.decide(frame, SETTINGS, None, {"size_bytes": 20_000_001})["ok"]
+    assert decision.decide(frame, SETTINGS, None, {"size_bytes": 2_000_000})["ok"]
+    assert not decision.decide(frame, SETTINGS, None, {"size_bytes": 20_000_001})["ok"]
 
 
 def test_too_few_seeds_are_no_candidate(tmp_path):
     frame = table(tmp_path / "r.csv", only=["6A", "6C", "6E"], f1={"6E": 0.9})
     few = frame.drop(frame.index[(frame["family"] == "6E") & (frame["seed"] != 42)])
-    found = decide.decide(few, SETTINGS)
+    found = decision.decide(few, SETTINGS)
     assert found["left_out"] == ["6E kd"] and found["chosen"]["label"] != "6E kd"
     with pytest.raises(CheckError, match="no recipe has 3 seeds"):
-        decide.decide(frame[frame["seed"] == 42], SETTINGS)
+        decision.decide(frame[frame["seed"] == 42], SETTINGS)
     apart = frame.copy()
     apart.loc[apart["family"] == "6A", "seed"] += 100
     with pytest.raises(CheckError, match="have 0 seeds in common"):
-        decide.decide(apart, SETTINGS)
+        decision.decide(apart, SETTINGS)
 
 
 def test_what_cannot_be_compared_is_refused(tmp_path):
     frame = table(tmp_path / "r.csv", only=PAIR)
     frame.loc[0, "misaligned"] = True
     with pytest.raises(CheckError, match="out of step"):
-        decide.decide(frame, SETTINGS)
+        decision.decide(frame, SETTINGS)
     with pytest.raises(UsageError, match="the results lack `ece_scaled`"):
-        decide.decide(table(tmp_path / "r.csv", only=PAIR).drop(columns="ece_scaled"), SETTINGS)
+        decision.decide(table(tmp_path / "r.csv", only=PAIR).drop(columns="ece_scaled"), SETTINGS)
     strange = table(tmp_path / "r.csv", only=PAIR).replace({"family": {"6A": "7Z"}})
     with pytest.raises(CheckError, match="no family 7Z"):
-        decide.decide(strange, SETTINGS)
+        decision.decide(strange, SETTINGS)
 
 
 def test_decide_answers_people_and_machines(tmp_path, monkeypatch):

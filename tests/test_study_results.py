@@ -13,8 +13,7 @@ from ferdistill import files, params
 from ferdistill.cli import cli
 from ferdistill.errors import CheckError, UsageError
 from ferdistill.evaluation.metrics import score
-from ferdistill.study import comparison as compare
-from ferdistill.study import results, statistics
+from ferdistill.study import comparison, recipes, results, schema, statistics
 
 ROOT = Path(__file__).parents[1]
 SECTION_5_1 = Path(__file__).parent / "data" / "section_5_1.csv"
@@ -32,6 +31,12 @@ def run(family, mode="kd", seed=1337, **other):
     row |= {"scale": "smoke", "index_tag": "t", "index_digest": "d", "misaligned": "false"}
     row |= {"alpha": "0.5", "temperature": "2.0", "fusion": "probability"} if mode != "none" else {}
     return row | {name: str(value) for name, value in other.items()}
+
+
+def compare(frame, baseline, candidate, **options):
+    """The comparison of two recipes."""
+    (found,) = comparison.compare(frame, baseline, candidate, **options)
+    return found
 
 
 @pytest.fixture
@@ -114,24 +119,24 @@ def test_selectors_find_one_recipe_or_say_what_to_name(table):
         ("6E:dkd:beta=4", "6E dkd β=4"),
         ("6E:kd:views=4", "6E kd views=4"),
     ]:
-        rows = results.select(frame, selector)
-        assert results.label(rows.iloc[0]) == name and not rows["seed"].duplicated().any()
+        rows = recipes.select(frame, selector)
+        assert schema.label(rows.iloc[0]) == name and not rows["seed"].duplicated().any()
     with pytest.raises(UsageError, match=r"also named: lambda=0\.3, 0\.7"):
-        results.select(frame, "6D:kd")
+        recipes.select(frame, "6D:kd")
     with pytest.raises(UsageError, match=r"no run of `6B:kd`[\s\S]*6D:kd:lambda=0\.3"):
-        results.select(frame, "6B:kd")
+        recipes.select(frame, "6B:kd")
     for wrong in ("6E", "6E:KD", "6E:kd:lamda=0.7", "6E:kd:lambda="):
         with pytest.raises(UsageError, match="no recipe can be named"):
-            results.select(frame, wrong)
+            recipes.select(frame, wrong)
     with pytest.raises(UsageError, match="not a number"):
-        results.select(frame, "6D:kd:lambda=x")
-    known = results.recipes(frame)
+        recipes.select(frame, "6D:kd:lambda=x")
+    known = recipes.split(frame)
     assert list(known) == [
         *("none", "6A:kd", "6E:kd", "6E:kd:views=4", "6D:kd:lambda=0.3", "6D:kd:lambda=0.7"),
         *("6E:dkd:beta=2", "6E:dkd:beta=4"),
     ]
     for selector, rows in known.items():
-        assert sorted(results.select(frame, selector)["macro_f1"]) == sorted(rows["macro_f1"])
+        assert sorted(recipes.select(frame, selector)["macro_f1"]) == sorted(rows["macro_f1"])
 
 
 @pytest.mark.parametrize(
@@ -145,21 +150,21 @@ def test_selectors_find_one_recipe_or_say_what_to_name(table):
 def test_runs_of_other_data_never_meet(write, change, message):
     frame = results.read(write([run("6A"), run("6E"), run("6E", seed=42, **change)]))
     with pytest.raises(CheckError, match=message):
-        compare.compare(frame, "6A:kd", "6E:kd")
+        compare(frame, "6A:kd", "6E:kd")
     again = results.read(write([run("6A"), run("6A", **change), run("6E")]))
     with pytest.raises(CheckError, match=message):
-        results.select(again, "6A:kd")
+        recipes.select(again, "6A:kd")
     out_of_step = results.read(write([run("6A"), run("6E", misaligned="true")]))
     with pytest.raises(CheckError, match="out of step"):
-        compare.compare(out_of_step, "6A:kd", "6E:kd")
+        compare(out_of_step, "6A:kd", "6E:kd")
 
 
 def test_a_comparison_is_what_statistics_says(table):
     frame = results.read(table)
-    assert set(compare.compare(frame, "6A:kd", "6E:kd")["metrics"]) == set(compare.METRICS)
-    result = compare.compare(frame, "6A:kd", "6E:kd", metrics=["ece"])
+    assert set(compare(frame, "6A:kd", "6E:kd")["metrics"]) == set(schema.COMPARED)
+    result = compare(frame, "6A:kd", "6E:kd", metrics=["ece"])
     assert result["comparisons"] == 7
-    a, b = (results.select(frame, name).set_index("seed")["ece"] for name in ("6A:kd", "6E:kd"))
+    a, b = (recipes.select(frame, name).set_index("seed")["ece"] for name in ("6A:kd", "6E:kd"))
     found = result["metrics"]["ece"]
     assert found["mean_difference"] == pytest.approx((b - a).mean()) and found["pairs"] == 3
     assert found["t_interval"] == list(statistics.paired_t_interval((b - a).to_numpy()))
@@ -167,7 +172,7 @@ def test_a_comparison_is_what_statistics_says(table):
     assert (found["permutation_p_min"], found["paired_p_min"]) == (0.1, 0.25)
     assert [line["seed"] for line in found["per_seed"]] == SEEDS
     json.dumps(result, allow_nan=False)
-    every = compare.compare_all(frame, "6A:kd", metrics=["ece"])
+    every = comparison.compare(frame, "6A:kd", metrics=["ece"])
     assert len(every) == 7
     adjusted = statistics.holm([one["metrics"]["ece"]["permutation_p"] for one in every])
     assert [one["metrics"]["ece"]["p_holm"] for one in every] == adjusted
@@ -177,15 +182,42 @@ def test_a_comparison_is_what_statistics_says(table):
 
 def test_seeds_without_a_partner_are_dropped_and_named(write):
     rows = [run("6A", seed=seed) for seed in (1, 2, 3)] + [run("6E", seed=seed) for seed in (2, 3, 4, 5)]
-    found = compare.compare(results.read(write(rows)), "6A:kd", "6E:kd")["metrics"]["macro_f1"]
+    found = compare(results.read(write(rows)), "6A:kd", "6E:kd")["metrics"]["macro_f1"]
     assert found["pairs"] == 2 and found["unpaired_seeds"] == [1, 4, 5]
     assert found["permutation_p_min"] == pytest.approx(1 / 35) and found["paired_p_min"] == 0.5
     assert found["mean_difference"] != found["mean_difference_unpaired"]
     assert found["bootstrap_coverage"] == statistics.bootstrap_coverage(3, 4)
-    single = compare.compare(results.read(write([run("6A", seed=1), run("6E", seed=2)])), "6A:kd", "6E:kd")
+    single = compare(results.read(write([run("6A", seed=1), run("6E", seed=2)])), "6A:kd", "6E:kd")
     alone = single["metrics"]["macro_f1"]
     assert alone["pairs"] == 0 and alone["t_interval"] is None and alone["paired_p"] is None and alone["p_holm"] == 1
-    assert "no paired interval" in " ".join(compare.sentences(single))
+    assert "no paired interval" in " ".join(comparison.sentences(single))
+
+
+def test_any_metric_of_the_schema_is_a_column_that_can_be_compared(write):
+    rows = [run(family, seed=seed, ece_smooth=0.01 * number) for family in ("6A", "6E") for number, seed in
+            enumerate(SEEDS, family == "6E")]  # fmt: skip
+    result = compare(results.read(write(rows)), "6A:kd", "6E:kd", metrics=["ece_smooth", "f1_sad"])
+    assert result["metrics"]["ece_smooth"]["mean_difference"] == pytest.approx(0.01)
+    assert comparison.sentences(result)[0].startswith("smooth ECE: 6E kd is 0.0100 above 6A kd")
+
+
+def test_a_setting_that_is_not_always_told_is_told_where_runs_differ_in_it(write):
+    rows = [run("6A", seed=seed, alpha=alpha, dkd_warmup="") for seed in SEEDS for alpha in (0.5, 0.7)]
+    rows += [run("6E", "dkd", seed, beta=4, dkd_target_term="official", dkd_warmup=n) for seed in SEEDS for n in (0, 9)]
+    rows += [run("none", "none", seed, views=n) for seed in SEEDS for n in (1, 4)]
+    frame = results.read(write(rows))
+    assert list(recipes.split(frame)) == [
+        *("6A:kd:alpha=0.5", "6A:kd:alpha=0.7", "6E:dkd:beta=4", "6E:dkd:beta=4,dkd_warmup=9"),
+        *("none", "none:none:views=4"),
+    ]
+    labels = [recipe.label for recipe in recipes.of(frame, params.load(), [])]
+    assert labels == [
+        *("labels alone", "labels alone views=4", "6A kd α=0.5", "6A kd α=0.7", "6E dkd β=4", "6E dkd β=4 warmup=9"),
+    ]
+    with pytest.raises(UsageError, match=r"also named: alpha=0\.5, 0\.7"):
+        recipes.select(frame, "6A:kd")
+    assert set(recipes.select(frame, "6E:dkd")["dkd_warmup"]) == {0}
+    assert len(recipes.select(frame, "none")) == 3
 
 
 def row(family, mode="kd", **other):
@@ -194,7 +226,7 @@ def row(family, mode="kd", **other):
 
 def test_null_pairs_follow_from_the_teacher_weights():
     settings = params.load()
-    same = compare.same_loss
+    same = recipes.same_loss
     assert same(settings, row("6C"), row("6E")) is True
     assert same(settings, row("6B"), row("6D", **{"lambda": 0.7})) is True
     assert same(settings, row("6B"), row("6D", **{"lambda": 0.5})) is False
@@ -205,6 +237,10 @@ def test_null_pairs_follow_from_the_teacher_weights():
     assert same(settings, row("6E", "dkd", beta=4.0), row("6E", "dkd", beta=2.0)) is False
     assert same(settings, row("6C", temperature=2.0), row("6E", temperature=4.0)) is False
     assert same(settings, row("6C"), row("6E", "dkd")) is False
+    dkd = {"beta": 4.0, "dkd_target_term": "official", "dkd_warmup": 0}
+    assert same(settings, row("6E", "dkd", **dkd), row("6E", "dkd", **dkd)) is True
+    assert same(settings, row("6E", "dkd", **dkd), row("6E", "dkd", **dkd | {"dkd_warmup": 9})) is False
+    assert same(settings, row("6C", beta=4.0), row("6E")) is True  # kd does not read it
     assert same(settings, row("none", "none"), row("none", "none")) is True
     assert same(settings, row("6C"), row("unknown")) is None
     assert same(settings, row("6B"), row("6D")) is None  # lambda is not recorded
@@ -212,11 +248,11 @@ def test_null_pairs_follow_from_the_teacher_weights():
 
 def test_a_null_pair_is_called_one(write):
     frame = results.read(write([run(family, seed=seed) for family in ("6C", "6E", "6A") for seed in SEEDS]))
-    result = compare.compare(frame, "6C:kd", "6E:kd")
+    result = compare(frame, "6C:kd", "6E:kd")
     assert result["null_pair"]["identical_losses"] is True
-    said = " ".join(compare.sentences(result))
+    said = " ".join(comparison.sentences(result))
     assert "minimise the same loss (teacher weights resnet18 0.25" in said and "not an effect of the recipe" in said
-    assert compare.compare(frame, "6A:kd", "6E:kd")["null_pair"]["identical_losses"] is False
+    assert compare(frame, "6A:kd", "6E:kd")["null_pair"]["identical_losses"] is False
 
 
 @pytest.fixture
@@ -243,23 +279,23 @@ def stored(tmp_path, write):
 
 def test_stored_predictions_give_intervals_over_subjects(stored):
     frame, cache, labels, logits_of = stored
-    result = compare.compare(frame, "6A:kd", "6E:kd", cache=cache)
+    result = compare(frame, "6A:kd", "6E:kd", cache=cache)
     found = result["examples"]
     assert found["available"] and (found["rows"], found["clusters"], found["seeds"]) == (90, 30, SEEDS)
-    for name in compare.METRICS:
+    for name in schema.COMPARED:
         means = [np.mean([score(logits_of[f, s], labels, CLASSES)[name] for s in SEEDS]) for f in ("6A", "6E")]
         assert found["metrics"][name]["difference"] == pytest.approx(means[1] - means[0], abs=1e-9)
         low, high = found["metrics"][name]["interval"]
         assert low < high
-    assert "30 subjects or groups" in " ".join(compare.sentences(result))
+    assert "30 subjects or groups" in " ".join(comparison.sentences(result))
 
 
 def test_absent_predictions_are_said_and_wrong_ones_refused(stored, tmp_path):
     frame, cache, _, _ = stored
-    gone = compare.compare(frame, "6A:kd", "6E:kd", cache=tmp_path / "elsewhere")["examples"]
+    gone = compare(frame, "6A:kd", "6E:kd", cache=tmp_path / "elsewhere")["examples"]
     assert not gone["available"] and "6 of 6 runs are not in DVC's cache" in gone["why"]
     frame["predictions"] = "../../../etc/passwd"
-    assert compare.compare(frame, "6A:kd", "6E:kd", cache=cache)["examples"]["why"].startswith("a run has no md5")
+    assert compare(frame, "6A:kd", "6E:kd", cache=cache)["examples"]["why"].startswith("a run has no md5")
     frame["predictions"] = [f"{number:032x}" for number in range(6)]
     target = cache / "files" / "md5" / "00" / f"{5:030x}"
     other = pd.read_parquet(target)
@@ -268,11 +304,11 @@ def test_absent_predictions_are_said_and_wrong_ones_refused(stored, tmp_path):
     other.to_parquet(cache / "files" / "md5" / "ff" / f"{5:030x}")
     frame.loc[5, "predictions"] = "ff" + f"{5:030x}"
     with pytest.raises(CheckError, match="not of the same images"):
-        compare.compare(frame, "6A:kd", "6E:kd", cache=cache)
+        compare(frame, "6A:kd", "6E:kd", cache=cache)
     (cache / "files" / "md5" / "ff" / f"{6:030x}").write_bytes(b"PAR1 and no more")
     frame.loc[5, "predictions"] = "ff" + f"{6:030x}"
     with pytest.raises(CheckError, match="cannot be read"):
-        compare.compare(frame, "6A:kd", "6E:kd", cache=cache)
+        compare(frame, "6A:kd", "6E:kd", cache=cache)
 
 
 def test_the_command_answers_people_and_machines():

@@ -276,7 +276,7 @@ def test_unknown_models_options_and_stems_are_refused():
         ({"model": "resnet1000"}, "cannot build `resnet1000`"),
         ({"options": {"sparkle": 1}}, "cannot build `test_efficientnet`"),
         ({"model": "test_convnext", "stem": "low_resolution"}, "no low-resolution stem"),
-        ({"init": "nowhere.safetensors"}, "no weights here"),
+        ({"init": "nowhere.safetensors"}, "no file of tensors here"),
     ]:
         with pytest.raises(UsageError, match=message):
             models.build_for(recipe(**changes), CLASSES, GREY)

@@ -39,12 +39,12 @@ def test_views_come_back_and_lie_beside_a_store_that_is_still_read(index, tmp_pa
 
 def test_views_of_another_number_store_index_or_content_are_refused(index, tmp_path):
     seen, digest = make(tmp_path / "t", index)
-    with pytest.raises(CheckError, match="another number of views: 3"):
+    with pytest.raises(CheckError, match="number of views 3"):
         views.read(tmp_path / "t", index, 4, digest)
-    with pytest.raises(CheckError, match="another soft labels"):
+    with pytest.raises(CheckError, match=": soft labels"):
         views.read(tmp_path / "t", index, 3, "f" * 64)
     other = make_index(tmp_path / "j.csv", LENGTHS, CLASSES, seed=5)
-    with pytest.raises(CheckError, match="another index digest"):
+    with pytest.raises(CheckError, match="index digest"):
         views.read(tmp_path / "t", other, 3, digest)
     seen[1, 7, 2] = np.nan
     views.write(tmp_path / "t", index, seen, VIEW_AUGMENT, digest)
@@ -52,7 +52,7 @@ def test_views_of_another_number_store_index_or_content_are_refused(index, tmp_p
         views.read(tmp_path / "t", index, 3, digest)
     file = tmp_path / "t" / views.TENSORS
     file.write_bytes(file.read_bytes()[:-5])
-    with pytest.raises(CheckError, match="no whole file of views"):
+    with pytest.raises(CheckError, match="not a whole safetensors file"):
         views.read(tmp_path / "t", index, 3, digest)
     (tmp_path / "t" / views.MANIFEST).unlink()
     with pytest.raises(UsageError, match=r"views\.json"):

@@ -1,5 +1,7 @@
-"""The two ways in which a command may stop, each with its exit code."""
+"""The two ways in which a command may stop, each with its exit code, and the check that facts agree."""
 
+import re
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -45,3 +47,25 @@ class UsageError(FerdistillError):
     """The call itself was wrong: a parameter, an option, a path that is not there. Exit code 2."""
 
     exit_code = 2
+
+
+def require_same(facts: Iterable[tuple[str, Any, Any]], what: str, *, where: str = "", hint: str = "") -> None:
+    """Check that things which must agree do: each of `facts` is a name, what is expected, and what was found.
+
+    Raises
+    ------
+    CheckError
+        At the first that differ: `what` says what is wrong then. Digests are shown by their first 12 digits.
+    """
+    for name, expected, found in facts:
+        if found != expected:
+            raise CheckError(
+                f"{what}: {name} {_shortened(found)}",
+                where=where,
+                expected=f"{name} {_shortened(expected)}",
+                hint=hint,
+            )
+
+
+def _shortened(value: Any) -> str:
+    return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{52}\b", r"\1", str(value))

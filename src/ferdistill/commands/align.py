@@ -1,8 +1,10 @@
 """`ferdistill align`: the gate, the canary and the repair."""
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Column, Table
@@ -14,6 +16,9 @@ from .console import wide
 
 align_cli = typer.Typer(no_args_is_help=True, help="Do soft labels belong to their images, row by row?")
 
+Directories = Annotated[
+    list[Path] | None, typer.Argument(metavar="[DIR]...", help="Soft-label directories; all teachers' if none.")
+]
 IndexOption = Annotated[Path | None, typer.Option("--index", help="Index; that of params.yaml if not given.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 OutOption = Annotated[Path | None, typer.Option("--out", help="Write the JSON to this file too.")]
@@ -21,9 +26,7 @@ OutOption = Annotated[Path | None, typer.Option("--out", help="Write the JSON to
 
 @align_cli.command("check")
 def check(
-    directories: Annotated[
-        list[Path] | None, typer.Argument(metavar="[DIR]...", help="Soft-label directories; all teachers' if none.")
-    ] = None,
+    directories: Directories = None,
     index_csv: IndexOption = None,
     strict: Annotated[
         bool, typer.Option("--strict/--no-strict", help="Whether a problem exits with 1, or is only reported.")
@@ -52,8 +55,7 @@ def check(
 
         ferdistill align check --present  # in a hook: those stores that are there
     """
-    from ..data import index
-    from ..softlabels import alignment, store
+    from ..softlabels import alignment, foreign
     from ..softlabels import canary as canary_library
 
     directories, csv = _resolve(directories, index_csv)
@@ -63,19 +65,14 @@ def check(
             nothing = {"dirs": [], "ok": True, "problems": []}
             print(json.dumps(nothing) if as_json else "no soft labels here, so none out of step")
             return
-    rows = index.read(csv, store.KEYS)
+    rows = _read(csv)
     checkpoints = alignment.read_checkpoints(workspace.TEACHERS)
-    report = alignment.check(directories, rows, rows.description["classes"], checkpoints)
+    report = alignment.check(directories, rows, rows.description["classes"], checkpoints, foreign.describe)
     if with_canary:
         faulty = {problem["dir"] for problem in report["problems"]}
         in_step = [directory for directory in directories if directory.as_posix() not in faulty]
         report = alignment.add_canary(report, canary_library.check(in_step, rows))
-    if out:
-        write_json(out, report)
-    if as_json:
-        print(json.dumps(report, indent=2, ensure_ascii=False))
-    else:
-        _print_alignment(report)
+    _show(report, as_json, out, _print_alignment)
     if strict and not report["ok"]:
         raise typer.Exit(1)
 
@@ -106,9 +103,7 @@ def _print_alignment(report: dict) -> None:
 
 @align_cli.command("canary")
 def canary(
-    directories: Annotated[
-        list[Path] | None, typer.Argument(metavar="[DIR]...", help="Soft-label directories; all teachers' if none.")
-    ] = None,
+    directories: Directories = None,
     index_csv: IndexOption = None,
     as_json: JsonOption = False,
     out: OutOption = None,
@@ -122,31 +117,28 @@ def canary(
 
         ferdistill align canary old/resnet18 old/vit --index data/index/ixNextAffFull.csv --json
     """
-    from ..data import index
     from ..softlabels import canary as library
-    from ..softlabels import store
 
     directories, csv = _resolve(directories, index_csv)
-    report = library.check(directories, index.read(csv, store.KEYS))
-    if out:
-        write_json(out, report)
-    if as_json:
-        print(json.dumps(report, indent=2, ensure_ascii=False))
-    else:
-        colours = {"aligned": "green", "inconclusive": "yellow", "misaligned": "red"}
-        table = Table(Column("directory", overflow="fold"), "split", "verdict", "agreement", "chance", "p", "slips at")
-        for found in report["results"]:
-            slip = "" if found["slip_row"] is None else f"{found['slip_row']} {found['slip_interval']}"
-            numbers = [f"{found['agreement']:.1%}", f"{found['chance']:.1%}", f"{found['p_value']:.2g}", slip]
-            table.add_row(found["dir"], found["split"], Text(found["verdict"], colours[found["verdict"]]), *numbers)
-        wide().print(table)
-        for found in report["results"]:
-            place = found["dir"] + (f", {found['split']}" if found["split"] else "")
-            print(f"{place}: {found['why']}")
-            if found["hint"]:
-                print(f"  do       {found['hint']}")
+    report = library.check(directories, _read(csv))
+    _show(report, as_json, out, _print_canary)
     if any(found["verdict"] == "misaligned" for found in report["results"]):
         raise typer.Exit(1)
+
+
+def _print_canary(report: dict) -> None:
+    colours = {"aligned": "green", "inconclusive": "yellow", "misaligned": "red"}
+    table = Table(Column("directory", overflow="fold"), "split", "verdict", "agreement", "chance", "p", "slips at")
+    for found in report["results"]:
+        slip = "" if found["slip_row"] is None else f"{found['slip_row']} {found['slip_interval']}"
+        numbers = [f"{found['agreement']:.1%}", f"{found['chance']:.1%}", f"{found['p_value']:.2g}", slip]
+        table.add_row(found["dir"], found["split"], Text(found["verdict"], colours[found["verdict"]]), *numbers)
+    wide().print(table)
+    for found in report["results"]:
+        place = found["dir"] + (f", {found['split']}" if found["split"] else "")
+        print(f"{place}: {found['why']}")
+        if found["hint"]:
+            print(f"  do       {found['hint']}")
 
 
 @align_cli.command("repair")
@@ -162,15 +154,14 @@ def repair(
 
         ferdistill align repair old/resnet18 --index data/index/ixNextAffFull.csv --out data/softlabels/resnet18_fixed
     """
-    from ..data import index
     from ..softlabels import repair as library
-    from ..softlabels import store
 
     csv = index_csv or workspace.index_csv(params.load().index_tag)
-    manifest = library.repair(directory, index.read(csv, store.KEYS), out)
-    if as_json:
-        print(json.dumps(manifest, indent=2, ensure_ascii=False))
-        return
+    manifest = library.repair(directory, _read(csv), out)
+    _show(manifest, as_json, None, partial(_print_repair, out))
+
+
+def _print_repair(out: Path, manifest: dict) -> None:
     done = manifest["provenance"]
     reordered = done["classes"] not in (None, manifest["classes"])
     print(
@@ -188,3 +179,21 @@ def _resolve(directories: list[Path] | None, index_csv: Path | None) -> tuple[li
     tag = settings.index_tag
     stores = [workspace.softlabels(name, tag) for name in settings.teachers]
     return directories or stores, index_csv or workspace.index_csv(tag)
+
+
+def _read(csv: Path) -> Any:
+    """The index, as far as soft labels are held against it."""
+    from ..data import index
+    from ..softlabels import store
+
+    return index.read(csv, store.KEYS)
+
+
+def _show(report: dict, as_json: bool, out: Path | None, show: Callable[[dict], None]) -> None:
+    """Write a report as JSON where it was asked for, and show it as JSON or else in words."""
+    if out:
+        write_json(out, report)
+    if as_json:
+        print(json.dumps(report, indent=2, ensure_ascii=False))
+    else:
+        show(report)

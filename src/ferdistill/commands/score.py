@@ -35,7 +35,7 @@ def score(
     split: Annotated[str | None, typer.Option("--split", help="Rows to score, or `all`.")] = None,
     temperature: Annotated[float, typer.Option("--temperature", min=0.01, max=100, help="Divides the logits.")] = 1.0,
     bins: Annotated[int, typer.Option("--bins", min=2, max=1000, help="Bins of every binned score.")] = 15,
-    intervals: Annotated[bool, typer.Option(help="Bootstrap intervals, by person where the file says who.")] = True,
+    intervals: Annotated[bool, typer.Option(help="Bootstrap intervals, by subject where the file names them.")] = True,
     draws: Annotated[int, typer.Option("--draws", min=100, help="Resamples for the intervals.")] = 1000,
     level: Annotated[float, typer.Option("--level", min=0.5, max=0.999, help="Of intervals and bands.")] = 0.95,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the resamples.")] = 0,
@@ -46,7 +46,7 @@ def score(
 
     A table has a column `label` (a class's name, or its place from 0) and for each class `logit_<class>` or
     `prob_<class>`. An npz holds the same as arrays, or `label` and `logits` or `probs` (N, K). With a column `subject`
-    or `group`, the intervals come from resampled people, not rows. Examples:
+    or `group`, the intervals come from resampled subjects, not rows. Examples:
 
         ferdistill score predictions.csv
 
@@ -54,7 +54,7 @@ def score(
 
         ferdistill score predictions.npz --no-intervals --json
     """
-    from ..evaluation import diagram, predictions
+    from ..evaluation import plots, predictions
     from ..progress import track
 
     def bar(chunks: range) -> Iterable[int]:
@@ -72,7 +72,7 @@ def score(
     name = f"{file.name}, {split}" if split else file.name
     title = f"{name}: {report['n']} samples, T = {temperature:g}"
     if out:
-        diagram.picture(out, report["reliability"], bins, title)
+        plots.reliability_diagram(out, report["reliability"], bins, title)
     if as_json:
         typer.echo(
             json.dumps({"file": str(file), "split": split, **report}, indent=2, ensure_ascii=False, allow_nan=False)
@@ -103,4 +103,4 @@ def _print(report: dict[str, Any], title: str, level: float) -> None:
             f"{report['impossible']} samples give their own label a probability of 0, hence the infinite NLL."
         )
     if found:
-        console.print(f"Intervals: {report['people']} people (or rows, where no one is named), resampled.")
+        console.print(f"Intervals: {report['people']} subjects (or rows, where none is named), resampled.")

@@ -16,11 +16,11 @@ from rich.table import Column, Table
 from .. import params, workspace
 from ..errors import CheckError, UsageError
 from ..progress import bar
-from ..study.grid import GRID
 from .console import wide
 
 study_cli = typer.Typer(no_args_is_help=True, help="Experiments about the recipes themselves.")
-DOSES = [0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0]
+As_json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+Results = Annotated[Path | None, typer.Option("--results", help="CSV of runs.", show_default=False)]
 
 
 @study_cli.command("misalignment")
@@ -29,7 +29,7 @@ def misalignment(
         list[float] | None, typer.Option("--dose", min=0, max=1, help="Share of rows out of step; may be given again.")
     ] = None,
     seeds: Annotated[list[int] | None, typer.Option("--seed", help="Student's seed; may be given again.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    as_json: As_json = False,
 ) -> None:
     """Train students on soft labels that lost step on purpose, and see what it costs and who notices.
 
@@ -43,7 +43,7 @@ def misalignment(
     from ..study import misalignment as library
 
     settings = params.load()
-    result = library.run(settings, doses or DOSES, seeds or [settings.seed])
+    result = library.measure(settings, doses or library.DOSES, seeds or [settings.seed])
     if as_json:
         print(library.METRICS.read_text(encoding="utf-8"), end="")
         return
@@ -77,10 +77,10 @@ def _progress(total: int) -> Iterator[Callable[[Any], None]]:
 
 @study_cli.command("run")
 def run(
-    grid: Annotated[Path, typer.Option("--grid", help="The runs to make.")] = GRID,
+    grid: Annotated[Path, typer.Option("--grid", help="The runs to make.")] = workspace.STUDY_GRID,
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Runs at a time.")] = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what is done and what would run.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON at the end instead of text.")] = False,
+    as_json: As_json = False,
 ) -> None:
     """Run a grid of recipes and seeds as DVC experiments, skipping what is done; killed, it goes on when called again.
 
@@ -93,12 +93,12 @@ def run(
 
         ferdistill study run --grid my_study.yaml --json
     """
-    from ..study import grid as grids
+    from ..study.grid import load
     from ..tracking import experiments
     from ..tracking import queue as library
 
     params.load()
-    runs = grids.load(grid, experiments.load_yaml(Path("params.yaml").read_text(encoding="utf-8")))
+    runs = load(grid, experiments.load_yaml(workspace.PARAMS.read_text(encoding="utf-8")))
     failures: list[Any] = []
     with Console(stderr=True).status("Comparing code, params and data with dvc.lock"):
         now = experiments.present()
@@ -106,7 +106,7 @@ def run(
             library.require_ready(now)
     if not dry_run:
         with _progress(len(runs)) as tell:
-            failures = library.run(runs, now, jobs, tell)
+            failures = library.run_missing(runs, now, jobs, tell)
     standing = library.standing(runs, now)
     failed = {failure.name for failure in failures}
     if as_json:
@@ -136,7 +136,7 @@ def collect(
         list[str] | None,
         typer.Option("--rev", help="Commit that experiments started from; HEAD and ancestors if none."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON.")] = False,
+    as_json: As_json = False,
 ) -> None:
     """Write every experiment that belongs in one table, a row a run: scores, calibration, provenance.
 
@@ -187,8 +187,8 @@ def compare(
     metrics: Annotated[
         list[str] | None, typer.Option("--metric", help="Column to compare; may be given again.", show_default=False)
     ] = None,
-    table: Annotated[Path | None, typer.Option("--results", help="CSV of runs.", show_default=False)] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    table: Results = None,
+    as_json: As_json = False,
 ) -> None:
     """Compare recipes, with every uncertainty that a few seeds and a few test images leave.
 
@@ -206,113 +206,99 @@ def compare(
 
     if every == (candidate is not None):
         raise UsageError("one of --candidate and --all", expected="--candidate RECIPE, or --all")
-    frame = results.read(_table(table))
-    if candidate is not None:
-        result = library.compare(frame, baseline, candidate, metrics=metrics)
-        if as_json:
-            print(json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False))
-            return
-        _print_comparison(result, library.METRICS)
-        for sentence in library.sentences(result):
-            print(sentence)
-        return
-    compared = library.compare_all(frame, baseline, metrics=metrics)
+    compared = library.compare(results.read(_table(table)), baseline, candidate, metrics=metrics)
     if as_json:
-        print(json.dumps(compared, indent=2, ensure_ascii=False, allow_nan=False))
-        return
-    _print_comparisons(compared, library.METRICS)
+        print(json.dumps(compared if every else compared[0], indent=2, ensure_ascii=False, allow_nan=False))
+    elif every:
+        _print_comparisons(compared)
+    else:
+        _print_comparison(compared[0])
+        print("\n".join(library.sentences(compared[0])))
 
 
-def _print_comparison(result: dict[str, Any], titles: dict[str, str]) -> None:
+def _print_comparison(result: dict[str, Any]) -> None:
     """One column a metric, one row a quantity."""
-    before, after = result["baseline"]["label"], result["candidate"]["label"]
-    shown = Table(f"{after} against {before}", *(titles.get(name, name) for name in result["metrics"]))
+    from ..study.schema import title_of
+
+    metrics = result["metrics"]
+    shown = Table(f"{result['candidate']['label']} against {result['baseline']['label']}", *map(title_of, metrics))
     rows: dict[str, list[str]] = {}
-    for found in result["metrics"].values():
+    for found in metrics.values():
         for line in found["per_seed"]:
-            pair = f"{_number(line['baseline'])} → {_number(line['candidate'])}"
+            pair = f"{_told(line['baseline'])} → {_told(line['candidate'])}"
             rows.setdefault(f"seed {line['seed']}", []).append(pair)
         cells = {
             "pairs of seeds": str(found["pairs"]),
-            "mean difference": _number(found["mean_difference"], signed=True),
-            "95 % t interval, paired": _interval(found["t_interval"]),
-            "95 % Welch interval, unpaired": _interval(found["welch_interval"]),
-            "bootstrap interval, unpaired": _interval(found["bootstrap_interval"]),
-            "  its coverage at this n": _percent(found["bootstrap_coverage"]),
+            "mean difference": _told(found["mean_difference"], "+.4f"),
+            "95 % t interval, paired": _told(found["t_interval"], "+.4f"),
+            "95 % Welch interval, unpaired": _told(found["welch_interval"], "+.4f"),
+            "bootstrap interval, unpaired": _told(found["bootstrap_interval"], "+.4f"),
+            "  its coverage at this n": _told(found["bootstrap_coverage"], ".0%").replace("%", " %"),
             "permutation p, unpaired (least possible)": _p(found, "permutation_p"),
             "sign-flip p, paired (least possible)": _p(found, "paired_p"),
-            f"permutation p, Holm over {result['comparisons']}": _short(found["p_holm"]),
-            f"paired t p, Holm over {result['comparisons']}": _short(found["t_p_holm"]),
-            "Cohen's d, pooled": _short(found["cohens_d"]),
-            "d_z, paired": _short(found["d_z"]),
+            f"permutation p, Holm over {result['comparisons']}": _told(found["p_holm"], ".3g"),
+            f"paired t p, Holm over {result['comparisons']}": _told(found["t_p_holm"], ".3g"),
+            "Cohen's d, pooled": _told(found["cohens_d"], ".3g"),
+            "d_z, paired": _told(found["d_z"], ".3g"),
             "pairs of seeds for 80 % power": str(found["seeds_needed"] or "-"),
         }
-        for title, cell in cells.items():
-            rows.setdefault(title, []).append(cell)
+        for title, told in cells.items():
+            rows.setdefault(title, []).append(told)
     if result["examples"]["available"]:
-        by_metric = result["examples"]["metrics"]
-        rows["95 % interval over test images"] = [
-            _interval(by_metric[name]["interval"]) if name in by_metric else "-" for name in result["metrics"]
-        ]
+        images = result["examples"]["metrics"]
+        intervals = [images[name]["interval"] if name in images else None for name in metrics]
+        rows["95 % interval over test images"] = [_told(interval, "+.4f") for interval in intervals]
     for title, line_cells in rows.items():
         shown.add_row(title, *line_cells)
     wide().print(shown)
 
 
-def _print_comparisons(compared: list[dict[str, Any]], titles: dict[str, str]) -> None:
+def _print_comparisons(compared: list[dict[str, Any]]) -> None:
     """One table a metric, one row a recipe."""
+    from ..study.schema import title_of
+
     for name in compared[0]["metrics"]:
         shown = Table(
-            f"{titles.get(name, name)} against {compared[0]['baseline']['label']}",
+            f"{title_of(name)} against {compared[0]['baseline']['label']}",
             *("pairs", "difference", "95 % t interval", "p t", "p t, Holm", "p permutation", "least", "d_z"),
         )
         for result in compared:
-            found = result["metrics"].get(name)
-            if found is None:
-                continue
-            same = " (same loss)" if result["null_pair"]["identical_losses"] else ""
-            shown.add_row(
-                result["candidate"]["label"] + same,
-                str(found["pairs"]),
-                _number(found["mean_difference"], signed=True),
-                _interval(found["t_interval"]),
-                *(_short(found[key]) for key in ("t_p", "t_p_holm", "permutation_p", "permutation_p_min", "d_z")),
-            )
+            if found := result["metrics"].get(name):
+                same = " (same loss)" if result["null_pair"]["identical_losses"] else ""
+                shown.add_row(
+                    result["candidate"]["label"] + same,
+                    str(found["pairs"]),
+                    *(_told(found[key], "+.4f") for key in ("mean_difference", "t_interval")),
+                    *(_told(found[key], ".3g") for key in ("t_p", "t_p_holm", "permutation_p")),
+                    *(_told(found[key], ".3g") for key in ("permutation_p_min", "d_z")),
+                )
         wide().print(shown)
-    print(f"Recipes compared, over which Holm's adjustment runs: {len(compared)}. Differences are less the baseline.")
+    print(f"Recipes compared, over which Holm's adjustment runs: {len(compared)}. Differences are minus the baseline.")
     if any(result["null_pair"]["identical_losses"] for result in compared):
         print("A recipe of the same loss can differ from the baseline by noise or by a fault alone.")
 
 
-def _number(value: float | None, signed: bool = False) -> str:
-    return "-" if value is None else f"{value:{'+' if signed else ''}.4f}"
-
-
-def _interval(value: list[float] | None) -> str:
-    return "-" if value is None else f"{value[0]:+.4f} to {value[1]:+.4f}"
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.0f} %"
-
-
-def _short(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3g}"
+def _told(value: float | list[float] | None, form: str = ".4f") -> str:
+    """A number or an interval; a dash where there is none."""
+    if value is None:
+        return "-"
+    return " to ".join(f"{part:{form}}" for part in (value if isinstance(value, list) else [value]))
 
 
 def _p(found: dict[str, Any], name: str) -> str:
+    """A p value, and the least that these seeds can give."""
     return "-" if found[name] is None else f"{found[name]:.3g} ({found[name + '_min']:.3g})"
 
 
 @study_cli.command("decide")
 def decide(
-    table: Annotated[Path | None, typer.Option("--results", help="CSV of runs.", show_default=False)] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of sentences.")] = False,
+    table: Results = None,
+    as_json: As_json = False,
 ) -> None:
     """Choose the student to deploy and a fallback, and say why, step by step.
 
     A large drop of ECE for a negligible loss of macro F1 is acceptable, the reverse is not; of recipes that the seeds
-    do not tell apart, the simpler is taken. The thresholds are under `decide` in params.yaml. Reads
+    cannot distinguish, the simpler is taken. The thresholds are under `decide` in params.yaml. Reads
     metrics/study/results_summary.csv, if it is of the workspace's corpus, scale and index, or the table that is named,
     and metrics/benchmark.json and metrics/export.json. Exits with 1 if the student is too slow or large. Examples:
 
@@ -343,14 +329,12 @@ def decide(
 
 @study_cli.command("report")
 def report(
-    table: Annotated[Path | None, typer.Option("--results", help="CSV of runs.", show_default=False)] = None,
-    out: Annotated[Path, typer.Option("--out", help="The page; one file that needs no network.")] = Path(
-        "plots/study/report.html"
-    ),
+    table: Results = None,
+    out: Annotated[Path, typer.Option("--out", help="The page, one file.")] = workspace.STUDY_PAGE,
     markdown: Annotated[
         Path, typer.Option("--markdown", help="The same as Markdown, with a directory of figures beside it.")
     ] = workspace.STUDY_TEXT,
-    as_json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
+    as_json: As_json = False,
 ) -> None:
     """Write the study report: tables, figures and findings, every sentence made from the numbers.
 

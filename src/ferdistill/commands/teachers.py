@@ -43,6 +43,7 @@ def diversity(
     """
     from ..data import index
     from ..evaluation import diversity as library
+    from ..evaluation import plots
 
     if split not in index.SPLITS:
         raise UsageError(f"no split `{split}`", where="--split", expected=f"one of {', '.join(index.SPLITS)}")
@@ -51,7 +52,7 @@ def diversity(
     report = library.of_split(settings, rows, split, settings.temperature if temperature is None else temperature)
     title = f"Teachers on {split}: {report['n']} images, T = {report['temperature']:g}"
     if out:
-        library.picture(out, report, title)
+        plots.teacher_diversity(out, report, title)
     if as_json:
         typer.echo(json.dumps({"split": split, **report}, indent=2, ensure_ascii=False, allow_nan=False))
     else:

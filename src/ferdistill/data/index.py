@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv
 
-from ..errors import CheckError, UsageError
+from ..errors import CheckError, UsageError, require_same
 from ..files import atomic, read_json, sha256, sha256_file, write_json
 
 SCHEMA_VERSION = 2
@@ -155,23 +155,17 @@ def read(path: Path, columns: list[str] | None = None) -> Index:
             hint=ANEW,
         )
     description = read_json(path.with_suffix(".json"), "digest", "classes")
-    if description.get("schema_version") != SCHEMA_VERSION:
-        raise CheckError(
-            f"index schema version {description.get('schema_version')}",
-            where=str(path.with_suffix(".json")),
-            expected=str(SCHEMA_VERSION),
-            hint=ANEW,
-        )
+    version = [("schema version", SCHEMA_VERSION, description.get("schema_version"))]
+    require_same(version, "an index of another release", where=str(path.with_suffix(".json")), hint=ANEW)
     with ThreadPoolExecutor(1) as pool:  # parsing and digesting take equally long
         table = pool.submit(_read_csv, path, columns)
         digest = sha256_file(path)
-    if digest != description["digest"]:
-        raise CheckError(
-            "the index was changed after it was written",
-            where=str(path),
-            expected=f"digest {description['digest'][:12]}, from the JSON beside it",
-            hint="restore both, with `dvc checkout --force` where DVC keeps them, or run `dvc repro --force index`",
-        )
+    require_same(
+        [("digest", description["digest"], digest)],
+        "the index was changed after it was written",
+        where=f"{path}, against the JSON beside it",
+        hint="restore both, with `dvc checkout --force` where DVC keeps them, or run `dvc repro --force index`",
+    )
     try:
         rows = table.result().to_pandas()
     except (pa.ArrowException, ValueError) as error:

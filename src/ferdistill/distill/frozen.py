@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import CheckError, UsageError
+from ..errors import CheckError, UsageError, require_same
 from ..files import atomic, sha256_file, write_json
 from ..params import FrozenTeacher, ImageParams
 from . import models
@@ -95,13 +95,12 @@ def load(directory: Path, config: dict[str, Any]) -> nn.Module:
     """
     teacher = FrozenTeacher.model_validate(config["frozen"])
     file = directory / f"frozen{Path(teacher.frozen).suffix}"
-    if not file.is_file() or sha256_file(file) != config["sha256"]:
-        raise CheckError(
-            "a frozen teacher is not the one that was saved",
-            where=str(file),
-            expected=f"digest {config['sha256'][:12]}",
-            hint="restore it with `dvc checkout --force`",
-        )
+    require_same(
+        [("digest", config["sha256"], sha256_file(file) if file.is_file() else "of no file")],
+        "a frozen teacher is not the one that was saved",
+        where=str(file),
+        hint="restore it with `dvc checkout --force`",
+    )
     image = ImageParams.model_validate(config["image"])
     body = _Onnx(file) if teacher.model is None else _timm(file, teacher)
     return Frozen(body, teacher, config["classes"], image).eval()

@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator, PartialState
 from rich.progress import TextColumn
-from sklearn.metrics import f1_score
 from timm.layers import convert_sync_batchnorm
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 
 from ..data.index import Index
 from ..errors import CheckError, UsageError
+from ..f1 import counts, f1
 from ..params import NetworkParams, TrainingParams
 from ..progress import bar
 from . import checkpoint as checkpoints
@@ -365,11 +365,10 @@ def evaluate(network: nn.Module, split: Split) -> dict[str, Any]:
     """Macro F1, F1 of each class (a list), accuracy and negative log-likelihood on a split."""
     logits = predict(network, split)
     predicted = logits.argmax(1)
-    classes = range(logits.shape[1])
-    f1 = f1_score(split.labels, predicted, labels=classes, average=None, zero_division=0)
+    of_class = f1(*counts(split.labels, predicted, logits.shape[1]))
     return {
-        "macro_f1": float(f1.mean()),
-        "f1": f1.tolist(),
+        "macro_f1": float(of_class.mean()),
+        "f1": of_class.tolist(),
         "accuracy": float((predicted == split.labels).mean()),
         "nll": float(F.cross_entropy(torch.from_numpy(logits).double(), torch.from_numpy(split.labels))),
     }

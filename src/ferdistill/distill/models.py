@@ -6,13 +6,13 @@ from typing import Any
 
 import timm
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 from timm.models.vision_transformer_hybrid import ConvStem, HybridEmbed
 from torch import nn
 
-from ..errors import CheckError, UsageError
+from .. import tensor_files
+from ..errors import CheckError, UsageError, require_same
 from ..files import atomic, read_json, sha256_file, write_json
 from ..params import ImageParams, NetworkParams
 
@@ -90,7 +90,8 @@ def initialise(network: nn.Module, init: str) -> None:
     """
     if init in ("scratch", "imagenet"):  # timm has loaded ImageNet's on building
         return
-    found = _load_tensors(Path(init), "a recipe's init is scratch, imagenet or a safetensors file")
+    expected = "a recipe's init is scratch, imagenet or a safetensors file"
+    found = tensor_files.read(Path(init), "pt", expected=expected)
     head = tuple(f"{name}." for name in classifier_names(network))
     body = {name for name in network.state_dict() if not name.startswith(head)}
     _load_matching(network, found, body, Path(init))
@@ -145,14 +146,13 @@ def load_network(directory: Path) -> tuple[nn.Module, dict[str, Any]]:
 
         return frozen.load(directory, config), config
     weights = directory / "model.safetensors"
-    tensors = _load_tensors(weights, "a stage's network")
-    if sha256_file(weights) != config["sha256"]:
-        raise CheckError(
-            "the weights are not those of the config.json beside them",
-            where=str(weights),
-            expected=f"digest {config['sha256'][:12]}",
-            hint="restore them with `dvc checkout --force`",
-        )
+    tensors = tensor_files.read(weights, "pt", expected="a stage's network")
+    require_same(
+        [("digest", config["sha256"], sha256_file(weights))],
+        "the weights are not those of the config.json beside them",
+        where=str(weights),
+        hint="restore them with `dvc checkout --force`",
+    )
     try:
         image = ImageParams(size=config["image"]["size"], channels=config["image"]["channels"])
         network = build(config["model"], config["options"], config["stem"], len(config["classes"]), image, False)
@@ -175,7 +175,7 @@ def load_whole(network: nn.Module, weights: Path) -> None:
     UsageError, CheckError
         If the file is missing, or its tensors are not those of this network.
     """
-    _load_matching(network, _load_tensors(weights, "a safetensors file"), set(network.state_dict()), weights)
+    _load_matching(network, tensor_files.read(weights, "pt"), set(network.state_dict()), weights)
 
 
 def _load_matching(network: nn.Module, found: dict[str, torch.Tensor], names: set[str], weights: Path) -> None:
@@ -191,13 +191,3 @@ def _load_matching(network: nn.Module, found: dict[str, torch.Tensor], names: se
             hint="correct the recipe; our own starting weights are made anew with `ferdistill pretrain`",
         )
     network.load_state_dict({name: tensor.to(wanted[name].dtype) for name, tensor in found.items()}, strict=False)
-
-
-def _load_tensors(path: Path, expected: str) -> dict[str, torch.Tensor]:
-    try:
-        tensors: dict[str, torch.Tensor] = load_file(path)
-    except FileNotFoundError:
-        raise UsageError("no weights here", where=str(path), expected=expected) from None
-    except (SafetensorError, OSError, KeyError, ValueError) as error:  # a KeyError where a type is not torch's
-        raise CheckError(f"not a whole safetensors file: {error}", where=str(path), expected=expected) from None
-    return tensors

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckError, UsageError
+from ..errors import UsageError, require_same
 from ..files import read_json, sha256_file
 from ..params import FrozenTeacher, NetworkParams
 
@@ -41,11 +41,10 @@ def require(network: NetworkParams | FrozenTeacher, checked: Path) -> dict[str, 
     """
     expected = read_json(checked, "from", "sha256")
     found = facts(network, checked.stem)
-    if found != expected:
-        raise CheckError(
-            "the weights are not those that were checked",
-            where=f"{found['from']}, digest {str(found['sha256'])[:12]}",
-            expected=f"{expected['from']}, digest {str(expected['sha256'])[:12]} ({checked})",
-            hint="run `dvc repro`",
-        )
+    require_same(
+        [("file", expected["from"], found["from"]), ("digest", expected["sha256"], found["sha256"])],
+        "the weights are not those that were checked",
+        where=f"{found['from']}, against {checked}",
+        hint="run `dvc repro`",
+    )
     return found

@@ -5,21 +5,19 @@ Shapes: M teachers, N images, K classes. Everything is in float64 and in nats.
 
 from collections.abc import Sequence
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy.special import entr, log_softmax, logsumexp, rel_entr
-from sklearn.metrics import f1_score
 
 from .. import workspace
 from ..data.index import Index
 from ..data.truth import distribution, kl_from_truth, total_variation
 from ..errors import CheckError, UsageError
+from ..f1 import macro_f1
 from ..params import Params
 from ..softlabels import alignment, store
 from .calibration import check_scored
-from .png import BLUE, GREY, ORANGE, png
 
 
 def jensen_shannon(probabilities: np.ndarray) -> np.ndarray:
@@ -171,7 +169,7 @@ def measure(
         p = np.exp(log_p)
         found = {
             "accuracy": float((predicted == labels).mean()),
-            "macro_f1": float(f1_score(labels, predicted, labels=range(p.shape[1]), average="macro", zero_division=0)),
+            "macro_f1": macro_f1(labels, predicted, p.shape[1]),
             "entropy": float(entr(p).sum(axis=-1).mean()),
         }
         if truth is not None:
@@ -212,45 +210,3 @@ def of_split(params: Params, rows: Index, split: str, temperature: float) -> dic
         temperature,
         distribution(workspace.corpus(params.corpus), rows.rows["path"].iloc[at].tolist(), params.classes),
     )
-
-
-def picture(path: Path, report: dict[str, Any], title: str) -> None:
-    """Draw a report of `measure` as a PNG: who differs from whom, how soft each is, and how far from the truth.
-
-    Raises
-    ------
-    UsageError
-        If `path` does not end in `.png`.
-    """
-    names = [*report["teachers"], "fused"]
-    scores = [*report["each"].values(), report["fused"]]
-    known = "kl_from_truth" in report["fused"]
-    bars = [
-        ("entropy", "Mean entropy (nats)", BLUE),
-        ("kl_from_truth", "KL from the true distribution (nats)", ORANGE)
-        if known
-        else ("accuracy", "Accuracy", ORANGE),
-    ]
-
-    with png(path, (10, 8)) as figure:
-        panels = figure.subplots(2, 2)
-        for panel, key, heading in (
-            (panels[0, 0], "jensen_shannon", "Jensen-Shannon divergence (nats, at most 0.693)"),
-            (panels[0, 1], "disagreement", "Share of images they class differently"),
-        ):
-            values = np.array(report[key])
-            panel.imshow(values, cmap="cividis", vmin=0)
-            for (row, column), value in np.ndenumerate(values):
-                ink = "white" if value < values.max() / 2 or value == 0 else "black"
-                panel.text(column, row, f"{value:.3f}", ha="center", va="center", color=ink)
-            panel.set_xticks(range(len(values)), report["teachers"], rotation=30, ha="right")
-            panel.set_yticks(range(len(values)), report["teachers"])
-            panel.set_title(heading)
-        for panel, (key, heading, colour) in zip(panels[1], bars, strict=True):
-            drawn = panel.barh(names, [of[key] for of in scores], color=[colour] * len(report["teachers"]) + [GREY])
-            panel.bar_label(drawn, fmt="%.3f", padding=3)
-            panel.margins(x=0.15)
-            panel.invert_yaxis()
-            panel.set_title(heading)
-            panel.spines[["top", "right"]].set_visible(False)
-        figure.suptitle(title)

@@ -1,4 +1,4 @@
-"""Every score as a function of sums over samples, so that resampling whole people costs one matrix product."""
+"""Every score as a function of sums over samples, so that resampling whole clusters costs one matrix product."""
 
 from collections.abc import Callable, Iterable
 from itertools import pairwise
@@ -7,6 +7,9 @@ import numpy as np
 from scipy.fft import dct
 from scipy.optimize import elementwise
 from scipy.sparse import coo_array, csr_array
+
+from ..f1 import f1
+from .calibration import bin_of
 
 # Intervals of the grid on [0, 1] that `smooth_ece` works on, and the least bandwidth that it can show.
 NODES = 1024
@@ -31,10 +34,9 @@ def tabulate(log_probs: np.ndarray, predicted: np.ndarray, labels: np.ndarray, b
     probabilities = np.exp(log_probs)
     confidence = probabilities.max(axis=1)
     gap = (predicted == labels) - confidence
-    inner = np.linspace(0, 1, bins + 1)[1:-1]
-    width_bin = np.digitize(confidence, inner)
-    mass_bin = np.searchsorted(np.quantile(confidence, inner), confidence, side="right")
-    class_bin = np.digitize(probabilities, inner) + bins * np.arange(classes)
+    width_bin = bin_of(confidence, bins)
+    mass_bin = np.digitize(confidence, np.quantile(confidence, np.linspace(0, 1, bins + 1)[1:-1]))
+    class_bin = bin_of(probabilities, bins) + bins * np.arange(classes)
     truth = np.eye(classes)[labels]
     node = np.minimum((confidence * NODES).astype(int), NODES - 1)
     past = confidence * NODES - node
@@ -77,10 +79,8 @@ def basic_scores_of(sums: np.ndarray, classes: int, bins: int) -> dict[str, np.n
     """Macro F1, accuracy, NLL, Brier score and ECE, as `scores_of` gives them; columns past `bin_gap` are not read."""
     part = {name: sums[:, place] for name, place in _places(classes, bins).items()}
     n = part["n"]
-    seen = part["actual"] + part["predicted"]
-    f1 = 2 * part["hits"] / np.where(seen > 0, seen, np.inf)
     return {
-        "macro_f1": f1.mean(axis=1),
+        "macro_f1": f1(part["hits"], part["actual"], part["predicted"]).mean(axis=1),
         "accuracy": (part["hits"].sum(axis=1, keepdims=True) / n)[:, 0],
         "nll": (part["nll"] / n)[:, 0],
         "brier": (part["brier"] / n)[:, 0],
@@ -169,7 +169,7 @@ def resample(
     log_probs: np.ndarray,
     predicted: np.ndarray,
     labels: np.ndarray,
-    people: np.ndarray,
+    clusters: np.ndarray,
     *,
     bins: int,
     draws: int,
@@ -177,18 +177,17 @@ def resample(
     basic: bool = False,
     track: Callable[[range], Iterable[int]] = iter,
 ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """Every score of the samples, and of `draws` resamples of their people.
+    """Every score of the samples, and of `draws` resamples of their clusters.
 
-    As many people as there are are drawn with replacement, and with each all their samples, which are not
-    independent. The same people are drawn alike by the same seed, so that scores of two models can be subtracted draw
-    by draw.
+    As many clusters as there are are drawn with replacement, and with each all its samples, which are not independent.
+    The same clusters are drawn alike by the same seed, so that scores of two models can be subtracted draw by draw.
 
     Parameters
     ----------
     log_probs, predicted, labels, bins
         As for `tabulate`.
-    people : (N,) array
-        Who each sample is of.
+    clusters : (N,) array
+        What each sample is of, as a subject.
     draws, seed : int
     basic : bool
         The scores of `basic_scores_of` alone, some thirty times as fast.
@@ -206,19 +205,23 @@ def resample(
     if basic:
         table = table[:, : _places(classes, bins)["bin_gap"].stop]
     values = scores(table.sum(axis=0)[None], classes, bins)
-    _, of = np.unique(people, return_inverse=True)
-    count = int(of.max()) + 1
-    by_person = (csr_array((np.ones(len(of)), (of, np.arange(len(of))))) @ table).T.tocsr()
+    _, of = np.unique(clusters, return_inverse=True)
+    by_cluster = (csr_array((np.ones(len(of)), (of, np.arange(len(of))))) @ table).T.tocsr()
     rng = np.random.default_rng(seed)
-    step = int(np.clip(4_000_000 // max(by_person.shape), 1, draws))
+    step = int(np.clip(4_000_000 // max(by_cluster.shape), 1, draws))
     found = []
     for start in track(range(0, draws, step)):
-        times = rng.multinomial(count, np.full(count, 1 / count), size=min(step, draws - start))
-        found.append(scores((by_person @ times.T).T, classes, bins))
+        times = draw_clusters(rng, by_cluster.shape[1], min(step, draws - start))
+        found.append(scores((by_cluster @ times.T).T, classes, bins))
     return (
         {name: float(value[0]) for name, value in values.items()},
         {name: np.concatenate([part[name] for part in found]) for name in values},
     )
+
+
+def draw_clusters(rng: np.random.Generator, count: int, draws: int) -> np.ndarray:
+    """How often each of `count` clusters is drawn, (draws, count), as many as there are each time, with replacement."""
+    return rng.multinomial(count, np.full(count, 1 / count), size=draws)
 
 
 def interval(name: str, value: float, drawn: np.ndarray, level: float) -> dict[str, float]:

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import precision_recall_fscore_support
 
 from ..errors import CheckError, UsageError
+from ..f1 import counts, f1, macro_f1, share
 from .calibration import (
     check_scored,
     expected_calibration_error,
@@ -35,7 +35,7 @@ class Predictions(NamedTuple):
         Integers in 0..K-1.
     paths : (N,) array
         Strings, as in the index.
-    people : (N,) array
+    clusters : (N,) array
         Strings: the subject of each, or else the group of its copies, or else its path. Samples of one are not
         independent.
     """
@@ -43,7 +43,7 @@ class Predictions(NamedTuple):
     logits: np.ndarray
     labels: np.ndarray
     paths: np.ndarray
-    people: np.ndarray
+    clusters: np.ndarray
 
 
 def read_stored(path: Path | str) -> pd.DataFrame:
@@ -110,20 +110,20 @@ def read_predictions(path: Path | str, split: str, classes: Sequence[str]) -> Pr
             hint="run `dvc repro student`",
         )
     logits = frame[[f"logit_{name}" for name in classes]].to_numpy(np.float32)
-    return Predictions(logits, labels, frame["path"].to_numpy(str), people_of(frame))
+    return Predictions(logits, labels, frame["path"].to_numpy(str), clusters_of(frame))
 
 
-def people_of(frame: pd.DataFrame) -> np.ndarray:
-    """Whom each row is of (N,), from the columns `subject`, `group` and `path`: the first of them that is not empty.
+def clusters_of(frame: pd.DataFrame) -> np.ndarray:
+    """What each row is of (N,), from the columns `subject`, `group` and `path`: the first of them that is not empty.
 
     A row with none of them is its own. The kinds are kept apart: a group is no subject of the same name.
     """
-    people = pd.Series([f"row {row}" for row in range(len(frame))], index=frame.index, dtype=object)
+    clusters = pd.Series([f"row {row}" for row in range(len(frame))], index=frame.index, dtype=object)
     for column in ("path", "group", "subject"):
         if column in frame.columns:
             text = frame[column].fillna("").astype(str)
-            people = people.where(text == "", f"{column} " + text)
-    return people.to_numpy(str)
+            clusters = clusters.where(text == "", f"{column} " + text)
+    return clusters.to_numpy(str)
 
 
 def score(
@@ -182,16 +182,20 @@ def score(
     probabilities = np.exp(log_probs)
     # From the logits, so that no rounding of the softmax can turn two near ones into a tie.
     predicted = logits.argmax(axis=1)
-    precision, recall, f1, support = precision_recall_fscore_support(
-        labels, predicted, labels=range(len(classes)), zero_division=0
-    )
+    hits, actual, found = counts(labels, predicted, len(classes))
+    by_class = {
+        "precision": share(hits, found).tolist(),
+        "recall": share(hits, actual).tolist(),
+        "f1": f1(hits, actual, found).tolist(),
+        "support": actual.tolist(),
+    }
     table = reliability(probabilities, labels, bins)
     ece, null = expected_calibration_error(table), null_calibration_errors(probabilities.max(axis=1), bins)
     sums = tabulate(log_probs, predicted, labels, bins).sum(axis=0)[None]
     more = {name: float(value[0]) for name, value in scores_of(sums, len(classes), bins).items()}
     return {
         "n": len(labels),
-        "macro_f1": float(f1.mean()),
+        "macro_f1": macro_f1(labels, predicted, len(classes)),
         "accuracy": float((predicted == labels).mean()),
         "nll": negative_log_likelihood(log_probs, labels),
         "brier": float(((probabilities - np.eye(len(classes))[labels]) ** 2).sum(axis=1).mean()),
@@ -200,13 +204,5 @@ def score(
         "ece_null": float(null.mean()),
         "ece_p": float((1 + (null >= ece).sum()) / (1 + len(null))),
         **{name: more[name] for name in (*CALIBRATION_ERRORS, *BRIER_PARTS)},
-        "per_class": {
-            name: {
-                "precision": float(precision[k]),
-                "recall": float(recall[k]),
-                "f1": float(f1[k]),
-                "support": int(support[k]),
-            }
-            for k, name in enumerate(classes)
-        },
+        "per_class": {name: {of: by_class[of][k] for of in by_class} for k, name in enumerate(classes)},
     }

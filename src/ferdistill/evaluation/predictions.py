@@ -1,36 +1,23 @@
 """Anybody's predictions: a label, and a logit or a probability for each class."""
 
-import csv
-import zipfile
-from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from ..errors import CheckError, FerdistillError, UsageError
+from ..errors import CheckError, UsageError
+from ..softlabels import probability_files
+from ..softlabels.probability_files import KEYS
+from ..softlabels.store import TOLERANCE
 from . import intervals
 from .calibration import consistency_band, log_probabilities, reliability
-from .metrics import people_of, score
+from .metrics import clusters_of, score
 
-KINDS = ("logit_", "prob_")
-KEYS = ("label", "split", "subject", "group", "path")
 ARRAYS = {"logits": "logit_", "probs": "prob_"}
-# How far from 1 a row of probabilities may sum: float16 and a few printed digits stay within it.
-TOLERANCE = 1e-3
 # What stands for the logarithm of a probability of 0: its exponential is 0 to every digit.
 LOG_ZERO = -1e4
-# What a file of each suffix must be.
-FORMS = {
-    ".csv": "a CSV file in UTF-8 with names in its first row",
-    ".parquet": "a whole Parquet file",
-    ".npz": "a whole npz file, without pickled objects",
-}
-MAX_BYTES = 2**32  # of an npz unpacked: more is a mistake or a bomb
 
 
 class Scored(NamedTuple):
@@ -44,8 +31,8 @@ class Scored(NamedTuple):
         Integers in 0..K-1.
     classes : list of str
         In the order of the file's columns.
-    people : (N,) array
-        As `metrics.people_of` gives them.
+    clusters : (N,) array
+        As `metrics.clusters_of` gives them.
     impossible : int
         How many samples give their own label a probability of 0, so that the NLL is infinite.
     """
@@ -53,7 +40,7 @@ class Scored(NamedTuple):
     logits: np.ndarray
     labels: np.ndarray
     classes: list[str]
-    people: np.ndarray
+    clusters: np.ndarray
     impossible: int
 
 
@@ -80,7 +67,13 @@ def read(file: Path, split: str | None = None) -> Scored:
         If it cannot be read, lacks a column, or a row does not hold a label and finite logits, or probabilities.
     """
     frame = _load(file)
-    kind, classes = _classes(frame, file)
+    kind, classes = probability_files.kind_and_classes(list(map(str, frame.columns)), file)
+    if len(classes) < 2:
+        raise CheckError(
+            f"one class alone: {classes[0]}" if classes else "neither logits nor probabilities",
+            where=f"{file}: {', '.join(map(str, frame.columns[:20]))}",
+            expected="for each class, of two at least, a column logit_<class>, or for each a column prob_<class>",
+        )
     if "label" not in frame.columns:
         raise CheckError("no column `label`", where=f"{file}: {', '.join(map(str, frame.columns))}")
     # Before any row is left out, so that messages count the file's rows.
@@ -91,7 +84,7 @@ def read(file: Path, split: str | None = None) -> Scored:
     if kind == "prob_":
         values = _log_probabilities(values, frame.index, classes, file)
         impossible = int((values[np.arange(len(labels)), labels] == LOG_ZERO).sum())
-    return Scored(values, labels, classes, people_of(frame), impossible)
+    return Scored(values, labels, classes, clusters_of(frame), impossible)
 
 
 def report(
@@ -116,7 +109,7 @@ def report(
 
         `nll` and its interval are None if any sample is impossible.
     """
-    logits, labels, classes, people, impossible = scored
+    logits, labels, classes, clusters, impossible = scored
     scores = score(logits, labels, classes, temperature, bins)
     log_probs = log_probabilities(logits, temperature)
     probabilities = np.exp(log_probs)
@@ -124,7 +117,7 @@ def report(
     table = reliability(probabilities, labels, bins).join(band)
     found: dict[str, Any] = {
         **scores,
-        "people": len(np.unique(people)),
+        "people": len(np.unique(clusters)),
         "classes": classes,
         "temperature": temperature,
         "bins": bins,
@@ -133,7 +126,7 @@ def report(
     }
     if draws:
         values, drawn = intervals.resample(
-            log_probs, logits.argmax(axis=1), labels, people, bins=bins, draws=draws, seed=seed, track=track
+            log_probs, logits.argmax(axis=1), labels, clusters, bins=bins, draws=draws, seed=seed, track=track
         )
         found["intervals"] = {name: intervals.interval(name, values[name], drawn[name], level) for name in drawn}
     if impossible:
@@ -143,8 +136,8 @@ def report(
 
 
 def _load(file: Path) -> pd.DataFrame:
-    """Every column of the file; empty cells of a CSV are missing, and `label` and the keys are text."""
-    if file.suffix.lower() not in FORMS or not file.is_file():
+    """Every column of the file; `label` and the other keys are missing where they are empty."""
+    if file.suffix.lower() not in (".csv", ".parquet", ".npz") or not file.is_file():
         what = "a file of another kind" if file.is_file() else "a directory" if file.is_dir() else "no such file"
         raise UsageError(
             what,
@@ -152,83 +145,12 @@ def _load(file: Path) -> pd.DataFrame:
             expected="a .csv, .parquet or .npz file of predictions",
             hint="name a file in it" if file.is_dir() else "",
         )
-    try:
-        match file.suffix.lower():
-            case ".csv":
-                frame, names = _csv(file)
-            case ".parquet":
-                table = pq.read_table(file, partitioning=None)
-                table.validate(full=True)  # text that is not UTF-8, places outside the data
-                _refuse_odd_columns(table, file)
-                names = table.column_names
-                # What pandas wrote about the columns is not needed, and anything may stand there.
-                frame = table.to_pandas(ignore_metadata=True)
-            case _:
-                frame = _frame(_arrays(file), file)
-                names = frame.columns.tolist()
-    except FerdistillError:
-        raise
-    except Exception as error:  # a hostile file may raise anything
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise CheckError(
-            f"cannot be read: {reason}", where=str(file), expected=FORMS[file.suffix.lower()], hint="save it as such"
-        ) from None
-    twice = sorted({str(name) for name in names if names.count(name) > 1})
-    if twice:
-        raise CheckError(f"a column stands twice: {', '.join(twice)}", where=str(file), expected="each name once")
+    found = probability_files.read(file)
+    # What pandas wrote about the columns of a Parquet file is not needed, and anything may stand there.
+    frame = _frame(found, file) if isinstance(found, dict) else found.to_pandas(ignore_metadata=True)
     if len(frame) == 0:
         raise CheckError("no rows", where=str(file), expected="at least two")
-    return frame.reset_index(drop=True)
-
-
-def _csv(file: Path) -> tuple[pd.DataFrame, list[str]]:
-    """A CSV's columns, and their names as they stand: of one that stands twice, pandas alters the second."""
-    with file.open(encoding="utf-8-sig", newline="") as text:
-        rows = filter(None, csv.reader(text, strict=True))  # pandas passes over empty lines too
-        names = next(rows, [])
-        # pandas fills what a short row lacks, and may take the first cell of a long one for the row's name.
-        for number, cells in enumerate(rows):
-            if len(cells) != len(names):
-                raise CheckError(
-                    f"a row of {len(cells)} cells under {len(names)} names",
-                    where=f"{file}, data row {number}",
-                    expected="a cell for each name, empty where nothing is known",
-                    hint="put cells that hold commas in quotes",
-                )
-    frame = pd.read_csv(file, dtype=dict.fromkeys(KEYS, str), index_col=False, keep_default_na=False, na_values=[""])
-    return frame, names
-
-
-def _refuse_odd_columns(table: pa.Table, file: Path) -> None:
-    bytes_or_nested = (
-        pa.types.is_binary,
-        pa.types.is_large_binary,
-        pa.types.is_fixed_size_binary,
-        pa.types.is_binary_view,
-        pa.types.is_nested,
-    )
-    for field in table.schema:
-        inner = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
-        if (field.name in KEYS or field.name.startswith(KINDS)) and any(is_odd(inner) for is_odd in bytes_or_nested):
-            raise CheckError(
-                f"a column of type {field.type}", where=f"{file}, column {field.name}", expected="numbers or text"
-            )
-
-
-def _arrays(file: Path) -> dict[str, np.ndarray]:
-    """The arrays of an npz, their text decoded, so that what is none raises here."""
-    with zipfile.ZipFile(file) as archive:
-        size = sum(entry.file_size for entry in archive.infolist())
-    if size > MAX_BYTES:
-        raise CheckError(
-            f"arrays of {size:,} bytes", where=str(file), expected=f"at most {MAX_BYTES:,}", hint="write a Parquet file"
-        )
-    with np.load(file, allow_pickle=False) as archive:
-        arrays = {name: archive[name] for name in archive.files}
-    for name, array in arrays.items():
-        if not isinstance(array, np.ndarray) or array.dtype.kind not in "iufSU":
-            raise CheckError("neither numbers nor text", where=f"{file}, {name}", expected="an array of one of these")
-    return {name: array.astype(object) if array.dtype.kind == "U" else array for name, array in arrays.items()}
+    return frame.assign(**{name: frame[name].replace("", None) for name in KEYS if name in frame})
 
 
 def _frame(arrays: dict[str, np.ndarray], file: Path) -> pd.DataFrame:
@@ -249,31 +171,8 @@ def _frame(arrays: dict[str, np.ndarray], file: Path) -> pd.DataFrame:
     if len(set(lengths.values())) > 1:
         found = ", ".join(f"{name} {length}" for name, length in lengths.items())
         raise CheckError("arrays of different lengths", where=f"{file}: {found}", expected="a value for each row")
-    if len(lengths) < len(columns):
-        counts = Counter(name for name, _ in columns)
-        raise CheckError(
-            f"a column stands twice: {', '.join(name for name in lengths if counts[name] > 1)}",
-            where=str(file),
-            expected="each class once",
-        )
+    probability_files.require_names([name for name, _ in columns], file)
     return pd.DataFrame(dict(columns))
-
-
-def _classes(frame: pd.DataFrame, file: Path) -> tuple[str, list[str]]:
-    """The kind of values, and the classes in the order of their columns."""
-    expected = "for each class a column logit_<class>, or for each a column prob_<class>"
-    of_kind = {
-        kind: [str(name).removeprefix(kind) for name in frame.columns if str(name).startswith(kind)] for kind in KINDS
-    }
-    present = [kind for kind in KINDS if of_kind[kind]]
-    if len(present) != 1:
-        what = "both logits and probabilities" if present else "neither logits nor probabilities"
-        where = f"{file}: {', '.join(map(str, frame.columns))}"
-        raise CheckError(what, where=where, expected=expected, hint="which is meant is not guessed")
-    classes = of_kind[present[0]]
-    if len(classes) < 2:
-        raise CheckError(f"one class alone: {classes[0]}", where=str(file), expected=f"at least two; {expected}")
-    return present[0], classes
 
 
 def _of_split(frame: pd.DataFrame, file: Path, split: str | None) -> pd.DataFrame:

@@ -5,7 +5,7 @@ Same table, cache and working tree: same bytes. Nothing in it is a fixed claim; 
 
 import base64
 import re
-from functools import cache, partial
+from functools import cache
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,7 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from .. import workspace
 from ..data import index
 from ..errors import CheckError, UsageError
-from ..evaluation import diversity
+from ..evaluation import diversity, plots
 from ..evaluation.metrics import read_predictions
 from ..files import atomic, read_json, write_text
 from ..params import Params
@@ -26,13 +26,17 @@ from ..softlabels import families
 from ..study import comparison as compare
 from ..study import decision as decide
 from ..study import recipes, results
-from ..tracking import experiments
+from ..tracking import dvc_private, experiments
 from .sections import SECTIONS, Picture, Section, Study
 
 CURVES = {
     "macro F1 on val": "plots/student/plots/metrics/val/macro_f1.tsv",
     "loss on train": "plots/student/plots/metrics/train/loss.tsv",
 }
+NEEDED = [
+    *("experiment", *decide.NEEDED, "brier_scaled", "nll_scaled", "ece_null", "best_epoch", "grid_at_edge"),
+    *("best_test_macro_f1", "optimism_macro_f1", "scale", "corpus", "index_tag", "index_digest", "code", "time"),
+]
 
 
 def make(table: Path, params: Params, html: Path, markdown: Path, store: Path | None = None) -> list[Path]:
@@ -59,7 +63,7 @@ def make(table: Path, params: Params, html: Path, markdown: Path, store: Path | 
         See `results.read` and `recipes.of`.
     """
     frame = results.read(table)
-    study = gather(frame, params, compare.local_cache() if store is None else store)
+    study = gather(frame, params, dvc_private.local_cache() if store is None else store)
     made = [section(study) for section in track(SECTIONS, "sections")]
     chosen = study.decision["chosen"]["label"] if study.decision else None
     summary = {"runs": len(frame), "recipes": len(study.recipes), "chosen": chosen, "table": table.as_posix()}
@@ -96,8 +100,7 @@ def render(template: str, sections: list[Section], summary: dict[str, Any], figu
 def gather(frame: pd.DataFrame, params: Params, store: Path | None) -> Study:
     """Everything that the sections need, from the table, DVC's cache, git and the working tree."""
     classes = results.classes_of(frame)
-    needed = [name for name in results.columns(classes) if name not in _MAY_BE_EMPTY]
-    found = recipes.of(frame, params, needed)
+    found = recipes.of(frame, params, [*NEEDED, *(f"f1_{name}" for name in classes)])
     digests = set(frame["index_digest"])  # what this workspace has of another index has no place beside these runs
     benchmark, export = decide.measured()
     keys = "index_digest", "conditions", "run_family", "run_mode"
@@ -111,7 +114,7 @@ def gather(frame: pd.DataFrame, params: Params, store: Path | None) -> Study:
     if teachers is not None:
         with TemporaryDirectory() as directory:
             picture = Path(directory) / "diversity.png"
-            diversity.picture(picture, teachers, f"Teachers on {teachers['n']} test images")
+            plots.teacher_diversity(picture, teachers, f"Teachers on {teachers['n']} test images")
             drawn["diversity"] = picture.read_bytes()
     try:
         decision, undecided = decide.decide(frame, params, benchmark, export), ""
@@ -121,7 +124,7 @@ def gather(frame: pd.DataFrame, params: Params, store: Path | None) -> Study:
         frame=frame,
         recipes=found,
         difference=cache(recipes.difference),
-        same_loss=partial(recipes.same_loss, params),
+        same_loss=lambda one, other: bool(recipes.same_loss(params, one.row, other.row)),
         examples=lambda one, other: compare.examples(one.runs, other.runs, store, params.calibrate.bins),
         point=lambda family, lambda_: recipes.point(families.mixture(params.families[family], lambda_)),
         classes=classes,
@@ -137,10 +140,6 @@ def gather(frame: pd.DataFrame, params: Params, store: Path | None) -> Study:
         misalignment=misalignment if "misalignment" in drawn else None,
         drawn=drawn,
     )
-
-
-# Settings that do not apply to every recipe, and what a run may have lost: its predictions, its commit.
-_MAY_BE_EMPTY = {*results.RECIPE, "commit", "model", "predictions"}
 
 
 def _json_if_there(path: Path, *keys: str) -> Any:
@@ -163,7 +162,7 @@ def _predictions(found: list[recipes.Recipe], classes: list[str], store: Path | 
         return read
     for recipe in track(found, "predictions"):
         for md5, t_star in zip(recipe.runs["predictions"], recipe.runs["t_star"], strict=True):
-            path = compare.stored(store, str(md5))
+            path = dvc_private.stored(store, str(md5))
             if re.fullmatch("[0-9a-f]{32}", str(md5)) and path.is_file():
                 test = read_predictions(path, "test", classes)
                 read.setdefault(recipe.selector, []).append((test.logits, test.labels, float(t_star)))

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import CheckError, UsageError
+from ..errors import CheckError, UsageError, require_same
 from ..files import read_json, sha256_file
 from .session import open_session
 
@@ -68,13 +68,9 @@ def read_bundle(directory: Path) -> dict[str, Any]:
             hint="give the directory of a bundle; in a checkout, `dvc repro` or `dvc pull` brings models/bundle",
         )
     info = {"task": {}} | read_json(description, hint=RECOPY)
-    if info.get("schema_version") != SCHEMA_VERSION:
-        raise CheckError(
-            f"a bundle of schema version {info.get('schema_version')}",
-            where=str(description),
-            expected=f"version {SCHEMA_VERSION}",
-            hint="use the release of ferdistill that wrote it, or export again",
-        )
+    version = [("schema version", SCHEMA_VERSION, info.get("schema_version"))]
+    hint = "use the release of ferdistill that wrote it, or export again"
+    require_same(version, "a bundle of another release", where=str(description), hint=hint)
     problem = ""
     if lacking := ENTRIES.keys() - info.keys():
         problem = f"bundle.json lacks {', '.join(sorted(lacking))}"
@@ -88,13 +84,9 @@ def read_bundle(directory: Path) -> dict[str, Any]:
         file = directory / name
         if Path(name).name != name or not file.is_file():
             raise UsageError("a bundle without one of its files", where=str(file), hint=RECOPY)
-        if (found := sha256_file(file)) != expected:
-            raise CheckError(
-                "a file is damaged, or belongs to another bundle",
-                where=f"{file}, SHA-256 {found}",
-                expected=f"SHA-256 {expected}, as bundle.json says",
-                hint=RECOPY,
-            )
+        digest = [("SHA-256", expected, sha256_file(file))]
+        what = "a file is damaged, or belongs to another bundle"
+        require_same(digest, what, where=f"{file}, against bundle.json", hint=RECOPY)
     return info | {"task": TASK | info["task"]}
 
 

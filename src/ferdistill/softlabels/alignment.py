@@ -2,8 +2,9 @@
 
 import hashlib
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ import pyarrow.compute as pc
 from ..data.index import SPLITS, Index, digests, text_column
 from ..errors import CheckError, UsageError
 from ..files import read_json, sha256_file
-from . import foreign, store
+from . import store
 from .store import Part, SoftLabels
 
 WORKERS = 2  # directories read at once: one reads while another is compared; more would only hold more memory
@@ -36,6 +37,7 @@ def check(
     index: Index,
     classes: list[str],
     checkpoints: dict[str, str] | None = None,
+    read: Callable[[Path], SoftLabels] = store.describe,
 ) -> dict[str, Any]:
     """Hold soft-label directories against an index and so against one another.
 
@@ -44,11 +46,13 @@ def check(
     Parameters
     ----------
     directories : sequence of Path
-        Anything that `foreign.read_any` reads.
     classes : list of str
         The classes, in the order in which the columns must come.
     checkpoints : dict of str to str, optional
         The SHA-256 of each teacher's weights as they are now; see `read_checkpoints`.
+    read : callable
+        What reads a directory: `foreign.describe` if it may be anybody's. Of a store only a batch is held at a time
+        unless something is wrong.
 
     Returns
     -------
@@ -74,12 +78,11 @@ def check(
     described = {split: digests(index.rows.loc[index.rows["split"] == split, ["path", "label"]]) for split in SPLITS}
 
     def check_one(directory: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        own = store.TABLE in foreign.find(directory)
-        soft = store.describe(directory) if own else foreign.read_any(directory)
+        soft = read(directory)
         problems = _check_claims(soft, index, classes, checkpoints or {})
-        values_sha256 = _sweep(soft, index, positions, described) if own else ""
+        values_sha256 = _sweep(soft, index, positions, described) if soft.manifest else ""
         if not values_sha256:
-            soft = store.read_parts(directory) if own else soft
+            soft = store.read_parts(directory) if soft.manifest else soft
             problems += _check_parts(soft, _wanted(index), described, classes)
             values_sha256 = _values_sha256(soft)
         return _summary(soft, values_sha256), problems
@@ -120,16 +123,13 @@ def add_canary(report: dict[str, Any], examined: dict[str, Any]) -> dict[str, An
         The report, with `canary` (`examined` as it is) and a problem of kind `values` for each verdict "misaligned";
         `row` is the likeliest first row out of step. "inconclusive" is no problem.
     """
-    problems = [
-        _problem(
-            Path(found["dir"]), found["split"], "values", found["slip_row"],
-            "soft labels whose arg-max agrees with the labels of their images",
-            f"{found['why']} ({found['agreement']:.1%} agree, {found['chance']:.1%} by chance)",
-            found["hint"],
-        )
-        for found in examined["results"]
-        if found["verdict"] == "misaligned"
-    ]  # fmt: skip
+    expected = "soft labels whose arg-max agrees with the labels of their images"
+    problems = []
+    for found in examined["results"]:
+        if found["verdict"] == "misaligned":
+            text = f"{found['why']} ({found['agreement']:.1%} agree, {found['chance']:.1%} by chance)"
+            place_ = Path(found["dir"]), found["split"]
+            problems.append(_problem(*place_, "values", found["slip_row"], expected, text, found["hint"]))
     wrong = {problem["split"] for problem in problems}
     splits = {
         split: facts | {"ok": facts["ok"] and not wrong & {split, ""}} for split, facts in report["splits"].items()
@@ -162,7 +162,7 @@ def require(report: dict[str, Any]) -> None:
 
 
 def place(problem: dict[str, Any]) -> str:
-    """Where a problem of `check` is, for people."""
+    """Where a problem of `check` is, in words."""
     split = f", split {problem['split']}" if problem["split"] else ""
     row = f", row {problem['row']}" if problem["row"] is not None else ""
     return problem["dir"] + split + row
@@ -190,7 +190,7 @@ def _sweep(
         same = all(wanted[name].slice(start, len(values)).equals(pa.chunked_array([texts[name]])) for name in texts)
         if not same or not np.isfinite(values).all():
             return ""
-        right[start:stop] = foreign.distributions(values)
+        right[start:stop] = store.distributions(values)
         digest.update(values.data)
         start = stop
     if start < len(right) or soft.manifest.get("splits") != described:
@@ -289,13 +289,11 @@ def _check_parts(
         for split, part in soft.parts.items()
     )
     remedy = ANEW if in_order else _remedy(soft, wanted[""].paths)  # which takes a second for a million rows
-    problems = [
-        _problem(
-            soft.directory, "", "split", int(part.rows[0]), "one of " + ", ".join(SPLITS), split or "no split", remedy
-        )
-        for split, part in soft.parts.items()
-        if split not in SPLITS and not whole
-    ]
+    problems = []
+    for split, part in soft.parts.items():
+        if split not in SPLITS and not whole:
+            expected, found = "one of " + ", ".join(SPLITS), split or "no split"
+            problems.append(_problem(soft.directory, split, "split", int(part.rows[0]), expected, found, remedy))
     for split in [""] if whole else SPLITS:
         if split in soft.parts:
             problems += _check_keys(soft.directory, split, soft.parts[split], wanted[split], remedy)
@@ -323,41 +321,41 @@ def _repair(soft: SoftLabels) -> str:
 
 def _check_keys(directory: Path, split: str, part: Part, wanted: Rows, remedy: str) -> list[dict[str, Any]]:
     """Length, paths and labels, row by row."""
+    note = partial(_problem, directory, split)
     at = np.arange(len(part.values))
     problems: list[dict[str, Any]] = []
     in_step = part.paths is None or part.paths.equals(wanted.paths)
     if part.paths is None:
         if len(at) != len(wanted.paths):
             found = f"{len(at)} rows, without paths"
-            problems.append(_problem(directory, split, "length", None, f"{len(wanted.paths)} rows", found, ANEW))
+            problems.append(note("length", None, f"{len(wanted.paths)} rows", found, ANEW))
             at[:] = -1
         hint = "run `ferdistill align canary`, which compares them with the labels; or " + ANEW
-        problems.append(
-            _problem(directory, split, "keys", None, "a path for each row", "nothing to check order by", hint)
-        )
+        problems.append(note("keys", None, "a path for each row", "nothing to check order by", hint))
     elif not in_step:
-        problems, at = _compare_paths(directory, split, part.paths, wanted.paths, remedy)
+        problems, at = _compare_paths(note, part.paths, wanted.paths, remedy)
     if part.labels is not None and not (in_step and part.labels.equals(wanted.labels)):
         labels = part.labels.to_numpy(zero_copy_only=False)
         right = wanted.labels.take(pa.array(at, mask=at < 0)).to_numpy(zero_copy_only=False)
-        wrong = np.flatnonzero((at >= 0) & (labels != right))
-        if len(wrong):
-            row = int(wrong[0])
+        if (wrong := (at >= 0) & (labels != right)).any():
+            row = int(wrong.argmax())
             found = labels[row] if part.paths is None else f"{labels[row]} for {part.paths[row]}"
-            problems.append(_problem(directory, split, "label", row, right[row], found, ANEW))
+            problems.append(note("label", row, right[row], found, ANEW))
     return problems
 
 
 def _compare_paths(
-    directory: Path, split: str, found: pa.LargeStringArray, wanted: pa.LargeStringArray, remedy: str
+    note: Callable[..., dict[str, Any]], found: pa.LargeStringArray, wanted: pa.LargeStringArray, remedy: str
 ) -> tuple[list[dict[str, Any]], np.ndarray]:
     """The problems of paths that differ, and where in the index's rows each belongs; -1 where nowhere."""
     paths, expected = (texts.to_numpy(zero_copy_only=False) for texts in (found, wanted))
     at = pd.Index(expected).get_indexer(paths)
-    missing = np.setdiff1d(np.arange(len(expected)), at)
-    extra = np.flatnonzero(at < 0)
     repeated = pd.Index(paths).duplicated()
-    doubled = np.flatnonzero(repeated)
+    missing, extra, doubled = (
+        np.setdiff1d(np.arange(len(expected)), at),
+        np.flatnonzero(at < 0),
+        np.flatnonzero(repeated),
+    )
     known = np.flatnonzero((at >= 0) & ~repeated)
     moved = known[at[known] != np.sort(at[known])]
     if len(missing) or len(extra):
@@ -367,26 +365,21 @@ def _compare_paths(
     problems = []
     if len(paths) != len(expected):
         shared = min(len(paths), len(expected))
-        differing = np.flatnonzero(paths[:shared] != expected[:shared])
-        first = int(differing[0]) if len(differing) else shared
+        first = int(np.append(np.flatnonzero(paths[:shared] != expected[:shared]), shared)[0])
         text = f"{len(paths)} rows; first difference at row {first}"
-        problems.append(_problem(directory, split, "length", first, f"{len(expected)} rows", text, hint))
-    if len(doubled):
-        row = int(doubled[0])
-        problems.append(_problem(directory, split, "duplicate", row, "each path once", paths[row], hint))
-    if len(missing):
-        row = int(missing[0])
+        problems.append(note("length", first, f"{len(expected)} rows", text, hint))
+    for row in doubled[:1].tolist():
+        problems.append(note("duplicate", row, "each path once", paths[row], hint))
+    for row in missing[:1].tolist():
         text = f"{paths[row]} in its row" if row < len(paths) else "no such row"
-        problems.append(_problem(directory, split, "missing", row, expected[row], text, hint))
-    if len(extra):
-        row = int(extra[0])
+        problems.append(note("missing", row, expected[row], text, hint))
+    for row in extra[:1].tolist():
         text = f"a path of this split, as {expected[row]}" if row < len(expected) else "no such row"
-        problems.append(_problem(directory, split, "extra", row, text, paths[row], hint))
-    if len(moved):
-        row = int(moved[0])
+        problems.append(note("extra", row, text, paths[row], hint))
+    for row in moved[:1].tolist():
         # Without missing or extra rows, this is the path that belongs here.
         belongs = expected[np.sort(at[known])[np.searchsorted(known, row)]]
-        problems.append(_problem(directory, split, "order", row, belongs, paths[row], hint))
+        problems.append(note("order", row, belongs, paths[row], hint))
     return problems, at
 
 
@@ -396,53 +389,46 @@ def _check_places(
     """Of a store whose every split agrees with the index: do their places in the table, and the manifest's digests?"""
     problems = []
     for split, part in soft.parts.items():
-        moved = np.flatnonzero(part.rows != wanted[split].positions)
-        if len(moved):
-            row = int(moved[0])
-            expected = f"{wanted[split].paths[row]} in row {wanted[split].positions[row]} of the table"
-            found = f"row {part.rows[row]} of it"
+        note, right = partial(_problem, soft.directory, split), wanted[split]
+        for row in np.flatnonzero(part.rows != right.positions)[:1].tolist():
+            expected = f"{right.paths[row]} in row {right.positions[row]} of the table"
             hint = _remedy(soft, wanted[""].paths)
-            problems.append(_problem(soft.directory, split, "order", row, expected, found, hint))
+            problems.append(note("order", row, expected, f"row {part.rows[row]} of it", hint))
         claimed = ((soft.manifest or {}).get("splits") or {}).get(split)
         if claimed != described[split]:
             hint = "the manifest was edited by hand: " + ANEW
-            problems.append(_problem(soft.directory, split, "table digest", None, described[split], claimed, hint))
+            problems.append(note("table digest", None, described[split], claimed, hint))
     return problems
 
 
 def _check_values(soft: SoftLabels, split: str, part: Part, classes: list[str]) -> list[dict[str, Any]]:
     """Finite, a column a class, and of the kind that they are said to be."""
+    note = partial(_problem, soft.directory, split)
     if part.values.shape[1] != len(classes):
         expected, found = f"{len(classes)} columns: {', '.join(classes)}", f"{part.values.shape[1]} columns"
-        hint = "export with the classes of params.yaml, in that order"
-        return [_problem(soft.directory, split, "classes", None, expected, found, hint)]
+        return [note("classes", None, expected, found, "export with the classes of params.yaml, in that order")]
 
     def shown(row: int) -> str:
         return f"{part.values[row].tolist()}" + ("" if part.paths is None else f" for {part.paths[row]}")
 
     problems = []
-    finite = np.isfinite(part.values)
-    if not finite.all():
-        row = int(np.argmin(finite.all(axis=1)))
-        problems.append(_problem(soft.directory, split, "non-finite", row, f"finite {soft.kind}", shown(row), ANEW))
-    right = foreign.distributions(part.values)
+    finite = np.isfinite(part.values).all(axis=1)
+    right = store.distributions(part.values)
+    for row in np.flatnonzero(~finite)[:1].tolist():
+        problems.append(note("non-finite", row, f"finite {soft.kind}", shown(row), ANEW))
     if soft.kind == "probabilities":
-        wrong = np.flatnonzero(finite.all(axis=1) & ~right)
-        if len(wrong):
-            row = int(wrong[0])
-            expected = f"none negative, and the sum 1 within {foreign.TOLERANCE:g} (probabilities, {soft.kind_from})"
+        for row in np.flatnonzero(finite & ~right)[:1].tolist():
+            expected = f"none negative, and the sum 1 within {store.TOLERANCE:g} (probabilities, {soft.kind_from})"
             text = f"the sum {part.values[row].sum():.4g} of {shown(row)}"
-            problems.append(_problem(soft.directory, split, "not a distribution", row, expected, text, ANEW))
+            problems.append(note("not a distribution", row, expected, text, ANEW))
     elif len(right) and right.all():
-        expected, text = f"logits, {soft.kind_from}", "probabilities: every row lies in [0, 1] with the sum 1"
-        problems.append(_problem(soft.directory, split, "not a distribution", 0, expected, text, "export raw logits"))
+        text = "probabilities: every row lies in [0, 1] with the sum 1"
+        problems.append(note("not a distribution", 0, f"logits, {soft.kind_from}", text, "export raw logits"))
     return problems
 
 
 def _problem(
     directory: Path, split: str, kind: str, row: int | None, expected: object, found: object, hint: str
 ) -> dict[str, Any]:
-    return {
-        "dir": directory.as_posix(), "split": split, "kind": kind, "row": row, "expected": expected, "found": found,
-        "hint": hint,
-    }  # fmt: skip
+    facts = {"split": split, "kind": kind, "row": row, "expected": expected, "found": found, "hint": hint}
+    return {"dir": directory.as_posix(), **facts}

@@ -173,7 +173,7 @@ def _copies(frame: pd.DataFrame, values: np.ndarray) -> np.ndarray:
 def _logits(soft: SoftLabels, values: np.ndarray, frame: pd.DataFrame) -> tuple[np.ndarray, int]:
     """Logits at temperature 1, float32, and how many probabilities were too near 0 to have a logarithm."""
     broken = np.flatnonzero(~np.isfinite(values).all(axis=1))
-    right = foreign.distributions(values)
+    right = store.distributions(values)
     if soft.kind == "probabilities" and not len(broken):
         broken = np.flatnonzero(~right)
     if len(broken):

@@ -19,15 +19,16 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..data.index import SPLITS, Index, digests
-from ..errors import CheckError, UsageError
+from ..errors import CheckError, UsageError, require_same
 from ..files import RESTORE, atomic, read_json, sha256_file, write_json
 
 SCHEMA_VERSION = 1
 TABLE = "softlabels.parquet"
 MANIFEST = "manifest.json"
 KEYS = ["path", "label", "split"]
-# Of the manifest's entries, all but the classes: what each may be.
+# Of the manifest's entries: what each may be.
 KINDS: dict[str, type | tuple[type, ...]] = {
+    "classes": list,
     "teacher": str,
     "temperature": (int, float, type(None)),
     "index_digest": str,
@@ -37,6 +38,9 @@ KINDS: dict[str, type | tuple[type, ...]] = {
     "provenance": (dict, type(None)),
 }
 BATCH = 65_536  # rows read at a time
+MAX_COLUMNS = 4_096  # of any table or array of soft labels or predictions
+# How far from 1 a row of probabilities may sum: float16 and a few printed digits stay within it.
+TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -264,27 +268,16 @@ def _open(directory: Path) -> tuple[SoftLabels, pq.ParquetFile]:
         )
     manifest = read_json(directory / MANIFEST)
     anew = f"{RESTORE}, or export the soft labels anew"
-    classes = manifest.get("classes")
-    if not isinstance(classes, list) or not classes or manifest.get("kind") != "logits":
-        raise CheckError(
-            "not the manifest of a store of soft labels",
-            where=str(directory / MANIFEST),
-            expected="an object with kind logits and a list of classes",
-            hint=anew,
-        )
+    needed = {"kind": "logits", "schema_version": SCHEMA_VERSION}
+    facts = [(name, right, manifest.get(name)) for name, right in needed.items()]
+    require_same(facts, "not the manifest of a store of soft labels", where=str(directory / MANIFEST), hint=anew)
+    classes: Any = manifest.get("classes")
     odd = [name for name, kinds in KINDS.items() if not isinstance(manifest.get(name), kinds)]
-    if odd or not all(isinstance(name, str) for name in classes):
+    if odd or not classes or not all(isinstance(name, str) for name in classes):
         raise CheckError(
             f"a manifest whose {odd[0] if odd else 'classes'} cannot be one",
             where=str(directory / MANIFEST),
             expected="what `store.write` writes there",
-            hint=anew,
-        )
-    if manifest.get("schema_version") != SCHEMA_VERSION:
-        raise CheckError(
-            f"soft-label schema version {manifest.get('schema_version')}",
-            where=str(directory / MANIFEST),
-            expected=str(SCHEMA_VERSION),
             hint=anew,
         )
     try:
@@ -294,14 +287,19 @@ def _open(directory: Path) -> tuple[SoftLabels, pq.ParquetFile]:
         raise UsageError(f"soft labels without their {TABLE}", where=str(directory), hint=RESTORE) from None
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
         raise _damaged(directory, error) from None
-    wanted = ["path", "split", "label", *(f"logit_{name}" for name in classes)]
-    missing = [name for name in wanted if name not in names]
-    if missing or len(set(names)) < len(names):
+    wanted = [*KEYS, *(f"logit_{name}" for name in classes)]
+    named = set(names)
+    missing, twice = [name for name in wanted if name not in named], len(named) < len(names)
+    if missing or twice or len(names) > MAX_COLUMNS:
         file.close()
         raise CheckError(
-            f"columns are missing: {', '.join(missing)}" if missing else f"columns of one name: {', '.join(names)}",
+            f"columns are missing: {', '.join(missing[:20])}"
+            if missing
+            else f"columns of one name: {', '.join(names[:20])}"
+            if twice
+            else f"{len(names):,} columns",
             where=str(directory / TABLE),
-            expected=", ".join(wanted),
+            expected=f"{', '.join(wanted[:20])}; at most {MAX_COLUMNS:,}",
             hint="export the soft labels anew",
         )
     soft = SoftLabels(
@@ -322,6 +320,19 @@ def _damaged(directory: Path, error: Exception) -> CheckError:
         where=str(directory / TABLE),
         hint=RESTORE,
     )
+
+
+def distributions(values: np.ndarray) -> np.ndarray:
+    """Which rows of (N, K) are probability distributions: none negative, their sum within `TOLERANCE` of 1; bool, (N,).
+
+    Hence none is over 1, but for the same tolerance.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):  # of rows that are not finite
+        sums = values @ np.ones(values.shape[1], values.dtype)  # far faster than a sum along so short an axis
+        right = np.abs(sums - 1) <= TOLERANCE
+    if (values < 0).any():
+        right &= (values >= 0).all(axis=1)
+    return right
 
 
 def logits_of(table: pd.DataFrame, classes: list[str]) -> np.ndarray:

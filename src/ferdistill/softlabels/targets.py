@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
-from .. import workspace
+from .. import tensor_files, workspace
 from ..data.index import Index, digests
-from ..errors import CheckError, UsageError
+from ..errors import CheckError, require_same
 from ..files import atomic, read_json, sha256_file, write_json
 from ..params import Params
 from ..softlabels import families
@@ -93,14 +92,7 @@ def read(directory: Path, index: Index, params: Params) -> Targets:
     """
     plan = read_json(directory / PLAN, "sha256", "index_digest", "train", "classes", "run_family", "views", "teachers")
     file = directory / TENSORS
-    try:
-        tensors = load_file(file)
-    except FileNotFoundError:
-        raise UsageError("no targets here", where=str(file), hint="run `dvc repro targets`") from None
-    except (SafetensorError, OSError, KeyError) as error:  # a KeyError where a tensor's type is not NumPy's
-        raise CheckError(
-            f"not a whole safetensors file: {error}", where=str(file), hint="run `dvc checkout --force`"
-        ) from None
+    tensors = tensor_files.read(file, expected="targets", hint="run `dvc checkout --force`, or `dvc repro targets`")
     facts = [
         ("tensors", plan["sha256"], sha256_file(file)),
         ("index digest", index.digest, plan["index_digest"]),
@@ -109,14 +101,7 @@ def read(directory: Path, index: Index, params: Params) -> Targets:
         ("family", families.run_family(params), plan["run_family"]),
         ("number of views", params.views, plan["views"]),
     ]
-    for name, expected, found in facts:
-        if expected != found:
-            raise CheckError(
-                f"the targets are not this run's: {name} {found}",
-                where=str(directory),
-                expected=str(expected),
-                hint="run `dvc repro targets`",
-            )
+    require_same(facts, "the targets are not this run's", where=str(directory), hint="run `dvc repro targets`")
     views, rows, classes = params.views, len(index.positions("train")), len(params.classes)
     teachers = len(plan["teachers"])
     shapes = {"logits": (teachers, views, rows, classes), "weights": (teachers,), "sources": (teachers,)}

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
+from .. import tensor_files
 from ..data.index import Index, digests
-from ..errors import CheckError
+from ..errors import CheckError, require_same
 from ..files import atomic, read_json, sha256_file, write_json
 
 TENSORS = "views.safetensors"
@@ -47,12 +47,8 @@ def read(directory: Path, index: Index, views: int, table_sha256: str) -> np.nda
     """
     manifest = read_json(directory / MANIFEST, "sha256", "views", "index_digest", "train", "table_sha256")
     file = directory / TENSORS
-    try:
-        logits: np.ndarray = load_file(file)["logits"]
-    except (OSError, SafetensorError, KeyError) as error:
-        raise CheckError(
-            f"no whole file of views: {error}", where=str(file), hint="run `dvc checkout --force`"
-        ) from None
+    tensors = tensor_files.read(file, expected="views", hint="run `dvc checkout --force`")
+    logits = tensors.get("logits", np.empty(0))
     facts = [
         ("digest", manifest["sha256"], sha256_file(file)),
         ("number of views", views, manifest["views"]),
@@ -61,14 +57,7 @@ def read(directory: Path, index: Index, views: int, table_sha256: str) -> np.nda
         ("soft labels", table_sha256, manifest["table_sha256"]),
         ("shape", (3, (views, len(index.positions("train")))), (logits.ndim, logits.shape[:2])),
     ]
-    for name, expected, found in facts:
-        if expected != found:
-            raise CheckError(
-                f"views of another {name}: {found}",
-                where=str(directory),
-                expected=str(expected),
-                hint="export the soft labels anew: `dvc repro`",
-            )
+    require_same(facts, "the views are not this store's", where=str(directory), hint="export them anew: `dvc repro`")
     broken = np.argwhere(~np.isfinite(logits).all(axis=2))
     if len(broken):
         view, row = broken[0].tolist()

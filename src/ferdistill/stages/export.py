@@ -19,7 +19,7 @@ from ..deployment import precision
 from ..deployment.card import model_card
 from ..deployment.graph import Deployed, Part, check_parity, export_onnx, logits_of
 from ..distill.models import load_network
-from ..errors import CheckError
+from ..errors import CheckError, require_same
 from ..evaluation.metrics import read_predictions
 from ..files import read_json, sha256_file, write_json, write_text
 from ..params import ExportParams, Int8Params, Params
@@ -33,13 +33,12 @@ def run(params: Params) -> None:
     """Write `models/bundle/` and `metrics/export.json`."""
     network, config = load_network(STUDENT)
     rows = index.read(workspace.index_csv(params.index_tag))
-    if config["index_digest"] != rows.digest:
-        raise CheckError(
-            "the student was trained on another index",
-            where=f"{STUDENT / 'config.json'}, digest {config['index_digest']}",
-            expected=f"digest {rows.digest}, of {workspace.index_csv(params.index_tag)}",
-            hint="run `dvc repro student`",
-        )
+    require_same(
+        [("index digest", rows.digest, config["index_digest"])],
+        "the student was trained on another index",
+        where=f"{STUDENT / 'config.json'}, against {workspace.index_csv(params.index_tag)}",
+        hint="run `dvc repro student`",
+    )
     result = export_bundle(
         network,
         config,

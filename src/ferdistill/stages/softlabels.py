@@ -8,7 +8,7 @@ from ..data import images, index, truth
 from ..distill import models
 from ..distill.augment import VIEW_AUGMENT, recorded
 from ..distill.loop import Split, make_deterministic, predict, splits_of
-from ..errors import CheckError
+from ..errors import require_same
 from ..files import write_json
 from ..params import Params
 from ..softlabels import store, views
@@ -21,14 +21,12 @@ def run(params: Params, name: str) -> None:
     codes = rows.codes(params.classes)
     directory = workspace.teacher(name)
     network, config = models.load_network(directory)
-    for what, expected in (("classes", params.classes), ("index_digest", rows.digest)):
-        if config[what] != expected:
-            raise CheckError(
-                f"the teacher was trained with other {what}: {config[what]}",
-                where=str(directory / "config.json"),
-                expected=str(expected),
-                hint=f"run `dvc repro teacher@{name}`",
-            )
+    require_same(
+        [("classes", params.classes, config["classes"]), ("index digest", rows.digest, config["index_digest"])],
+        "the teacher was trained on other data",
+        where=str(directory / "config.json"),
+        hint=f"run `dvc repro teacher@{name}`",
+    )
     make_deterministic(0)
     logits = predict(network, Split(packed, np.arange(len(rows.rows)), codes))
     out = workspace.softlabels(name, params.index_tag)

@@ -17,8 +17,7 @@ import pandas as pd
 
 from .. import params
 from ..errors import UsageError
-from . import comparison as compare
-from . import tables
+from . import recipes, tables
 from .tables import CLASSES, IDENTITY, MEAN, NOT_SCORES, RANGE, SCORES, Cell, Grid, Run, Span, quantity
 
 REPORT_GRID = (0.8, 0.9, 1.0, 1.1, 1.2)
@@ -487,7 +486,7 @@ def _may_be_identical(a: Run, b: Run) -> bool:
     ]
     if not all({"family", "mode", "seed"} <= set(row.index) for row in rows) or rows[0]["seed"] != rows[1]["seed"]:
         return False
-    return Path("params.yaml").is_file() and bool(compare.same_loss(params.load(), *rows))
+    return Path("params.yaml").is_file() and bool(recipes.same_loss(params.load(), *rows))
 
 
 def _check_grid_edge(table: Grid, grid: Sequence[float]) -> Iterator[Judged]:

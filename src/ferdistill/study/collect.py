@@ -14,17 +14,14 @@ from ..files import atomic, read_json, sha256
 from ..params import Params, explain
 from ..softlabels import families
 from ..tracking import experiments
-from ..tracking.experiments import OWN, Experiment, lookup
-from . import comparison as compare
-from . import results
+from ..tracking.experiments import AFTER, IN_PATHS, OWN, Experiment, lookup
+from .results import RECIPE
+from .schema import EVALUATION, FILES, METRICS, SETTINGS, STUDENT
 
-METRICS = ["metrics/student.json", "metrics/calibration.json", "metrics/evaluation.json"]
-# Params that rows of one table may differ in, and those that no result depends on.
-VARIED = {
-    "family", "mode", "seed", "lambda", "alpha", "beta", "temperature", "dkd_target_term", "views", "families",
-}  # fmt: skip
-IRRELEVANT = {"launch", "export", "benchmark", "scales"}
-RECIPE = ["family", "mode", *results.RECIPE, "seed"]
+# Params that rows of one table may differ in, beside the families; and what only says how a stage is launched.
+VARIED = {"family", "mode", "seed", *(setting.key for setting in SETTINGS)}
+LAUNCH = "launch"
+MODEL, PREDICTIONS = ((workspace.STUDENT / name).as_posix() for name in ("model.safetensors", "predictions.parquet"))
 
 
 class Collected(NamedTuple):
@@ -59,17 +56,18 @@ def collect(settings: Params, revs: list[str], tz_offset: float) -> Collected:
     UsageError
         If a commit is not there, or the workspace has no index.
     """
-    here = _Here(settings)
+    digest = read_json(_described(settings))["digest"]
     zone = timezone(timedelta(hours=tz_offset))
     kept: dict[tuple[Any, ...], tuple[Experiment, dict[str, Any]]] = {}
     left_out: list[tuple[str, str]] = []
-    for experiment in experiments.read(experiments.baselines(revs), METRICS):
+    for experiment in experiments.read(experiments.baselines(revs), FILES):
         try:
-            row = _row(experiment, here, zone)
+            row = row_of(experiment, settings, digest)
         except CheckError as error:
             left_out.append((experiment.name, error.what))
             continue
-        key = tuple(row[name] for name in RECIPE)
+        row["time"] = experiment.time.astimezone(zone).isoformat()
+        key = tuple(row[name] for name in (*RECIPE, "seed"))
         older = kept.get(key)
         if older is None or experiment.time > older[0].time:
             kept[key] = experiment, row
@@ -77,126 +75,102 @@ def collect(settings: Params, revs: list[str], tz_offset: float) -> Collected:
             old, new = sorted((older[0], experiment), key=lambda one: one is kept[key][0])
             left_out.append((old.name, f"`{new.name}` of {new.commit[:7]} is newer, of the same recipe and seed"))
     rows = [row for _, row in kept.values()]
-    rows.sort(key=lambda row: tuple((row[name] is not None, row[name]) for name in RECIPE))
+    rows.sort(key=lambda row: tuple((row[name] is not None, row[name]) for name in (*RECIPE, "seed")))
     return Collected(rows, left_out)
 
 
-class _Here:
-    """What a run must have in common with the workspace, and the indexes that were looked up."""
+def row_of(experiment: Experiment, ours: Params, digest: str) -> dict[str, Any]:
+    """One row of the table, of a workspace with these params and this digest of its index; `time` is left empty.
 
-    def __init__(self, settings: Params) -> None:
-        self.settings = settings
-        self.params = settings.model_dump(mode="json", by_alias=True)
-        self.cache = compare.local_cache()
-        self.digests: dict[str, str] = {}
-        described = workspace.index_csv(settings.index_tag).with_suffix(".json")
-        self.digest: str = read_json(described)["digest"]
-
-    def digest_of(self, md5: str) -> str:
-        """The digest of an index, from its description in DVC's cache."""
-        if md5 not in self.digests:
-            file = compare.stored(self.cache, md5) if self.cache else None
-            if file is None or not file.is_file():
-                raise CheckError("its index is not in DVC's cache; dvc fetch brings it")
-            self.digests[md5] = read_json(file)["digest"]
-        return self.digests[md5]
-
-
-def _row(experiment: Experiment, here: _Here, zone: timezone) -> dict[str, Any]:
-    """One row, or CheckError with the reason why the experiment does not belong in the table."""
+    Raises
+    ------
+    CheckError
+        With the reason why the experiment does not belong in the table.
+    """
     raw, lock = experiment.params(), experiment.lock()
     try:
         params = Params.model_validate(raw)
     except ValidationError as error:
         raise CheckError(f"its params do not fit: {explain(error, Params).splitlines()[0].strip()}") from None
-    files = {path: json.loads(text) for path in METRICS if (text := experiment.files[path])}
-    absent = [path for path in METRICS if path not in files] + [stage for stage in OWN if stage not in lock]
+    files = {path: json.loads(text) for path in FILES if (text := experiment.files[path])}
+    absent = [path for path in FILES if path not in files] + [stage for stage in OWN if stage not in lock]
     if absent:
         raise CheckError(f"it has no {', '.join(absent)}")
     for stage in OWN:
-        tracked = lock[stage].get("params", {}).get("params.yaml", {})
         # An experiment that ran other stages alone carries the student of the commit it started from.
-        different = [key for key, value in tracked.items() if lookup(raw, key) != value]
+        different = [key for key, value in _tracked(lock[stage]).items() if lookup(raw, key) != value]
         if different:
             raise CheckError(f"its {stage} was not run with its own params: {', '.join(different)} differ")
-    student, calibration, evaluation = files.values()
+    student = files[STUDENT]
     outs = {out["path"]: out["md5"] for stage in lock.values() for out in stage.get("outs", [])}
-    described = workspace.index_csv(params.index_tag).with_suffix(".json").as_posix()
-    digest = student.get("index_digest") or here.digest_of(outs[described])
-    misaligned = bool(student.get("misaligned", False))
-    _require_comparable(params, digest, misaligned, here)
-    dkd, distils = families.run_mode(params) == "dkd", families.distils(params)
-    weighted = distils and families.has_lambda(params.family_)
-    validation, test, report = student["validation"], evaluation["test"], student["report_protocol"]
-    classes = params.classes
+    its_digest = student.get("index_digest") or _digest_in_cache(outs[_described(params).as_posix()])
+    if student.get("misaligned"):
+        raise CheckError("it is marked misaligned")
+    alike = [(name.replace("_", " "), getattr(params, name), getattr(ours, name)) for name in IN_PATHS]
+    for name, its, here in (*alike, ("index digest", its_digest[:12], digest[:12])):
+        if its != here:
+            raise CheckError(f"its {name} is {its}, the workspace's is {here}")
+    if different := _differing(params, lock, ours):
+        raise CheckError(f"it differs from the workspace in {', '.join(different)}")
+    measured = {k: v for m in METRICS for k, v in m.of(files, params.classes, params.teachers).items()}
+    if measured["macro_f1"] is None:
+        raise CheckError(f"its {EVALUATION} has no macro_f1")
     return {
         "experiment": experiment.name,
         "family": student["run_family"],
         "mode": student["run_mode"],
-        "lambda": params.lambda_ if weighted else None,
-        "beta": params.beta if dkd else None,
-        "dkd_target_term": params.dkd_target_term if dkd else None,
-        "fusion": params.family_.fusion if distils else None,
-        "alpha": params.alpha if distils else None,
-        "temperature": params.temperature if distils else None,
-        "views": params.views,
+        **{setting.key: setting.of(params) for setting in SETTINGS},
         "seed": params.seed,
-        "best_epoch": student["best_epoch"],
-        "val_macro_f1": validation["macro_f1"],
-        "val_accuracy": validation["accuracy"],
-        "macro_f1": test["macro_f1"],
-        "accuracy": test["accuracy"],
-        **{f"f1_{name}": test["f1"][name] for name in classes},
-        **{name: test["raw"][name] for name in ("nll", "brier", "ece", "mce")},
-        **{f"{name}_scaled": test["scaled"][name] for name in ("nll", "brier", "ece", "mce")},
-        "ece_null": test["ece_null"],
-        **{name: calibration[name] for name in ("t_star", "t_star_grid", "grid_at_edge")},
-        **{name: report[name] for name in ("best_test_epoch", "best_test_macro_f1", "best_test_acc")},
-        **{f"best_test_f1_{name}": report["best_test_f1"][name] for name in classes},
-        "optimism_macro_f1": report["optimism_macro_f1"],
+        **measured,
         "scale": params.scale,
         "corpus": params.corpus,
         "index_tag": params.index_tag,
-        "index_digest": digest,
-        "misaligned": misaligned,
+        "index_digest": its_digest,
+        "misaligned": False,
         "commit": experiment.commit,
         "code": _code(lock),
-        "time": experiment.time.astimezone(zone).isoformat(),
-        "model": outs["models/student/model.safetensors"],
-        "predictions": outs["models/student/predictions.parquet"],
+        "time": None,
+        "model": outs[MODEL],
+        "predictions": outs[PREDICTIONS],
     }
 
 
-def _require_comparable(params: Params, digest: str, misaligned: bool, here: _Here) -> None:
-    mine = here.settings
-    if misaligned:
-        raise CheckError("it is marked misaligned")
-    for name, its, ours in (
-        ("scale", params.scale, mine.scale),
-        ("index tag", params.index_tag, mine.index_tag),
-        ("index digest", digest[:12], here.digest[:12]),
-    ):
-        if its != ours:
-            raise CheckError(f"its {name} is {its}, the workspace's is {ours}")
-    theirs = params.model_dump(mode="json", by_alias=True)
-    different = sorted(k for k in theirs.keys() - VARIED - IRRELEVANT if theirs[k] != here.params[k])
-    if theirs["scales"][mine.scale] != here.params["scales"][mine.scale]:
-        different.append(f"scales.{mine.scale}")
-    if families.run_family(params) != "none" and theirs["families"][params.family] != here.params["families"].get(
-        params.family
-    ):
-        different.append(f"families.{params.family}")
-    if different:
-        raise CheckError(f"it differs from the workspace in {', '.join(different)}")
+def _described(params: Params) -> Path:
+    return workspace.index_csv(params.index_tag).with_suffix(".json")
+
+
+def _tracked(entry: dict[str, Any]) -> dict[str, Any]:
+    """The params that a stage was run with."""
+    return entry.get("params", {}).get("params.yaml", {})
+
+
+def _digest_in_cache(md5: str) -> str:
+    """The digest of an index, from its description in DVC's cache."""
+    from ..tracking import dvc_private  # which takes a second
+
+    cache = dvc_private.local_cache()
+    file = dvc_private.stored(cache, md5) if cache else None
+    if file is None or not file.is_file():
+        raise CheckError("its index is not in DVC's cache; dvc fetch brings it")
+    return str(read_json(file)["digest"])
+
+
+def _differing(params: Params, lock: dict[str, Any], ours: Params) -> list[str]:
+    """What the stages up to `evaluate` were run with otherwise than the workspace would, but for what may vary."""
+    here = ours.model_dump(mode="json", by_alias=True)
+    tracked = {key: v for name, entry in lock.items() if name not in AFTER for key, v in _tracked(entry).items()}
+    # The baseline has no use for a family.
+    may = VARIED | {LAUNCH} | (set() if families.distils(params) else {f"families.{params.family}"})
+    return sorted(key for key, value in tracked.items() if key not in may and lookup(here, key) != value)
 
 
 def _code(lock: dict[str, Any]) -> str:
     """Digest of the code and starting weights that student, calibration and evaluation were run with."""
     deps = {
         dep["path"]: dep["md5"]
-        for stage in ("student", "calibrate", "evaluate")
+        for stage in OWN
         for dep in lock[stage]["deps"]
-        if dep["path"].startswith(("src/", workspace.CHECKED.as_posix()))
+        if stage != "targets" and dep["path"].startswith(("src/", workspace.CHECKED.as_posix()))
     }
     return sha256(json.dumps(deps, sort_keys=True))
 

@@ -11,14 +11,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .. import params
+from .. import params, workspace
 from ..errors import CheckError, UsageError
 from ..evaluation.metrics import classes_of, read_predictions, read_stored
 from ..progress import track
-from ..softlabels import families
-from . import results, statistics
+from . import recipes, results, statistics
+from .schema import COMPARED, SETTING, said, title_of
 
-METRICS = {"macro_f1": "macro F1", "accuracy": "accuracy", "ece": "ECE", "brier": "Brier score", "nll": "NLL"}
 SPLIT = "test"
 # The p values that Holm's adjustment runs over, each with the name of its adjusted value.
 ADJUSTED = {"permutation_p": "p_holm", "paired_p": "paired_p_holm", "t_p": "t_p_holm"}
@@ -27,24 +26,24 @@ ADJUSTED = {"permutation_p": "p_holm", "paired_p": "paired_p_holm", "t_p": "t_p_
 def compare(
     frame: pd.DataFrame,
     baseline: str,
-    candidate: str,
+    candidate: str | None = None,
     *,
     metrics: Sequence[str] | None = None,
     cache: Path | None = None,
     settings: params.Params | None = None,
-) -> dict[str, Any]:
-    """Compare a recipe with a baseline, seed by seed and example by example.
+) -> list[dict[str, Any]]:
+    """Compare a recipe, or every other one of a table, with a baseline, seed by seed and example by example.
 
-    Differences are candidate less baseline. A seed is a pair where both have a value of the metric.
+    Differences are candidate minus baseline. A seed is a pair where both have a value of the metric.
 
     Parameters
     ----------
     frame : DataFrame
         As `results.read` gives it.
     baseline, candidate : str
-        Selectors, see `results.select`.
+        Selectors, see `recipes.select`. Without a candidate, every other recipe is one, in the table's order.
     metrics : sequence of str, optional
-        Numeric columns of the frame; those of `METRICS` that it has by default.
+        Numeric columns of the frame that are no setting; those of `schema.COMPARED` that it has by default.
     cache : Path, optional
         DVC's cache, where stored predictions are looked up; by default that of the repository one stands in.
     settings : Params, optional
@@ -52,9 +51,9 @@ def compare(
 
     Returns
     -------
-    dict
-        JSON-ready. `baseline`, `candidate` (selector, label, seeds), `level`, `comparisons` (recipes that Holm's
-        adjustment ran over), `null_pair` (`identical_losses`: true, false or null for unknown, and `why`),
+    list of dict
+        JSON-ready, one a candidate. `baseline`, `candidate` (selector, label, seeds), `level`, `comparisons` (recipes
+        that Holm's adjustment ran over), `null_pair` (`identical_losses`: true, false or null for unknown, and `why`),
         `examples` (see `examples`), and `metrics`: for each
 
         - `per_seed`: list of seed, baseline, candidate, difference; null where a run is missing.
@@ -76,78 +75,37 @@ def compare(
     UsageError
         On a selector that finds no recipe or several, or a metric that the table does not have.
     CheckError
-        If the runs may not be compared, see `results.comparable`, or stored predictions do not fit together.
+        If the runs may not be compared, see `results.require_comparable`, or stored predictions do not fit together.
     """
-    settings = _settings() if settings is None else settings
+    if settings is None and workspace.PARAMS.is_file():
+        settings = params.load()
     names = _metrics(frame, metrics)
-    before, after = results.select(frame, baseline), results.select(frame, candidate)
-    _check_pair(before, after, baseline, candidate)
-    alike = _like(frame, before)
-    rivals = [
-        rows
-        for rows in (results.select(alike, other) for other in results.recipes(alike))
-        if not _same_recipe(rows, before) and not _same_recipe(rows, after)
-    ]
-    result = _pair(frame, before, after, (baseline, candidate), names, cache, settings)
-    others = [{name: _tests(*_seeds(before, rows, name)) for name in names} for rows in rivals]
-    _adjust([result["metrics"], *others])
-    result["comparisons"] = len(others) + 1
-    return result
-
-
-def compare_all(
-    frame: pd.DataFrame,
-    baseline: str,
-    *,
-    metrics: Sequence[str] | None = None,
-    cache: Path | None = None,
-    settings: params.Params | None = None,
-) -> list[dict[str, Any]]:
-    """Every other recipe of a table against one baseline: a list of what `compare` gives, in the table's order.
-
-    Raises
-    ------
-    UsageError, CheckError
-        As `compare`; every run of the table must be comparable.
-    """
-    settings = _settings() if settings is None else settings
-    names = _metrics(frame, metrics)
-    results.comparable(frame)
-    before = results.select(frame, baseline)
-    compared = []
-    for candidate in track(list(results.recipes(frame)), f"against {baseline}"):
-        after = results.select(frame, candidate)
-        if not _same_recipe(before, after):
-            compared.append(_pair(frame, before, after, (baseline, candidate), names, cache, settings))
-    if not compared:
+    before = recipes.select(frame, baseline)
+    own, asked = _identity(before), None
+    if candidate is None:
+        results.require_comparable(frame)
+    else:
+        after = recipes.select(frame, candidate)
+        asked = _identity(after)
+        if asked == own:
+            raise UsageError(f"`{baseline}` and `{candidate}` are one recipe", expected="two recipes")
+        results.require_comparable(pd.concat([before, after]))
+        frame = results.comparable_with(frame, before.iloc[0])
+    others = {selector: rows for selector, rows in recipes.split(frame).items() if _identity(rows) != own}
+    if not others:
         raise UsageError("the table has no other recipe", where=baseline, expected="a second family, mode or parameter")
-    _adjust([result["metrics"] for result in compared])
+    compared, tested = [], []
+    for selector, rows in track(list(others.items()), f"against {baseline}"):
+        if asked is None or _identity(rows) == asked:
+            named = (baseline, candidate or selector)
+            compared.append(_pair(frame, before, rows, named, names, cache, settings))
+            tested.append(compared[-1]["metrics"])
+        else:
+            tested.append({name: _tests(*_by_seed(before, rows, name)) for name in names})
+    _adjust(tested)
     for result in compared:
-        result["comparisons"] = len(compared)
+        result["comparisons"] = len(others)
     return compared
-
-
-def same_loss(settings: params.Params, a: pd.Series, b: pd.Series) -> bool | None:
-    """Whether two runs minimise one and the same loss, but for their seed; None if a family is not in params.
-
-    In kd, `sum_m w_m KL(p_m || q)` and `KL(sum_m w_m p_m || q)` differ by a constant, so sources whose teachers are
-    fused in probability space can be multiplied out: only the teachers' total weights count. Other fusions, and
-    dkd, keep their sources apart.
-
-    Parameters
-    ----------
-    a, b : Series
-        Rows of a table of runs, or mappings with at least `family` and `mode`.
-    """
-    if a["mode"] != b["mode"]:
-        return False
-    if a["mode"] == "none":
-        return True
-    parts = [_loss_parts(settings, row) for row in (a, b)]
-    if None in parts:
-        return None
-    rest = ["alpha", "temperature", "views", *(["beta", "dkd_target_term"] if a["mode"] == "dkd" else [])]
-    return parts[0] == parts[1] and all(_equal(a.get(name), b.get(name)) for name in rest)
 
 
 def examples(before: pd.DataFrame, after: pd.DataFrame, cache: Path | None = None, bins: int = 15) -> dict[str, Any]:
@@ -174,25 +132,27 @@ def examples(before: pd.DataFrame, after: pd.DataFrame, cache: Path | None = Non
     CheckError
         If the predictions are not of the same images, labels and classes.
     """
+    from ..tracking import dvc_private  # which takes a second
+
+    def unavailable(why: str) -> dict[str, Any]:
+        return {"available": False, "why": why}
+
     if "predictions" not in before or "predictions" not in after:
-        return {"available": False, "why": "the table has no column `predictions`"}
+        return unavailable("the table has no column `predictions`")
     digests = [rows.set_index("seed")["predictions"] for rows in (before, after)]
     seeds = [int(seed) for seed in digests[0].index if seed in digests[1].index]
     if not seeds:
-        return {"available": False, "why": "no seed in common"}
+        return unavailable("no seed in common")
     listed = [str(digest[seed]) for digest in digests for seed in seeds]
     if not all(re.fullmatch(r"[0-9a-f]{32}", digest) for digest in listed):
-        return {"available": False, "why": "a run has no md5 of its predictions"}
-    root = local_cache() if cache is None else cache
+        return unavailable("a run has no md5 of its predictions")
+    root = dvc_private.local_cache() if cache is None else cache
     if root is None:
-        return {"available": False, "why": "not in a DVC repository, so there is no cache to look predictions up in"}
-    files = [stored(root, digest) for digest in listed]
-    absent = [file for file in files if not file.is_file()]
-    if absent:
-        return {
-            "available": False,
-            "why": f"predictions of {len(absent)} of {len(files)} runs are not in DVC's cache; `dvc fetch` brings them",
-        }
+        return unavailable("not in a DVC repository, so there is no cache to look predictions up in")
+    files = [dvc_private.stored(root, digest) for digest in listed]
+    if absent := sum(not file.is_file() for file in files):
+        have = f"predictions of {absent} of {len(files)} runs are not in DVC's cache"
+        return unavailable(f"{have}; `dvc fetch` brings them")
     read = [_predictions(file) for file in files]
     _, labels, groups, paths, names = read[0]
     for file, other in zip(files, read, strict=True):
@@ -203,14 +163,9 @@ def examples(before: pd.DataFrame, after: pd.DataFrame, cache: Path | None = Non
                 expected=f"{len(paths)} rows of {SPLIT}, alike in all runs",
                 hint="collect the results again; runs of two indexes cannot be compared",
             )
+    logits = np.stack([item[0] for item in read])
     half = len(seeds)
-    differences = statistics.clustered_bootstrap(
-        np.stack([item[0] for item in read[:half]]),
-        np.stack([item[0] for item in read[half:]]),
-        labels,
-        groups,
-        bins=bins,
-    )
+    differences = statistics.clustered_bootstrap(logits[:half], logits[half:], labels, groups, bins=bins)
     return {
         "available": True,
         "split": SPLIT,
@@ -232,28 +187,28 @@ def sentences(result: dict[str, Any]) -> list[str]:
             f"{before} and {after} minimise the same loss ({result['null_pair']['why']}): whatever differs between "
             "them is noise, or a fault of the pipeline, and not an effect of the recipe."
         )
-    said.append(_said_of_difference(result, METRICS.get(name, name), main))
+    said.append(_said_of_difference(result, title_of(name), main))
     counts = [sum(line[side] is not None for line in main["per_seed"]) for side in ("baseline", "candidate")]
-    said.append(
+    text = (
         f"{counts[0]} against {counts[1]} seeds cannot give p < {_floor(main['permutation_p_min'])} unpaired "
         f"(found {main['permutation_p']:.3g})"
     )
     if main["pairs"]:
         pairs = f"{main['pairs']} {'pairs' if main['pairs'] > 1 else 'pair'}"
         least, found = _floor(main["paired_p_min"]), main["paired_p"]
-        said[-1] += f", and {pairs} cannot give p < {least} by sign flips (found {found:.3g})"
-    said[-1] += "."
+        text += f", and {pairs} cannot give p < {least} by sign flips (found {found:.3g})"
+    said.append(f"{text}.")
     coverage = main["bootstrap_coverage"]
     if coverage is not None and coverage < 0.93:
         said.append(f"Of bootstrap intervals called 95 %, {100 * coverage:.0f} % hold the truth at these seeds.")
-    examples_ = result["examples"]
-    if not examples_["available"]:
-        said.append(f"No interval over test images: {examples_['why']}.")
-    elif name in examples_["metrics"]:
-        low, high = examples_["metrics"][name]["interval"]
+    images = result["examples"]
+    if not images["available"]:
+        said.append(f"No interval over test images: {images['why']}.")
+    elif name in images["metrics"]:
+        low, high = images["metrics"][name]["interval"]
         said.append(
             f"With these very models, other test images would move the difference between {low:+.4f} and {high:+.4f} "
-            f"(95 %, {examples_['clusters']} subjects or groups of copies)."
+            f"(95 %, {images['clusters']} subjects or groups of copies)."
         )
     return said
 
@@ -269,7 +224,7 @@ def _said_of_difference(result: dict[str, Any], title: str, main: dict[str, Any]
     low, high = main["t_interval"]
     text += f" (95 % t interval {low:+.4f} to {high:+.4f}, {main['pairs']} pairs of seeds, noise taken as normal)"
     if low <= 0 <= high:
-        return f"{text}. The interval holds zero: these seeds do not tell them apart."
+        return f"{text}. The interval holds zero: these seeds cannot distinguish them."
     if result["comparisons"] == 1:
         return f"{text}. The interval leaves zero out."
     adjusted = f"p = {main['t_p_holm']:.3g} after Holm's adjustment"
@@ -285,59 +240,50 @@ def _pair(
     cache: Path | None,
     settings: params.Params | None,
 ) -> dict[str, Any]:
-    bins = settings.calibrate.bins if settings else 15
-    identical = same_loss(settings, before.iloc[0], after.iloc[0]) if settings else None
-    sides = {
-        side: {
-            "selector": selector,
-            "label": results.label(rows.iloc[0]),
-            "seeds": [int(seed) for seed in rows["seed"]],
-        }
-        for side, selector, rows in zip(("baseline", "candidate"), selectors, (before, after), strict=True)
-    }
+    identical = recipes.same_loss(settings, before.iloc[0], after.iloc[0]) if settings else None
+    sides = {}
+    for side, selector, rows in zip(("baseline", "candidate"), selectors, (before, after), strict=True):
+        label = recipes.label_in(frame, rows.iloc[0])
+        sides[side] = {"selector": selector, "label": label, "seeds": [int(seed) for seed in rows["seed"]]}
     return {
         **sides,
         "level": statistics.LEVEL,
         "comparisons": 1,
         "null_pair": {"identical_losses": identical, "why": _why(settings, before.iloc[0], identical)},
         "metrics": {
-            name: _metric(before, after, name)
+            name: _metric(*_by_seed(before, after, name))
             for name in names
             if before[name].notna().any() and after[name].notna().any()
         },
-        "examples": examples(before, after, cache, bins),
+        "examples": examples(before, after, cache, settings.calibrate.bins if settings else 15),
     }
 
 
-def _seeds(before: pd.DataFrame, after: pd.DataFrame, name: str) -> tuple[pd.Series, pd.Series]:
+def _by_seed(before: pd.DataFrame, after: pd.DataFrame, name: str) -> tuple[pd.Series, pd.Series]:
     """The values of a metric by seed, those that are there."""
     return before.set_index("seed")[name].dropna(), after.set_index("seed")[name].dropna()
 
 
 def _tests(a: pd.Series, b: pd.Series) -> dict[str, Any]:
     """The three p values of one comparison."""
-    common = a.index.intersection(b.index)
-    differences = (b[common] - a[common]).to_numpy()
+    differences = (b - a).reindex(a.index.intersection(b.index)).to_numpy()
     if not len(a) or not len(b):
         return {}
     unpaired = statistics.permutation(a.to_numpy(), b.to_numpy())
-    paired = statistics.sign_flip(differences) if len(common) else None
+    paired = statistics.sign_flip(differences) if len(differences) else (None, None, None)
     return {
-        "permutation_p": unpaired.p,
-        "permutation_p_min": unpaired.p_min,
-        "permutation_method": unpaired.method,
-        "paired_p": paired.p if paired else None,
-        "paired_p_min": paired.p_min if paired else None,
-        "paired_method": paired.method if paired else None,
-        "t_p": statistics.paired_t_p(differences) if len(common) > 1 else None,
+        **dict(zip(("permutation_p", "permutation_p_min", "permutation_method"), unpaired, strict=True)),
+        **dict(zip(("paired_p", "paired_p_min", "paired_method"), paired, strict=True)),
+        "t_p": statistics.paired_t_p(differences) if len(differences) > 1 else None,
     }
 
 
-def _metric(before: pd.DataFrame, after: pd.DataFrame, name: str) -> dict[str, Any]:
-    a, b = _seeds(before, after, name)
+def _metric(a: pd.Series, b: pd.Series) -> dict[str, Any]:
+    """What `compare` says of one metric, from its values by seed."""
     both = pd.DataFrame({"baseline": a, "candidate": b}).reindex(list(dict.fromkeys([*a.index, *b.index])))
     paired = both.dropna()
     differences = (paired["candidate"] - paired["baseline"]).to_numpy()
+    left, right = a.to_numpy(), b.to_numpy()
     unpaired_difference = float(b.mean() - a.mean())
     enough, pairs = min(len(a), len(b)) > 1, len(paired)
     d_z = statistics.cohens_dz(differences)
@@ -353,13 +299,13 @@ def _metric(before: pd.DataFrame, after: pd.DataFrame, name: str) -> dict[str, A
         "mean_difference": float(differences.mean()) if pairs > 1 else unpaired_difference,
         "mean_difference_unpaired": unpaired_difference,
         "t_interval": list(statistics.paired_t_interval(differences)) if pairs > 1 else None,
-        "welch_interval": list(statistics.welch_interval(a.to_numpy(), b.to_numpy())) if enough else None,
-        "bootstrap_interval": list(statistics.bootstrap_interval(a.to_numpy(), b.to_numpy())) if enough else None,
+        "welch_interval": list(statistics.welch_interval(left, right)) if enough else None,
+        "bootstrap_interval": list(statistics.bootstrap_interval(left, right)) if enough else None,
         "bootstrap_coverage": statistics.bootstrap_coverage(len(a), len(b)) if enough else None,
         "paired_bootstrap_interval": list(statistics.bootstrap_interval(differences)) if pairs > 1 else None,
         "paired_bootstrap_coverage": statistics.bootstrap_coverage(pairs) if pairs > 1 else None,
         **_tests(a, b),
-        "cohens_d": _or_none(statistics.cohens_d(a.to_numpy(), b.to_numpy())),
+        "cohens_d": _or_none(statistics.cohens_d(left, right)),
         "d_z": _or_none(d_z),
         "seeds_needed": statistics.seeds_needed(d_z),
     }
@@ -369,72 +315,26 @@ def _adjust(compared: Sequence[dict[str, dict[str, Any]]]) -> None:
     """Add Holm's adjusted p to each metric, over the comparisons that have that p."""
     for p, adjusted in ADJUSTED.items():
         by_metric: dict[str, list[dict[str, Any]]] = defaultdict(list)
-        for metrics in compared:
-            for name, found in metrics.items():
-                found[adjusted] = None
-                if found.get(p) is not None:
-                    by_metric[name].append(found)
+        for name, found in (pair for metrics in compared for pair in metrics.items()):
+            found[adjusted] = None
+            if found.get(p) is not None:
+                by_metric[name].append(found)
         for family in by_metric.values():
             for found, value in zip(family, statistics.holm([found[p] for found in family]), strict=True):
                 found[adjusted] = value
 
 
 def _metrics(frame: pd.DataFrame, metrics: Sequence[str] | None) -> list[str]:
-    numeric = [name for name in frame.columns if frame[name].dtype == np.float64 and name not in results.RECIPE]
+    numeric = [name for name in frame.columns if frame[name].dtype == np.float64 and name not in SETTING]
     unknown = [name for name in metrics or [] if name not in numeric]
     if unknown:
         raise UsageError(f"no metric {', '.join(unknown)} in the table", expected=f"of {', '.join(numeric)}")
-    return list(dict.fromkeys(metrics)) if metrics else [name for name in METRICS if name in numeric]
+    return list(dict.fromkeys(metrics)) if metrics else [name for name in COMPARED if name in numeric]
 
 
-def _check_pair(before: pd.DataFrame, after: pd.DataFrame, baseline: str, candidate: str) -> None:
-    if _same_recipe(before, after):
-        raise UsageError(f"`{baseline}` and `{candidate}` are one recipe", expected="two recipes")
-    results.comparable(pd.concat([before, after]))
-
-
-def _same_recipe(a: pd.DataFrame, b: pd.DataFrame) -> bool:
-    names = [name for name in ("family", "mode", *results.RECIPE) if name in a]
-    return all(_equal(a.iloc[0][name], b.iloc[0][name]) for name in names)
-
-
-def _like(frame: pd.DataFrame, before: pd.DataFrame) -> pd.DataFrame:
-    """The runs that may meet those of `before`."""
-    keep = pd.Series(True, index=frame.index)
-    for name in results.SAME:
-        if name in frame:
-            keep &= frame[name] == before.iloc[0][name]
-    return frame[keep & ~frame["misaligned"].astype(bool)] if "misaligned" in frame else frame[keep]
-
-
-def _equal(a: Any, b: Any) -> bool:
-    return bool(a == b) or (bool(pd.isna(a)) and bool(pd.isna(b)))
-
-
-def _settings() -> params.Params | None:
-    return params.load() if Path("params.yaml").is_file() else None
-
-
-def _loss_parts(settings: params.Params, row: pd.Series) -> dict[tuple[Any, ...], float] | None:
-    """What a run's soft targets are made of, with weights: single teachers, or fusions that stay whole."""
-    family = settings.families.get(row["family"])
-    if family is None:
-        return None
-    lambda_ = row.get("lambda")
-    recorded = row.get("fusion")
-    fusion = family.fusion if not recorded or pd.isna(recorded) else recorded
-    parts: dict[tuple[Any, ...], float] = defaultdict(float)
-    for source in family.sources:
-        if isinstance(source.weight, str) and pd.isna(lambda_):
-            return None
-        weight = families.resolved_weight(source, 0.0 if pd.isna(lambda_) else float(lambda_))
-        teachers = {name: share for name, share in source.teachers.items() if share > 0}
-        if len(teachers) > 1 and not (row["mode"] == "kd" and fusion == "probability"):
-            parts[fusion, *sorted(teachers.items())] += weight
-            continue
-        for name, share in teachers.items():
-            parts[(name,)] += weight * share
-    return {part: round(weight, 9) for part, weight in parts.items() if round(weight, 9) > 0}
+def _identity(rows: pd.DataFrame) -> list[Any]:
+    """What makes a recipe."""
+    return [said(rows.iloc[0], name) for name in results.RECIPE]
 
 
 def _why(settings: params.Params | None, row: pd.Series, identical: bool | None) -> str:
@@ -444,7 +344,7 @@ def _why(settings: params.Params | None, row: pd.Series, identical: bool | None)
         return "a family is not in params.yaml"
     if not identical:
         return "the losses differ"
-    parts = _loss_parts(settings, row) or {}
+    parts = recipes.loss_parts(settings, row) or {}
     weights = ", ".join(f"{' + '.join(map(str, part))} {weight:g}" for part, weight in parts.items())
     return f"teacher weights {weights}" if weights else "cross-entropy alone"
 
@@ -458,23 +358,6 @@ def _predictions(file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.nda
     groups = frame.loc[frame["split"] == SPLIT, "group"].to_numpy(str)
     order = np.argsort(read.paths, kind="stable")
     return read.logits[order], read.labels[order], groups[order], read.paths[order], names
-
-
-def local_cache() -> Path | None:
-    """DVC's cache of the repository one stands in; None outside of one."""
-    from dvc.exceptions import NotDvcRepoError
-    from dvc.repo import Repo
-
-    try:
-        with Repo() as repo:
-            return Path(repo.cache.local_cache_dir)
-    except NotDvcRepoError:
-        return None
-
-
-def stored(cache: Path, md5: str) -> Path:
-    """Where DVC's cache holds a file, if it does."""
-    return cache / "files" / "md5" / md5[:2] / md5[2:]
 
 
 def _or_none(value: float) -> float | None:

@@ -2,52 +2,52 @@
 
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, create_model, model_validator
 
 from .. import workspace, yaml_file
 from ..errors import UsageError
-from ..params import Mode, Name, Params, Positive, Seed, Share, StrictModel, explain
+from ..params import Name, Params, Seed, StrictModel, explain
 from ..softlabels import families
+from ..tracking.experiments import PlannedRun
+from .schema import SETTINGS
 
 GRID = workspace.STUDY_GRID
 Seeds = Annotated[list[Seed], Field(min_length=1)]
+SWEPT = [setting for setting in SETTINGS if setting.sweepable]
 
 
-class Cell(StrictModel):
-    """A recipe, run once for each seed and each value of `lambda`, `beta` and `views`."""
+class FixedEntry(StrictModel):
+    """What every entry of a grid says: a recipe, once for each seed."""
 
     family: Name
-    mode: Mode
+    mode: str
     seeds: Name | Seeds
-    lambda_: Annotated[list[Share] | None, Field(alias="lambda", min_length=1)] = None
-    beta: Annotated[list[Annotated[float, Field(ge=0, allow_inf_nan=False)]] | None, Field(min_length=1)] = None
-    views: Annotated[list[Positive] | None, Field(min_length=1)] = None
 
 
-class Grid(StrictModel):
+if TYPE_CHECKING:
+    GridEntry = FixedEntry
+else:  # and once for each value of the settings that it lists; the types of params.yaml check the values
+    lists = {f"of_{one.key}": (list[Any] | None, Field(default=None, alias=one.key, min_length=1)) for one in SWEPT}
+    GridEntry = create_model("GridEntry", __base__=FixedEntry, **lists)
+
+
+class StudyGrid(StrictModel):
     """`seeds` names lists of seeds; a cell gives such a name or a list of its own."""
 
     seeds: dict[Name, Seeds]
-    cells: Annotated[list[Cell], Field(min_length=1)]
+    cells: Annotated[list[GridEntry], Field(min_length=1)]
 
     @model_validator(mode="after")
-    def _seeds_are_known(self) -> "Grid":
-        for number, cell in enumerate(self.cells):
-            if isinstance(cell.seeds, str) and cell.seeds not in self.seeds:
-                raise ValueError(f"cells.{number}.seeds: unknown `{cell.seeds}`; known here: {', '.join(self.seeds)}")
+    def _seeds_are_known(self) -> "StudyGrid":
+        for number, entry in enumerate(self.cells):
+            if isinstance(entry.seeds, str) and entry.seeds not in self.seeds:
+                raise ValueError(f"cells.{number}.seeds: unknown `{entry.seeds}`; known here: {', '.join(self.seeds)}")
         return self
 
 
-class Run(NamedTuple):
-    """One run: the name of its experiment, and the params that it sets."""
-
-    name: str
-    overrides: dict[str, Any]
-
-
-def load(path: Path, settings: dict[str, Any]) -> list[Run]:
+def load(path: Path, settings: dict[str, Any]) -> list[PlannedRun]:
     """Read a grid and list its runs, in the order of the file.
 
     Parameters
@@ -68,46 +68,44 @@ def load(path: Path, settings: dict[str, Any]) -> list[Run]:
     except FileNotFoundError:
         raise UsageError("no grid here", where=str(path), hint="name one with --grid") from None
     try:
-        grid = Grid.model_validate(raw)
+        grid = StudyGrid.model_validate(raw)
     except ValidationError as error:
         hint = "see conf/study.yaml of the repository for an example"
-        raise UsageError("the grid does not fit:\n" + explain(error, Grid), where=str(path), hint=hint) from None
-    runs: dict[str, Run] = {}
-    for number, cell in enumerate(grid.cells):
-        for run in _expand(cell, grid):
-            where = f"{path}, cells.{number}"
-            _check(run, cell, settings, where)
+        raise UsageError("the grid does not fit:\n" + explain(error, StudyGrid), where=str(path), hint=hint) from None
+    runs: dict[str, PlannedRun] = {}
+    for number, entry in enumerate(grid.cells):
+        where = f"{path}, cells.{number}"
+        listed = entry.model_dump(by_alias=True)
+        given = {setting.key: listed[setting.key] for setting in SWEPT if listed[setting.key]}
+        seeds = grid.seeds[entry.seeds] if isinstance(entry.seeds, str) else entry.seeds
+        for *values, seed in product(*given.values(), seeds):
+            chosen = {"family": entry.family, "mode": entry.mode, **dict(zip(given, values, strict=True)), "seed": seed}
+            run = _planned(chosen, settings, where)
             if run.name in runs:
                 raise UsageError(f"`{run.name}` stands in the grid twice", where=where, expected="each run once")
             runs[run.name] = run
     return list(runs.values())
 
 
-def _expand(cell: Cell, grid: Grid) -> list[Run]:
-    swept = {"lambda": cell.lambda_, "beta": cell.beta, "views": cell.views}
-    given = {name: values for name, values in swept.items() if values}
-    seeds = grid.seeds[cell.seeds] if isinstance(cell.seeds, str) else cell.seeds
-    runs = []
-    for *values, seed in product(*given.values(), seeds):
-        chosen = dict(zip(given, values, strict=True))
-        recipe = [cell.family] if cell.family == cell.mode == "none" else [cell.family, cell.mode]
-        parts = ["study", *recipe, *(f"{name}{value!r}" for name, value in chosen.items()), f"s{seed}"]
-        # 4.0 is called 4.
-        name = "-".join(part.removesuffix(".0") for part in parts)
-        runs.append(Run(name, {"family": cell.family, "mode": cell.mode, **chosen, "seed": seed}))
-    return runs
-
-
-def _check(run: Run, cell: Cell, settings: dict[str, Any], where: str) -> None:
-    """Refuse at once what would fail, or repeat another run, hours later."""
+def _planned(chosen: dict[str, Any], settings: dict[str, Any], where: str) -> PlannedRun:
+    """A run, unless it would fail, or repeat another, hours later."""
     try:
-        params = Params.model_validate(settings | run.overrides)
+        params = Params.model_validate(settings | chosen)
     except ValidationError as error:
-        raise UsageError(f"params refuse `{run.name}`:\n" + explain(error, Params), where=where) from None
-    if ".." in run.name or run.name.endswith((".", ".lock")):
-        raise UsageError(f"`{run.name}` cannot name an experiment", where=where, hint="rename the family")
-    if cell.beta and not (params.mode == "dkd" and families.distils(params)):
-        raise UsageError("beta is read in mode dkd alone", where=where, hint="drop beta, or set mode: dkd")
-    if cell.lambda_ and not (families.distils(params) and families.has_lambda(params.family_)):
-        problem = f"{families.run_family(params)} has no source weighted with lambda"
-        raise UsageError(problem, where=where, hint="drop lambda, or choose a family such as 6D")
+        raise UsageError("params refuse a run:\n" + explain(error, Params), where=f"{where}, {chosen}") from None
+    swept = [setting for setting in SWEPT if setting.key in chosen]
+    for setting in swept:
+        if not setting.when.holds(params):
+            raise UsageError(
+                f"{families.run_family(params)} {families.run_mode(params)} does not read {setting.key}",
+                where=where,
+                expected=f"{setting.key} with {setting.when.needs}",
+            )
+    recipe = [params.family] if params.family == params.mode == "none" else [params.family, params.mode]
+    values = {setting.key: setting.of(params) for setting in swept}
+    # 4.0 is called 4.
+    told = [f"{key}{value}".removesuffix(".0") for key, value in values.items()]
+    name = "-".join(["study", *recipe, *told, f"s{params.seed}"])
+    if ".." in name or name.endswith((".", ".lock")):
+        raise UsageError(f"`{name}` cannot name an experiment", where=where, hint="rename the family")
+    return PlannedRun(name, {**chosen, **values})

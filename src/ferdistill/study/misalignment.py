@@ -24,8 +24,10 @@ from ..files import atomic, read_json, sha256, write_json
 from ..params import Params
 from ..softlabels import alignment, canary, families, store, targets
 from ..stages.student import train
+from .schema import title_of
 
 ROOT = workspace.MISALIGNMENT
+DOSES = [0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0]
 METRICS, TABLE, PICTURE = (
     workspace.METRICS / "study/misalignment.json",
     workspace.PLOTS / "study/misalignment.csv",
@@ -74,7 +76,7 @@ def orders(index: Index, doses: Sequence[float], seed: int) -> dict[tuple[str, f
     return made
 
 
-def run(params: Params, doses: Sequence[float], seeds: Sequence[int]) -> dict[str, Any]:
+def measure(params: Params, doses: Sequence[float], seeds: Sequence[int]) -> dict[str, Any]:
     """Train a student for each damage and seed, and ask the gate and the canary about each damaged store.
 
     What is done already is kept: a run that was broken off goes on where it stopped.
@@ -98,7 +100,8 @@ def run(params: Params, doses: Sequence[float], seeds: Sequence[int]) -> dict[st
     soft = targets.read(workspace.TARGETS, index, params)
     if params.views > 1:
         raise UsageError("misalignment is studied with one view", where="params.yaml, views", hint="set views to 1")
-    runs = []
+    runs: list[dict[str, Any]] = []
+    conditions: list[dict[str, Any]] = []
     for (fault, dose), order in orders(index, doses, seed=0).items():
         name = fault.replace(" ", "_") + (f"_{dose:g}" if fault == "permuted" else "")
         seen = _inspect(params, index, soft, order, name)
@@ -108,26 +111,15 @@ def run(params: Params, doses: Sequence[float], seeds: Sequence[int]) -> dict[st
         frame.loc[positions[len(order) :], "split"] = "cut"
         shorter = replace(index, rows=frame)
         damaged = replace(soft, logits=np.ascontiguousarray(soft.logits[:, :, order]))
+        of_seeds = []
         for seed in seeds:
-            of_run = params.model_copy(update={"seed": seed})
-            found = _train(of_run, shorter, images, damaged, order, name)
-            runs.append({"misaligned": True, "fault": fault, "dose": dose, "seed": seed, **seen, **found})
-    table = pd.DataFrame(runs)
-    conditions = []
-    for _, part in table.groupby(["fault", "dose"], sort=False):
-        first = part.iloc[0]
-        conditions.append(
-            {
-                "fault": first["fault"],
-                "dose": float(first["dose"]),
-                "seeds": len(part),
-                "macro_f1": float(part["macro_f1"].mean()),
-                "ece": float(part["ece"].mean()),
-                "gate": first["gate"],
-                "canary": first["canary"],
-                "slip_row": None if pd.isna(first["slip_row"]) else int(first["slip_row"]),
-            }
-        )
+            found = _train(params.model_copy(update={"seed": seed}), shorter, images, damaged, order, name)
+            of_seeds.append({"misaligned": True, "fault": fault, "dose": dose, "seed": seed, **seen, **found})
+        runs += of_seeds
+        table = pd.DataFrame(of_seeds)
+        means = {metric: float(table[metric].mean()) for metric in ("macro_f1", "ece")}
+        told = {key: seen[key] for key in ("gate", "canary", "slip_row")}
+        conditions.append({"fault": fault, "dose": dose, "seeds": len(of_seeds), **means, **told})
     result = {
         "run_family": families.run_family(params),
         "run_mode": families.run_mode(params),
@@ -141,7 +133,7 @@ def run(params: Params, doses: Sequence[float], seeds: Sequence[int]) -> dict[st
     write_json(METRICS, result)
     columns = ["fault", "dose", "seed", "macro_f1", "accuracy", "ece", "nll", "agreement", "canary"]
     with atomic(TABLE) as temporary:
-        table[columns].to_csv(temporary, index=False, lineterminator="\n")
+        pd.DataFrame(runs)[columns].to_csv(temporary, index=False, lineterminator="\n")
     picture(result, PICTURE)
     return result
 
@@ -157,29 +149,17 @@ def _inspect(params: Params, index: Index, soft: targets.Targets, order: np.ndar
     source = whole.copy()
     source[positions[: len(order)]] = positions[order]
     damaged = table.iloc[source[kept]].reset_index(drop=True)
-    keyed = ROOT / name / "keyed"
+    keyed, keyless = ROOT / name / "keyed", ROOT / name / "keyless"
     logits = store.logits_of(damaged, params.classes)
     lost = replace(index, rows=damaged[["path", "split", "label"]])
-    store.write(
-        keyed,
-        lost,
-        logits,
-        params.classes,
-        teacher=teacher,
-        checkpoint_sha256=manifest["checkpoint_sha256"],
-        provenance={"damaged": name},
-    )
-    keyless = ROOT / name / "keyless"
+    origin: dict[str, Any] = {"checkpoint_sha256": manifest["checkpoint_sha256"], "provenance": {"damaged": name}}
+    store.write(keyed, lost, logits, params.classes, teacher=teacher, **origin)
     with atomic(keyless / "train_logits.npy") as temporary:
         np.save(temporary, logits[damaged["split"] == "train"])
     report = alignment.check([keyed], index, params.classes)
     (verdict,) = canary.check([keyless], index)["results"]
-    return {
-        "gate": sorted({problem["kind"] for problem in report["problems"]} - {"damaged"}),
-        "canary": verdict["verdict"],
-        "agreement": verdict["agreement"],
-        "slip_row": verdict["slip_row"],
-    }
+    gate = sorted({problem["kind"] for problem in report["problems"]} - {"damaged"})
+    return {"gate": gate, "canary": verdict["verdict"], **{key: verdict[key] for key in ("agreement", "slip_row")}}
 
 
 def _train(
@@ -208,14 +188,12 @@ def picture(result: dict[str, Any], path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    runs = pd.DataFrame(result["runs"])
-    conditions = pd.DataFrame(result["conditions"])
-    permuted = conditions[conditions["fault"] == "permuted"]
-    faults = conditions[conditions["fault"] != "permuted"]
+    runs, conditions = pd.DataFrame(result["runs"]), pd.DataFrame(result["conditions"])
+    permuted, faults = (conditions[(conditions["fault"] == "permuted") == is_] for is_ in (True, False))
+    clean = permuted[permuted["dose"] == 0]
     figure, axes = plt.subplots(2, 2, figsize=(10, 6.4), sharey="row", width_ratios=[1.8, 1], layout="constrained")
     colours = {"aligned": "#009E73", "inconclusive": "#E69F00", "misaligned": "#D55E00"}
-    for row, (metric, title) in enumerate((("macro_f1", "macro F1 on test"), ("ece", "ECE on test"))):
-        left, right = axes[row]
+    for (left, right), metric in zip(axes, ("macro_f1", "ece"), strict=True):
         left.plot(permuted["dose"], permuted[metric], color="0.6", zorder=1)
         for part, axis in ((permuted, left), (faults, right)):
             for place, condition in enumerate(part.to_dict("records")):
@@ -225,24 +203,17 @@ def picture(result: dict[str, Any], path: Path) -> None:
                 axis.scatter([x] * len(values), values, s=14, color=colour, alpha=0.5, zorder=2)
                 marker = "s" if condition["gate"] else "o"
                 axis.scatter([x], [values.mean()], s=60, color=colour, marker=marker, zorder=3)
-        clean = permuted.loc[permuted["dose"] == 0, metric]
-        for axis in (left, right):
-            if len(clean):
-                axis.axhline(clean.iloc[0], color="0.6", linewidth=1, linestyle="--")
+            for value in clean[metric][:1]:
+                axis.axhline(value, color="0.6", linewidth=1, linestyle="--")
             axis.spines[["top", "right"]].set_visible(False)
-        left.set_ylabel(title)
-        left.set_xlabel("share of training images with another image's soft labels" if row else "")
+        left.set_ylabel(f"{title_of(metric)} on test")
         right.set_xticks(range(len(faults)), faults["fault"])
         right.set_xlim(-0.5, len(faults) - 0.5)  # so that the outer names stay inside the picture
-    names = {"aligned": "canary: aligned", "inconclusive": "canary: inconclusive", "misaligned": "canary: misaligned"}
-    handles = [
-        plt.Line2D([], [], marker="D", linestyle="", color=colours[key], label=text) for key, text in names.items()
-    ]
-    handles += [
-        plt.Line2D([], [], marker="o", linestyle="", color="0.3", label="gate: in step"),
-        plt.Line2D([], [], marker="s", linestyle="", color="0.3", label="gate: out of step"),
-        plt.Line2D([], [], linestyle="--", color="0.6", label="intact"),
-    ]
+    axes[1, 0].set_xlabel("share of training images with another image's soft labels")
+    marks = [(f"canary: {key}", "D", colour) for key, colour in colours.items()]
+    marks += [("gate: in step", "o", "0.3"), ("gate: out of step", "s", "0.3")]
+    handles = [plt.Line2D([], [], marker=mark, linestyle="", color=c, label=text) for text, mark, c in marks]
+    handles.append(plt.Line2D([], [], linestyle="--", color="0.6", label="intact"))
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
     figure.suptitle(f"Students of {result['run_family']} {result['run_mode']} on soft labels out of step")
     with atomic(path) as temporary:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from itertools import combinations, product
 from math import comb, sqrt
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -52,10 +52,9 @@ def paired_t_interval(differences: Sequence[float] | np.ndarray) -> Interval:
     Parameters
     ----------
     differences : (n,) array, n >= 2
-        Candidate less baseline, a pair a seed.
+        Candidate minus baseline, a pair a seed.
     """
-    values = np.asarray(differences, np.float64)
-    _check_size(values, 2, "paired differences")
+    values = _checked(differences, 2, "paired differences")
     half = float(stats.t.ppf(0.5 + LEVEL / 2, len(values) - 1)) * values.std(ddof=1) / sqrt(len(values))
     return float(values.mean() - half), float(values.mean() + half)
 
@@ -65,8 +64,7 @@ def paired_t_p(differences: Sequence[float] | np.ndarray) -> float:
 
     It rests on normal noise, unlike `sign_flip`, and so has no smallest value.
     """
-    values = np.asarray(differences, np.float64)
-    _check_size(values, 2, "paired differences")
+    values = _checked(differences, 2, "paired differences")
     if values.std() == 0:
         return 1.0 if values[0] == 0 else 0.0
     return float(stats.ttest_1samp(values, 0.0).pvalue)
@@ -82,9 +80,7 @@ def welch_interval(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndar
     ----------
     a, b : (n,) arrays, n >= 2
     """
-    left, right = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    for values in (left, right):
-        _check_size(values, 2, "seeds")
+    left, right = _checked(a, 2, "seeds"), _checked(b, 2, "seeds")
     difference = float(right.mean() - left.mean())
     if left.std() == 0 and right.std() == 0:
         return difference, difference
@@ -103,22 +99,12 @@ def bootstrap_interval(*samples: Sequence[float] | np.ndarray, method: str = "pe
     method : str
         `percentile` (Efron 1979) or `BCa` (Efron 1987).
     """
-    arrays = [np.asarray(sample, np.float64) for sample in samples]
-    for values in arrays:
-        _check_size(values, 2, "values")
+    arrays = [_checked(sample, 2, "values") for sample in samples]
     if all(values.std() == 0 for values in arrays):
         point = float(arrays[-1].mean() - (arrays[0].mean() if len(arrays) == 2 else 0.0))
         return point, point
-    interval = stats.bootstrap(
-        arrays,
-        _mean_difference,
-        n_resamples=RESAMPLES,
-        confidence_level=LEVEL,
-        method=method,
-        rng=np.random.default_rng(SEED),
-        vectorized=True,
-    ).confidence_interval
-    return float(interval.low), float(interval.high)
+    low, high = _bootstrap(arrays, RESAMPLES, np.random.default_rng(SEED), method)
+    return float(low), float(high)
 
 
 @lru_cache(maxsize=256)
@@ -134,18 +120,8 @@ def bootstrap_coverage(*sizes: int, method: str = "percentile") -> float:
     """
     generator = np.random.default_rng(SEED)
     samples = [generator.standard_normal((COVERAGE_DRAWS, size)) for size in sizes]
-    interval = stats.bootstrap(
-        samples,
-        _mean_difference,
-        n_resamples=COVERAGE_RESAMPLES,
-        confidence_level=LEVEL,
-        method=method,
-        rng=generator,
-        axis=-1,
-        vectorized=True,
-        batch=50,
-    ).confidence_interval
-    return float(np.mean((interval.low <= 0) & (interval.high >= 0)))
+    low, high = _bootstrap(samples, COVERAGE_RESAMPLES, generator, method, batch=50)
+    return float(np.mean((low <= 0) & (high >= 0)))
 
 
 def permutation(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray) -> Permutation:
@@ -158,9 +134,7 @@ def permutation(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray
     ----------
     a, b : (n,) arrays, n >= 1
     """
-    left, right = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    for values in (left, right):
-        _check_size(values, 1, "seeds")
+    left, right = _checked(a, 1, "seeds"), _checked(b, 1, "seeds")
     n, m = len(left), len(right)
     number = comb(n + m, n)
     pooled = _scaled(np.concatenate([left, right]))
@@ -179,8 +153,7 @@ def sign_flip(differences: Sequence[float] | np.ndarray) -> Permutation:
     ----------
     differences : (n,) array, n >= 1
     """
-    values = np.asarray(differences, np.float64)
-    _check_size(values, 1, "paired differences")
+    values = _checked(differences, 1, "paired differences")
     size = float(np.abs(values).max()) or 1.0
     if 2 ** len(values) > EXACT_UP_TO:
         return _monte_carlo(np.zeros_like(values), values / size, "samples")
@@ -286,18 +259,9 @@ def clustered_bootstrap(
     points: dict[str, list[float]] = {}
     draws: dict[str, list[np.ndarray]] = {}
     for pair in zip(baseline, candidate, strict=True):
+        more: dict[str, Any] = {"bins": bins, "draws": resamples, "seed": SEED, "basic": True}
         (before, drawn_before), (after, drawn_after) = (
-            resample(
-                log_probabilities(logits),
-                logits.argmax(axis=1),
-                labels,
-                clusters,
-                bins=bins,
-                draws=resamples,
-                seed=SEED,
-                basic=True,
-            )
-            for logits in pair
+            resample(log_probabilities(logits), logits.argmax(axis=1), labels, clusters, **more) for logits in pair
         )
         for name in before:
             points.setdefault(name, []).append(after[name] - before[name])
@@ -309,13 +273,31 @@ def clustered_bootstrap(
     return result
 
 
+def _bootstrap(
+    samples: Sequence[np.ndarray], resamples: int, rng: np.random.Generator, method: str, batch: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The ends of the bootstrap intervals of the mean, or of the difference of means, along the last axis."""
+    interval = stats.bootstrap(
+        samples,
+        _mean_difference,
+        n_resamples=resamples,
+        confidence_level=LEVEL,
+        method=method,
+        rng=rng,
+        axis=-1,
+        vectorized=True,
+        batch=batch,
+    ).confidence_interval
+    return interval.low, interval.high
+
+
 def _mean_difference(a: np.ndarray, b: np.ndarray | None = None, axis: int = -1) -> np.ndarray:
     """mean(a) alone, or mean(b) - mean(a)."""
     return np.asarray(a.mean(axis=axis) if b is None else b.mean(axis=axis) - a.mean(axis=axis))
 
 
 def _scaled(values: np.ndarray) -> np.ndarray:
-    """Values less the first and divided by the largest, so that rounding to 12 digits finds every tie and no more."""
+    """Values minus the first and divided by the largest, so that rounding to 12 digits finds every tie and no more."""
     centred = values - values[0]
     return centred / (float(np.abs(centred).max()) or 1.0)
 
@@ -339,8 +321,11 @@ def _monte_carlo(a: np.ndarray, b: np.ndarray, kind: str) -> Permutation:
     return Permutation(float(result.pvalue), 1 / (RESAMPLES + 1), f"monte carlo, {RESAMPLES} draws, seed {SEED}")
 
 
-def _check_size(values: np.ndarray, least: int, what: str) -> None:
+def _checked(sample: Sequence[float] | np.ndarray, least: int, what: str) -> np.ndarray:
+    """A sample as a float64 array, if it is one of enough finite numbers."""
+    values = np.asarray(sample, np.float64)
     if values.ndim != 1 or len(values) < least or not np.isfinite(values).all():
         raise UsageError(
             f"too few {what}, or not finite", where=f"shape {values.shape}", expected=f"{least} or more finite numbers"
         )
+    return values

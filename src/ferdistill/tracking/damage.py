@@ -14,12 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from dvc.output import Output
-from dvc.repo import Repo
-
 from .. import workspace
 from ..errors import UsageError
 from ..progress import track
+from . import dvc_private
 
 ASIDE = workspace.SCRATCH / "damaged"
 OBJECT = re.compile(r"[0-9a-f]{30}(\.dir)?")
@@ -46,15 +44,14 @@ def find() -> Damage:
     """
     if not Path(".dvc").is_dir():
         raise UsageError("no DVC repository here", where=str(Path.cwd()), hint="run from the repository's root")
-    with Repo() as repo:
-        cache = Path(os.path.relpath(repo.cache.local.path))
-        objects = {path: path.parent.name + path.name.removesuffix(".dir") for path in _objects(cache)}
-        damaged_objects = _unlike(objects, "reading DVC's cache")
-        whole = objects.keys() - set(damaged_objects)
-        files: dict[Path, str] = {}
-        for out in repo.index.outs:
-            if out.hash_info and out.exists and _unchanged(out):
-                files |= _files(out, cache, whole)
+    folder, outputs = dvc_private.unchanged_outputs()
+    cache = Path(os.path.relpath(folder))
+    objects = {path: path.parent.name + path.name.removesuffix(".dir") for path in _objects(cache)}
+    damaged_objects = _unlike(objects, "reading DVC's cache")
+    whole = objects.keys() - set(damaged_objects)
+    files: dict[Path, str] = {}
+    for output in outputs:
+        files |= _files(output, cache, whole)
     return Damage(len(objects), len(files), damaged_objects, _unlike(files, "reading the workspace"))
 
 
@@ -77,20 +74,12 @@ def _objects(cache: Path) -> Iterator[Path]:
             yield path
 
 
-def _unchanged(out: Output) -> bool:
-    """Whether DVC takes an output for unchanged, or cannot read it."""
-    try:
-        return not out.workspace_status()
-    except OSError:
-        return True
-
-
-def _files(out: Output, cache: Path, whole: set[Path]) -> dict[Path, str]:
+def _files(output: dvc_private.Output, cache: Path, whole: set[Path]) -> dict[Path, str]:
     """Each file of an output with the MD5 that DVC recorded; none of a folder whose list is itself damaged."""
-    name, path = out.hash_info.value, Path(out.fs_path).relative_to(Path.cwd())
-    if not out.hash_info.isdir:
-        return {path: name}
-    listed = cache / name[:2] / name[2:]
+    path = output.path.relative_to(Path.cwd())
+    if not output.is_folder:
+        return {path: output.md5}
+    listed = cache / output.md5[:2] / output.md5[2:]
     if listed not in whole:
         return {}
     entries = json.loads(listed.read_text(encoding="utf-8"))

@@ -11,19 +11,27 @@ from ..errors import UsageError
 
 # Stages that belong to one run; what lies before them is shared by all.
 OWN = ("targets", "student", "calibrate", "evaluate")
+# Stages that only use the student that a run made.
+AFTER = ("export", "benchmark")
 # Params that a lock names only in the paths and names of others.
-SETTINGS = ("scale", "corpus", "index_tag")
+IN_PATHS = ("scale", "corpus", "index_tag")
 # refs/exps/01/234…/name; DVC keeps its queue and temporary refs under other names there.
 REFS = "refs/exps/??/*/*"
 # libyaml's loader is about ten times as fast, but not in every build of PyYAML.
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
+class PlannedRun(NamedTuple):
+    """A run to be made: the name of its experiment, and the params that it lays over params.yaml."""
+
+    name: str
+    overrides: dict[str, Any]
+
+
 class Experiment(NamedTuple):
     """One experiment: where it is, and the text of its files by path; None for a file that it does not have."""
 
     name: str
-    ref: str
     commit: str
     baseline: str
     time: datetime
@@ -97,18 +105,14 @@ def why_none(starts: list[str]) -> tuple[str, str]:
     """Why no experiment started from any of some commits, and what to do; two empty texts if one did."""
     refs = git("for-each-ref", "--format=%(refname)", REFS).decode().split()
     found = {baseline + rest for _, _, baseline, rest, _ in (ref.split("/") for ref in refs)}
+    some = ", ".join(commit[:10] for commit in sorted(found)[:3])
     if not found:
-        return (
-            "this repository holds no experiment: they lie under refs/exps of the one that ran them, and git clone "
-            "leaves those behind",
-            "run them here, or bring those that were pushed: `dvc exp pull REMOTE --all-commits`",
-        )
+        why = "this repository holds no experiment: they lie under refs/exps of the one that ran them, and git clone "
+        hint = "run them here, or bring those that were pushed: `dvc exp pull REMOTE --all-commits`"
+        return why + "leaves those behind", hint
     if found.isdisjoint(starts):
-        some = ", ".join(commit[:10] for commit in sorted(found)[:3])
-        return (
-            f"no experiment started from these commits; the {len(refs)} here are of {len(found)} others, as {some}",
-            "check out one of those, or name it with `ferdistill study collect --rev`",
-        )
+        why = f"no experiment started from these commits; the {len(refs)} here are of {len(found)} others, as {some}"
+        return why, "check out one of those, or name it with `ferdistill study collect --rev`"
     return "", ""
 
 
@@ -133,16 +137,12 @@ def read(starts: list[str], paths: list[str]) -> list[Experiment]:
     for line in git("for-each-ref", form, REFS).decode().splitlines():
         ref, commit, when = line.split(" ")
         _, _, start, rest, name = ref.split("/")
-        if (baseline := start + rest) in rank:
-            found.append((rank[baseline], name, ref, commit, baseline, datetime.fromisoformat(when)))
-    found.sort()
+        if start + rest in rank:
+            found.append(Experiment(name, commit, start + rest, datetime.fromisoformat(when), {}))
+    found.sort(key=lambda one: (rank[one.baseline], one.name))
     wanted = ["params.yaml", "dvc.lock", *paths]
-    texts = blobs([f"{entry[3]}:{path}" for entry in found for path in wanted])
-    experiments = []
-    for number, (_, name, ref, commit, baseline, when_) in enumerate(found):
-        files = dict(zip(wanted, texts[number * len(wanted) : (number + 1) * len(wanted)], strict=True))
-        experiments.append(Experiment(name, ref, commit, baseline, when_, files))
-    return experiments
+    texts = iter(blobs([f"{one.commit}:{path}" for one in found for path in wanted]))
+    return [one._replace(files={path: next(texts) for path in wanted}) for one in found]
 
 
 def blobs(names: list[str]) -> list[str | None]:
@@ -170,31 +170,10 @@ def blobs(names: list[str]) -> list[str | None]:
 
 def present() -> Present:
     """Hash the code and data that runs of this workspace depend on."""
-    from dvc.repo import Repo
+    from . import dvc_private
 
-    with Repo() as repo:
-        stages = repo.stage.collect("evaluate", with_deps=True)
-        # A .dvc file has outs, but no command: its data is a source.
-        stages = [stage for stage in stages if stage.cmd]
-        made = [out.def_path for stage in stages for out in stage.outs]
-        facts = {}
-        for stage in stages:
-            stage.save_deps(allow_missing=True)
-            sources = {}
-            tracked: list[str] = []
-            for dep in stage.deps:
-                if hasattr(dep, "params"):
-                    tracked += dep.params
-                elif not any(_touch(dep.def_path, out) for out in made):
-                    sources[dep.def_path] = dep.hash_info.value
-            facts[stage.addressing] = {"cmd": stage.cmd, "sources": sources, "params": tracked}
     lock = load_yaml(Path("dvc.lock").read_text(encoding="utf-8"))["stages"] if Path("dvc.lock").is_file() else {}
-    return Present(load_yaml(Path("params.yaml").read_text(encoding="utf-8")), lock, facts)
-
-
-def _touch(one: str, other: str) -> bool:
-    """Whether two paths are the same, or one is inside the other."""
-    return one == other or one.startswith(f"{other}/") or other.startswith(f"{one}/")
+    return Present(load_yaml(Path("params.yaml").read_text(encoding="utf-8")), lock, dvc_private.stages("evaluate"))
 
 
 def misfit(experiment: Experiment, now: Present, overrides: dict[str, Any]) -> str:
@@ -205,13 +184,12 @@ def misfit(experiment: Experiment, now: Present, overrides: dict[str, Any]) -> s
     """
     wanted = now.params | overrides
     recorded = experiment.params()
-    for key in [*overrides, *SETTINGS]:
+    for key in [*overrides, *IN_PATHS]:
         if recorded.get(key) != wanted[key]:
             return f"its {key} is {recorded.get(key)}, not {wanted[key]}"
     lock = experiment.lock()
     for stage, facts in now.stages.items():
-        entry = lock.get(stage)
-        if entry is None:
+        if (entry := lock.get(stage)) is None:
             return f"it has no stage {stage}"
         if entry["cmd"] != facts["cmd"]:
             return f"its {stage} ran `{entry['cmd']}`"
@@ -219,7 +197,9 @@ def misfit(experiment: Experiment, now: Present, overrides: dict[str, Any]) -> s
         for path, md5 in facts["sources"].items():
             if md5s.get(path) != md5:
                 return f"its {stage} was run with another {path}"
-        tracked = [_of_run(key, now.params, wanted) for key in facts["params"]]
+        # dvc.yaml says `families.${family}`, so a run tracks its own.
+        family = {f"families.{now.params['family']}": f"families.{wanted['family']}"}
+        tracked = [family.get(key, key) for key in facts["params"]]
         expected = {key: lookup(wanted, key) for key in tracked}
         if entry.get("params", {}).get("params.yaml", {}) != expected:
             return f"its {stage} was run with other params"
@@ -227,11 +207,6 @@ def misfit(experiment: Experiment, now: Present, overrides: dict[str, Any]) -> s
         if shared and entry.get("outs") != now.lock.get(stage, {}).get("outs"):
             return f"its {stage} gave other files"
     return ""
-
-
-def _of_run(key: str, workspace: dict[str, Any], run: dict[str, Any]) -> str:
-    """The name of a param as a run tracks it: dvc.yaml says `families.${family}`."""
-    return f"families.{run['family']}" if key == f"families.{workspace['family']}" else key
 
 
 def lookup(tree: dict[str, Any], key: str) -> Any:

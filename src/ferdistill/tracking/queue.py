@@ -5,31 +5,24 @@ kill can leave behind is mended first: a workspace caught while DVC was queueing
 """
 
 import contextlib
-import hashlib
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
-from celery.result import AsyncResult
-from dvc.lock import LockError, make_lock
-from dvc.repo import Repo, lock_repo
-from dvc.repo.experiments.queue.base import QueueEntry
-from dvc.repo.experiments.queue.celery import LocalCeleryQueue
-from dvc.repo.experiments.queue.remove import remove_tasks
 
 from .. import workspace
 from ..errors import CheckError, UsageError
 from ..files import read_json, write_json
-from ..study.grid import Run
 from . import experiments
-from .experiments import OWN, Experiment, Present, git
+from .dvc_private import ExperimentQueue, Queued, experiment_queue, stale
+from .experiments import OWN, Experiment, PlannedRun, Present, git
 
 STATE = workspace.SCRATCH / "study"
 QUEUEING = STATE / "queueing.json"
@@ -39,7 +32,7 @@ NOT_RUN = "it was not run"
 TAIL = 8  # lines of a failed run's log to show
 
 
-class Progress(NamedTuple):
+class Tally(NamedTuple):
     """Where a study stands. `seconds_left` is None until a run has ended."""
 
     done: int
@@ -55,7 +48,7 @@ class Failure(NamedTuple):
     log: str
 
 
-def standing(runs: list[Run], now: Present) -> dict[str, str]:
+def standing(runs: list[PlannedRun], now: Present) -> dict[str, str]:
     """For each run "" if it is done, else why it is not.
 
     A run is done if an experiment of its name, started from HEAD or an ancestor of it, fits the present workspace.
@@ -81,28 +74,25 @@ def require_ready(now: Present) -> None:
     paths = {path for facts in now.stages.values() for path in facts["sources"]}
     changed = git("status", "--porcelain", "--", "dvc.yaml", "dvc.lock", "params.yaml", ".dvc/config", *sorted(paths))
     if changed:
-        files = [line[3:] for line in changed.decode().splitlines()]
         raise UsageError(
-            f"not committed: {_some(files)}",
+            f"not committed: {_some([line[3:] for line in changed.decode().splitlines()])}",
             expected="what runs depend on in a commit, so that they can be repeated",
             hint="git commit, or git stash, and start again",
         )
-    with Repo() as repo:
-        stale = repo.status(targets=[stage for stage in now.stages if stage not in OWN])
-    if stale:
+    if behind := stale([stage for stage in now.stages if stage not in OWN]):
         raise UsageError(
-            f"not up to date: {_some(list(stale))}",
+            f"not up to date: {_some(behind)}",
             expected="the stages that all runs share, run once and in dvc.lock",
             hint="dvc repro evaluate, or dvc pull if the data is elsewhere; then commit dvc.lock, metrics and plots",
         )
 
 
-def run(runs: list[Run], now: Present, jobs: int, tell: Callable[[Progress], None]) -> list[Failure]:
+def run_missing(runs: list[PlannedRun], now: Present, jobs: int, tell: Callable[[Tally], None]) -> list[Failure]:
     """Run what is missing, and return what failed.
 
     Parameters
     ----------
-    runs : list of Run
+    runs : list of PlannedRun
         The grid.
     now : Present
         The workspace; see `require_ready`.
@@ -118,14 +108,15 @@ def run(runs: list[Run], now: Present, jobs: int, tell: Callable[[Progress], Non
     CheckError
         On Ctrl-C or SIGTERM, after the workers were stopped. What is done stays; the next call goes on.
     """
-    with _alone(), Repo() as repo:
-        queue = repo.experiments.celery_queue
+    with experiment_queue(STATE / "lock") as queue:
         _mend(queue, {run.name for run in runs})
         previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
-            return _finish(repo, queue, runs, now, jobs, tell)
+            return _finish(queue, runs, now, jobs, tell)
         except KeyboardInterrupt:
-            _stop(queue)
+            # A run that the workers had taken goes on from its last epoch when it is started again.
+            _kill(_workers(queue))
+            _drop(queue, queue.active())
             raise CheckError(
                 "stopped, and the workers with it", hint="ferdistill study run again to go on; nothing done is lost"
             ) from None
@@ -134,18 +125,14 @@ def run(runs: list[Run], now: Present, jobs: int, tell: Callable[[Progress], Non
 
 
 def _finish(
-    repo: Repo,
-    queue: LocalCeleryQueue,
-    runs: list[Run],
-    now: Present,
-    jobs: int,
-    tell: Callable[[Progress], None],
+    queue: ExperimentQueue, runs: list[PlannedRun], now: Present, jobs: int, tell: Callable[[Tally], None]
 ) -> list[Failure]:
     missing = {name for name, why in standing(runs, now).items() if why}
-    entries = _entries(queue, missing)
-    first, later = _pioneers([run for run in runs if run.name in missing - entries.keys()], now)
+    # Those that an earlier call left queued or running.
+    entries = {one.name: one for one in [*queue.waiting(), *queue.active()] if one.name in missing}
+    first, later = split_by_shared([run for run in runs if run.name in missing - entries.keys()], now)
     for run in first:
-        entries[run.name] = _queue(repo, queue, run)
+        entries[run.name] = _add(queue, run)
         if len(entries) == jobs:  # queueing takes a second or two a run, so the first ones start meanwhile
             _start(jobs)
     begun = time.monotonic()
@@ -153,73 +140,63 @@ def _finish(
     finished: dict[str, str] = {}
     retried: set[str] = set()
     while True:
-        queued, active = _names(queue.iter_queued()), _names(queue.iter_active())
-        entries |= {name: entry for name, entry in (queued | active).items() if name in missing}
-        ended = entries.keys() - queued.keys() - active.keys() - finished.keys()
+        waiting, active = ({one.name: one for one in part} for part in (queue.waiting(), queue.active()))
+        entries |= {name: one for name, one in (waiting | active).items() if name in missing}
+        ended = entries.keys() - waiting.keys() - active.keys() - finished.keys()
         if ended:
             finished |= standing([run for run in runs if run.name in ended], now)
-        for pioneer in [name for name in later if name in finished]:
-            for run in later.pop(pioneer):
-                entries[run.name] = _queue(repo, queue, run)
+        for leader in [name for name in later if name in finished]:
+            for run in later.pop(leader):
+                entries[run.name] = _add(queue, run)
         failed = [name for name, why in finished.items() if why]
-        waiting = len(missing) - len(finished) - len(active.keys() & missing)
-        pace = (time.monotonic() - begun) / len(finished) if finished else None
-        left = None if pace is None else pace * (len(missing) - len(finished))
+        running, left = len(active.keys() & missing), len(missing) - len(finished)
+        seconds = (time.monotonic() - begun) / len(finished) * left if finished else None
         done = len(runs) - len(missing) + len(finished) - len(failed)
-        tell(Progress(done, len(active.keys() & missing), waiting, len(failed), left))
-        if len(finished) == len(missing):
+        tell(Tally(done, running, left - running, len(failed), seconds))
+        if not left:
             break
         alive = len(_workers(queue))
         if not alive:
             # Tasks that a dead worker had taken stay `Running` for ever.
-            lost = {name for name in active if name in missing}
+            lost = active.keys() & missing
             _drop(queue, [active[name] for name in lost])
             for run in runs:
-                if run.name in lost and run.name not in retried:
-                    entries[run.name] = _queue(repo, queue, run)
+                if run.name in lost - retried:
+                    entries[run.name] = _add(queue, run)
             finished |= dict.fromkeys(lost & retried, "its worker died twice, perhaps for want of memory")
             retried |= lost
-        if alive < jobs and _names(queue.iter_queued()) and time.monotonic() - started > RESTART:
+        if alive < jobs and queue.waiting() and time.monotonic() - started > RESTART:
             _start(jobs)
             started = time.monotonic()
         time.sleep(POLL)
     return [_failure(queue, entries[name], finished[name]) for name in (run.name for run in runs) if name in failed]
 
 
-def _pioneers(missing: list[Run], now: Present) -> tuple[list[Run], dict[str, list[Run]]]:
+def split_by_shared(missing: list[PlannedRun], now: Present) -> tuple[list[PlannedRun], dict[str, list[PlannedRun]]]:
     """Split runs into those to queue at once, and those to queue when a named one has ended.
 
-    Runs with other `views` than the workspace need soft labels of their own. One of them makes these, and leaves them
-    in DVC's run cache for the rest; side by side, two workers would each make them.
+    Runs that set a param of the stages before `targets` otherwise than the workspace, as other `views`, need soft
+    labels of their own. One of them makes these, and leaves them in DVC's run cache for the rest; side by side, two
+    workers would each make them.
     """
-    leaders: dict[int, str] = {}
-    first: list[Run] = []
-    later: dict[str, list[Run]] = {}
+    shared = {key for stage, facts in now.stages.items() if stage not in OWN for key in facts["params"]}
+    leaders: dict[str, str] = {}
+    first: list[PlannedRun] = []
+    later: dict[str, list[PlannedRun]] = {}
     for run in missing:
-        views = run.overrides.get("views", now.params["views"])
-        if views == now.params["views"]:
+        changed = {key: v for key, v in run.overrides.items() if key in shared and v != now.params[key]}
+        if not changed:
             first.append(run)
-        elif views not in leaders:
-            leaders[views] = run.name
+        elif (group := repr(changed)) not in leaders:
+            leaders[group] = run.name
             later[run.name] = []
             first.insert(0, run)
         else:
-            later[leaders[views]].append(run)
+            later[leaders[group]].append(run)
     return first, later
 
 
-@contextlib.contextmanager
-def _alone() -> Iterator[None]:
-    """Hold the lock of this workspace's study; the system lets it go when the process dies."""
-    STATE.mkdir(parents=True, exist_ok=True)
-    try:
-        with make_lock(str(STATE / "lock")):
-            yield
-    except LockError:
-        raise UsageError("another study is running in this workspace", hint="wait for it, or stop it") from None
-
-
-def _queue(repo: Repo, queue: LocalCeleryQueue, run: Run) -> QueueEntry:
+def _add(queue: ExperimentQueue, run: PlannedRun) -> Queued:
     """Queue one run. DVC detaches HEAD and edits params.yaml meanwhile; `_mend_workspace` undoes it after a kill."""
     head = git("rev-parse", "HEAD").decode().strip()
     ref = f"refs/exps/{head[:2]}/{head[2:]}/{run.name}"
@@ -228,17 +205,15 @@ def _queue(repo: Repo, queue: LocalCeleryQueue, run: Run) -> QueueEntry:
         git("update-ref", f"{ref}-{old[:7]}", old)
         git("update-ref", "-d", ref)
     write_json(QUEUEING, {"head": head, "branch": _branch(), "stash": _stash()})
-    params = {"params.yaml": [f"{key}={_override(value)}" for key, value in run.overrides.items()]}
-    with lock_repo(repo):
-        entry = repo.experiments.queue_one(queue, targets=["evaluate"], params=params, name=run.name)
+    queued = queue.add(run.name, [f"{key}={_override(value)}" for key, value in run.overrides.items()])
     QUEUEING.unlink()
-    return entry
+    return queued
 
 
 def _branch() -> str:
     """The branch that HEAD is on, "" if it is detached."""
-    done = subprocess.run(["git", "symbolic-ref", "-q", "HEAD"], capture_output=True, text=True, check=False)
-    return done.stdout.strip()
+    ref = git("rev-parse", "--symbolic-full-name", "HEAD").decode().strip()
+    return "" if ref == "HEAD" else ref
 
 
 def _override(value: Any) -> str:
@@ -261,48 +236,34 @@ def _start(jobs: int) -> None:
     )
 
 
-def _workers(queue: LocalCeleryQueue) -> list[psutil.Process]:
+def _workers(queue: ExperimentQueue) -> list[psutil.Process]:
     """Living workers of this repository's queue. Asking them, as DVC does, fails when the machine is busy."""
-    node = f"dvc-exp-{hashlib.sha256(queue.wdir.encode()).hexdigest()[:6]}-"
-    return [process for process in _processes("cmdline") if any(a.startswith(node) for a in process.info["cmdline"])]
+    return [p for p in _processes("cmdline") if any(part.startswith(queue.workers) for part in p.info["cmdline"])]
 
 
-def _processes(*attributes: str) -> list[psutil.Process]:
-    """Processes whose attributes we may see."""
-    return [p for p in psutil.process_iter([*attributes]) if all(p.info[name] for name in attributes)]
+def _processes(attribute: str) -> list[psutil.Process]:
+    """Processes that have an attribute which we may see."""
+    return [process for process in psutil.process_iter([attribute]) if process.info[attribute]]
 
 
-def _names(entries: Iterable[QueueEntry]) -> dict[str, QueueEntry]:
-    return {entry.name: entry for entry in entries}
-
-
-def _entries(queue: LocalCeleryQueue, names: set[str]) -> dict[str, QueueEntry]:
-    """Entries of ours that an earlier call left queued or running."""
-    found = _names(queue.iter_queued()) | _names(queue.iter_active())
-    return {name: entry for name, entry in found.items() if name in names}
-
-
-def _mend(queue: LocalCeleryQueue, names: set[str]) -> None:
+def _mend(queue: ExperimentQueue, names: set[str]) -> None:
     """Undo what a kill left: see the module."""
     _mend_workspace()
     head = git("rev-parse", "HEAD").decode().strip()
     # Of another commit, so not what would be queued now; and failures, which are tried again.
-    stale = [entry for entry in queue.iter_queued() if entry.name in names and entry.baseline_rev != head]
-    stale += [result.entry for result in queue.iter_failed() if result.entry.name in names]
+    unfit = [one for one in queue.waiting() if one.name in names and one.baseline != head]
+    unfit += [one for one in queue.failed() if one.name in names]
     if not _workers(queue):
-        stale += queue.iter_active()
-    _drop(queue, stale)
-    waiting = [*queue.iter_queued(), *queue.iter_active()]
-    others = [entry.name for entry in waiting if entry.name not in names]
-    if others:
+        unfit += queue.active()
+    _drop(queue, unfit)
+    left = [*queue.waiting(), *queue.active()]
+    if others := [one.name for one in left if one.name not in names]:
         raise UsageError(
             f"the queue holds other experiments: {_some(others)}",
             expected="a queue with runs of this grid alone, since workers take whatever is there",
             hint="let them finish with dvc queue start, or take them out with dvc queue remove",
         )
-    known = {entry.stash_rev for entry in waiting}
-    stashed = queue.stash.stash_revs
-    queue.stash.remove_revs([e for rev, e in stashed.items() if e.name in names and rev not in known])
+    queue.forget(names, but={one.rev for one in left})
 
 
 def _mend_workspace() -> None:
@@ -338,29 +299,16 @@ def _mend_workspace() -> None:
     QUEUEING.unlink()
 
 
-def _drop(queue: LocalCeleryQueue, entries: list[QueueEntry]) -> None:
+def _drop(queue: ExperimentQueue, entries: list[Queued]) -> None:
     """Take entries out of the queue, with the processes and the folders that their workers left."""
-    if not entries:
-        return
-    for entry in entries:
-        info = Path(queue.get_infofile_path(entry.stash_rev))
-        root = ""
-        with contextlib.suppress(CheckError, UsageError):
-            root = read_json(info)["root_dir"]
-        for process in _processes("cmdline"):
-            if any(entry.stash_rev in argument for argument in process.info["cmdline"]):
-                _kill([process])
+    for one in entries:
+        root = queue.workspace_of(one)
+        _kill([p for p in _processes("cmdline") if any(one.rev in argument for argument in p.info["cmdline"])])
         if root:
             _kill([process for process in _processes("cwd") if Path(process.info["cwd"]).is_relative_to(root)])
             shutil.rmtree(root, ignore_errors=True)
-    # DVC's own removal wants a result, which a task that died does not have, so those messages go first.
-    revs = {entry.stash_rev for entry in entries}
-    for message in list(queue.celery.iter_processed()):
-        arguments, keywords, _ = message.decode()
-        entry_ = keywords.get("entry_dict") or arguments[0]
-        if entry_["stash_rev"] in revs and not AsyncResult(message.headers["id"], app=queue.celery).ready():
-            queue.celery.purge(message.delivery_tag)
-    remove_tasks(queue, entries)
+    if entries:
+        queue.remove(entries)
 
 
 def _kill(processes: list[psutil.Process]) -> None:
@@ -372,20 +320,13 @@ def _kill(processes: list[psutil.Process]) -> None:
                     one.kill()
 
 
-def _stop(queue: LocalCeleryQueue) -> None:
-    """Kill the workers; a run that they had taken goes on from its last epoch when it is started again."""
-    _kill(_workers(queue))
-    _drop(queue, list(queue.iter_active()))
-
-
-def _failure(queue: LocalCeleryQueue, entry: QueueEntry, why: str) -> Failure:
+def _failure(queue: ExperimentQueue, run: Queued, why: str) -> Failure:
     """Why there is no experiment: what the run said last; or why the one that is there will not do."""
-    information = queue.proc.get(entry.stash_rev)
-    if information is None or not Path(information.stdout).is_file():
-        return Failure(entry.name, f"{why}, and it left no log", "")
-    text = Path(information.stdout).read_text(encoding="utf-8", errors="replace")
-    lines = [line for line in text.splitlines() if line.strip()]
-    return Failure(entry.name, "\n".join(lines[-TAIL:]) if why == NOT_RUN else why, information.stdout)
+    log = queue.log(run)
+    if log is None:
+        return Failure(run.name, f"{why}, and it left no log", "")
+    lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    return Failure(run.name, "\n".join(lines[-TAIL:]) if why == NOT_RUN else why, str(log))
 
 
 def _some(names: list[str]) -> str:

@@ -1,0 +1,127 @@
+"""What `score` and `teachers diversity` draw, as PNG files: alike whatever matplotlib is set to."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import UsageError
+from ..files import atomic
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+BLUE, ORANGE, GREY = "#0072B2", "#E69F00", "#7F7F7F"  # of Okabe & Ito (2008), told apart in every colour vision
+
+
+@contextmanager
+def png(path: Path, size: tuple[float, float]) -> Iterator["Figure"]:
+    """Yield a figure of `size` inches, width and height; write it once the block has drawn it.
+
+    Raises
+    ------
+    UsageError
+        If `path` does not end in `.png`.
+    """
+    if path.suffix.lower() != ".png":
+        raise UsageError("the picture is a PNG", where=str(path), expected="a name that ends in .png")
+    import matplotlib.style
+    from matplotlib.figure import Figure
+
+    with matplotlib.style.context("default", after_reset=True):
+        figure = Figure(figsize=size, layout="constrained")
+        yield figure
+        with atomic(path) as temporary:
+            figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None})
+
+
+def reliability_diagram(path: Path, rows: Sequence[dict[str, Any]], bins: int, title: str) -> None:
+    """Draw accuracy over confidence with the band of a calibrated model, and below it the samples of each bin.
+
+    Parameters
+    ----------
+    path : Path
+        A `.png`.
+    rows : sequence of dict
+        A bin each: `low`, `high`, `count`, `confidence`, `accuracy`, `band_low`, `band_high`.
+    bins : int
+        Of equal width on [0, 1].
+    title : str
+
+    Raises
+    ------
+    UsageError
+        If `path` does not end in `.png`.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    def column(name: str) -> list[float]:
+        return [row[name] for row in rows]
+
+    with png(path, (6, 7)) as figure:
+        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
+        upper.plot([0, 1], [0, 1], color=GREY, linewidth=1, label="perfect calibration")
+        upper.vlines(
+            column("confidence"),
+            column("band_low"),
+            column("band_high"),
+            color=GREY,
+            alpha=0.35,
+            linewidth=8,
+            label="where chance puts a calibrated model",
+        )
+        upper.plot(column("confidence"), column("accuracy"), "o-", color=BLUE, label="accuracy")
+        upper.set(xlim=(0, 1), ylim=(-0.02, 1.02), ylabel="Accuracy", title=title)
+        upper.legend(frameon=False, loc="upper left")
+        middles = [(row["low"] + row["high"]) / 2 for row in rows]
+        bars = lower.bar(middles, column("count"), width=0.9 / bins, color=BLUE)
+        lower.bar_label(bars, fontsize=7, padding=1)
+        lower.margins(y=0.2)
+        lower.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+        lower.set(xlabel="Confidence", ylabel="Samples")
+        for panel in (upper, lower):
+            panel.spines[["top", "right"]].set_visible(False)
+
+
+def teacher_diversity(path: Path, report: dict[str, Any], title: str) -> None:
+    """Draw a report of `diversity.measure`: who differs from whom, how soft each is, and how far from the truth.
+
+    Raises
+    ------
+    UsageError
+        If `path` does not end in `.png`.
+    """
+    names = [*report["teachers"], "fused"]
+    scores = [*report["each"].values(), report["fused"]]
+    known = "kl_from_truth" in report["fused"]
+    bars = [
+        ("entropy", "Mean entropy (nats)", BLUE),
+        ("kl_from_truth", "KL from the true distribution (nats)", ORANGE)
+        if known
+        else ("accuracy", "Accuracy", ORANGE),
+    ]
+
+    with png(path, (10, 8)) as figure:
+        panels = figure.subplots(2, 2)
+        for panel, key, heading in (
+            (panels[0, 0], "jensen_shannon", "Jensen-Shannon divergence (nats, at most 0.693)"),
+            (panels[0, 1], "disagreement", "Share of images they class differently"),
+        ):
+            values = np.array(report[key])
+            panel.imshow(values, cmap="cividis", vmin=0)
+            for (row, column), value in np.ndenumerate(values):
+                ink = "white" if value < values.max() / 2 or value == 0 else "black"
+                panel.text(column, row, f"{value:.3f}", ha="center", va="center", color=ink)
+            panel.set_xticks(range(len(values)), report["teachers"], rotation=30, ha="right")
+            panel.set_yticks(range(len(values)), report["teachers"])
+            panel.set_title(heading)
+        for panel, (key, heading, colour) in zip(panels[1], bars, strict=True):
+            drawn = panel.barh(names, [of[key] for of in scores], color=[colour] * len(report["teachers"]) + [GREY])
+            panel.bar_label(drawn, fmt="%.3f", padding=3)
+            panel.margins(x=0.15)
+            panel.invert_yaxis()
+            panel.set_title(heading)
+            panel.spines[["top", "right"]].set_visible(False)
+        figure.suptitle(title)

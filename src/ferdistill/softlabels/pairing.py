@@ -1,0 +1,273 @@
+"""Which rows belong to which labels, by the arg-max of the rows alone: the likelihoods behind `canary`.
+
+Throughout, `predictions` (N,) are the rows' arg-max in 0..classes-1, `labels` (M,) what they are held against, in
+0..kinds-1. Nothing is simulated: there is no seed.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+
+import numpy as np
+from scipy.fft import irfft, next_fast_len, rfft
+from scipy.optimize import linear_sum_assignment
+from scipy.stats import binom, norm
+
+ALPHA = 0.001  # false alarms, over all pairings searched
+SIGNIFICANCE = 0.01  # of agreement above chance
+USEFUL = 0.4  # accuracy that any teacher worth distilling from has
+CREDIBILITY = 0.99  # of `canary.examine`'s `slip_interval`
+NEAR = (0, 1, -1, 2, -2, 3, -3)  # shifts that are always tried; others where a whole set, or a block, fits them
+ROUNDS = 5
+
+Segment = tuple[int, int, int | None]
+"""From row `start` to before row `stop`, row i belongs to label i + shift; to none if shift is None."""
+
+
+def agreement(predictions: np.ndarray, labels: np.ndarray) -> tuple[float, float, float]:
+    """Agreement, its mean over shuffles of the rows, and p of a shuffle that agrees as well."""
+    mean, deviation = _shuffled(predictions, labels)
+    agreeing = int((predictions == labels).sum())
+    # Half a row is the continuity correction. A normal tail may underflow; p is never 0.
+    p_value = float(norm.sf((agreeing - 0.5 - mean) / deviation)) if deviation > 0 else 1.0
+    return agreeing / len(labels), mean / len(labels), max(p_value, float(np.finfo(float).tiny))
+
+
+def _shuffled(predictions: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+    """Mean and standard deviation of the number of agreeing rows over all shuffles (Hoeffding 1951)."""
+    n, k = len(labels), int(max(predictions.max(), labels.max())) + 1
+    a, b = np.bincount(predictions, minlength=k), np.bincount(labels, minlength=k)
+    centred = np.eye(k) - b[:, None] / n - a[None, :] / n + (a @ b) / n**2
+    variance = a @ centred**2 @ b / max(n - 1, 1)
+    return float(a @ b / n), float(np.sqrt(np.round(variance, 9)))  # rounded, so that 0 is 0
+
+
+def at_chance(predictions: np.ndarray, labels: np.ndarray, choices: int = 1) -> bool:
+    """Whether the agreement is not above chance although a useful teacher's would be, with power 0.99.
+
+    Of a stretch that is the worst of `choices`, a useful teacher must make so few agree in ALPHA / choices at most.
+    """
+    n, agreeing = len(labels), int((predictions == labels).sum())
+    mean, deviation = _shuffled(predictions, labels)
+    spread = norm.ppf(1 - SIGNIFICANCE) * (deviation + np.sqrt(n * USEFUL * (1 - USEFUL)))
+    seen = deviation > 0 and USEFUL * n - mean > spread
+    unlucky = choices > 1 and binom.cdf(agreeing, n, USEFUL) * choices >= ALPHA
+    return bool(seen and not unlucky) and agreement(predictions, labels)[2] >= SIGNIFICANCE
+
+
+def _table(predictions: np.ndarray, labels: np.ndarray, classes: int, kinds: int) -> np.ndarray:
+    """Log p(arg-max | label) / p(arg-max), (classes, kinds), shrunk towards 0 by as many rows as there are classes."""
+    counts = np.bincount(predictions * kinds + labels, minlength=classes * kinds).reshape(classes, kinds).astype(float)
+    marginal = (counts.sum(axis=1) + 1) / (counts.sum() + classes)
+    given = (counts + classes * marginal[:, None]) / (counts.sum(axis=0) + classes)
+    return np.log(given / marginal[:, None])
+
+
+def _scores(table: np.ndarray, predictions: np.ndarray, labels: np.ndarray, shift: int | None) -> np.ndarray:
+    """Each row's log likelihood ratio if it belongs to the label `shift` further on.
+
+    0 if shift is None. A row that is sent beyond the labels has -1, lest a great shift pass for none.
+    """
+    if shift is None:
+        return np.zeros(len(predictions))
+    scores = np.full(len(predictions), -1.0)
+    start, stop = max(0, -shift), min(len(predictions), len(labels) - shift)
+    if start < stop:
+        scores[start:stop] = table[predictions[start:stop], labels[start + shift : stop + shift]]
+    return scores
+
+
+def _matched(predictions: np.ndarray, labels: np.ndarray, segments: Sequence[Segment]) -> tuple[np.ndarray, np.ndarray]:
+    """Arg-max and label of every row that a pairing gives a label."""
+    place = np.full(len(predictions), -1)
+    for start, stop, shift in segments:
+        if shift is not None:
+            place[start:stop] = np.arange(start, stop) + shift
+    known = (place >= 0) & (place < len(labels))
+    return predictions[known], labels[place[known]]
+
+
+def _information(predictions: np.ndarray, labels: np.ndarray, classes: int, kinds: int) -> float:
+    """Log likelihood ratio of paired rows under their own table, in nats."""
+    return float(_table(predictions, labels, classes, kinds)[predictions, labels].sum())
+
+
+def best_order(
+    predictions: np.ndarray, labels: np.ndarray, orders: Mapping[str, np.ndarray]
+) -> tuple[str | None, list[str]]:
+    """The order that the rows are in, None if the index's; and the names of those that cannot be told from it."""
+    n, classes = len(predictions), int(max(predictions.max(), labels.max())) + 1
+    in_step = _information(predictions, labels[:n], classes, classes)
+    gains = {
+        name: _information(predictions, labels[order][:n], classes, classes) - in_step
+        for name, order in orders.items()
+        if (order != np.arange(len(order))).any()
+    }
+    threshold = np.log(max(len(gains), 1) / ALPHA)
+    best = max(gains, key=gains.__getitem__, default="")
+    if best and gains[best] > threshold:
+        p_value = agreement(predictions, labels[orders[best]][:n])[2]
+        if p_value * len(gains) < ALPHA:
+            return best, [name for name, gain in gains.items() if name != best and gains[best] - gain <= threshold]
+    return None, [name for name, gain in gains.items() if abs(gain) <= threshold]
+
+
+def _best_shift(table: np.ndarray, predictions: np.ndarray, labels: np.ndarray, start: int, stop: int) -> int:
+    """The one shift of all that suits rows start..stop-1 best: a correlation, by Fourier transform."""
+    block = predictions[start:stop]
+    size = next_fast_len(len(block) + len(labels) - 1, real=True)
+    indicator = (block == np.arange(len(table))[:, None]).astype(float)
+    spectrum = (rfft(indicator, size).conj() * rfft(table[:, labels], size)).sum(axis=0)
+    offsets = np.arange(1 - len(block), len(labels))
+    totals = np.round(irfft(spectrum, size)[offsets], 6)  # rounded, so that a tie is one on every machine
+    best = offsets[totals == totals.max()] - start
+    return int(best[np.abs(best).argmin()])
+
+
+def _worst_window(
+    table: np.ndarray, predictions: np.ndarray, labels: np.ndarray, segments: Sequence[Segment]
+) -> tuple[int, int]:
+    """The rows, start and stop, whose scores under a pairing have the least sum."""
+    scores = np.concatenate([_scores(table, predictions, labels, shift)[a:b] for a, b, shift in segments])
+    sums = np.concatenate([[0], np.cumsum(scores)])
+    stop = int((np.maximum.accumulate(sums[:-1]) - sums[1:]).argmax()) + 1
+    return int(sums[:stop].argmax()), stop
+
+
+def _first_guess(predictions: np.ndarray, labels: np.ndarray, classes: int) -> int:
+    """The shift to learn the confusion at: 0, unless another agrees better beyond doubt."""
+    rows, index_rows = len(predictions), len(labels)
+    table = np.eye(classes) - np.bincount(labels, minlength=classes) / index_rows
+    shift = _best_shift(table, predictions, labels, 0, rows)
+    ours, theirs = _matched(predictions, labels, [(0, rows, shift)])
+    ours_0, theirs_0 = _matched(predictions, labels, [(0, rows, 0)])
+    better = (ours == theirs).sum() > (ours_0 == theirs_0).sum() and 2 * len(ours) >= min(rows, index_rows)
+    return shift if better and agreement(ours, theirs)[2] * (rows + index_rows) < ALPHA else 0
+
+
+def _costs(shifts: Sequence[int | None], rows: int, index_rows: int) -> np.ndarray:
+    """What a change to each shift must gain, in nats: half of the odds for the near ones, half for all others."""
+    ways = [2 * (len(NEAR) + 1) if shift in NEAR or shift is None else 2 * (rows + index_rows) for shift in shifts]
+    return np.log(rows * np.array(ways) / ALPHA)
+
+
+def _segment(
+    table: np.ndarray, predictions: np.ndarray, labels: np.ndarray, shifts: Sequence[int | None]
+) -> list[Segment]:
+    """The pairing of greatest likelihood less its costs (Viterbi); it is in step, for nothing, at row 0."""
+    rows = len(predictions)
+    scores = np.stack([_scores(table, predictions, labels, shift) for shift in shifts], axis=1)
+    costs = _costs(shifts, rows, len(labels))
+    best = -costs
+    best[shifts.index(0)] = 0
+    changed = np.zeros(scores.shape, bool)
+    source = np.zeros(rows, int)
+    for row in range(rows):
+        source[row] = best.argmax()
+        arriving = best[source[row]] - costs
+        changed[row] = arriving > best
+        best = np.maximum(arriving, best) + scores[row]
+    segments: list[Segment] = []
+    stop, state = rows, int(best.argmax())
+    while stop > 0:
+        changes = np.flatnonzero(changed[:stop, state])
+        start = int(changes[-1]) if len(changes) else 0
+        segments.insert(0, (start, stop, shifts[state]))
+        stop, state = start, int(source[start])
+    return segments
+
+
+def trace(predictions: np.ndarray, labels: np.ndarray, classes: int, kinds: int) -> tuple[list[Segment], float, float]:
+    """The pairing found, its log likelihood ratio to being in step, and what that had to pass."""
+    rows = len(predictions)
+    in_step: list[Segment] = [(0, rows, 0)]
+    guess = _first_guess(predictions, labels % classes, classes)
+    shifts: list[int | None] = list(dict.fromkeys([*NEAR, None, guess]))
+    # Learnt at several shifts at first: a class that lies wholly behind a slip is learnt rightly at one of them.
+    segments: list[Segment] = []
+    pairs = [_matched(predictions, labels, [(0, rows, shift)]) for shift in dict.fromkeys([0, 1, -1, guess])]
+    for _ in range(ROUNDS):
+        ours, theirs = map(np.concatenate, zip(*pairs, strict=True))
+        table = _table(ours, theirs, classes, kinds)
+        found = _segment(table, predictions, labels, shifts)
+        # Shifts worth a try: where the rows that fit worst, and those that fit nowhere, belong; and the way back.
+        windows = [_worst_window(table, predictions, labels, found)]
+        windows += [(start, stop) for start, stop, shift in found if shift is None]
+        elsewhere = [_best_shift(table, predictions, labels, *window) for window in windows]
+        fresh = sorted({way * shift for shift in elsewhere for way in (1, -1)} - set(shifts))
+        if found == segments and not fresh:
+            break
+        segments, shifts = found, [*shifts, *fresh]
+        pairs = [_matched(predictions, labels, segments)]
+    segments = _spared(predictions, labels % classes, segments)
+    steps: list[int | None] = [0, *(shift for _, _, shift in segments)]
+    changes = [after for before, after in pairwise(steps) if before != after]
+    # Each pairing under its own table: else the one that the table was learnt from would be favoured.
+    gain = _information(*_matched(predictions, labels, segments), classes, kinds) - _information(
+        *_matched(predictions, labels, in_step), classes, kinds
+    )
+    threshold = float(_costs(changes or [1], rows, len(labels)).sum())
+    return (segments, gain, threshold) if changes and gain > threshold else (in_step, 0.0, threshold)
+
+
+def _spared(predictions: np.ndarray, labels: np.ndarray, segments: Sequence[Segment]) -> list[Segment]:
+    """Segments without a shift given a neighbour's, or 0, unless their agreement is chance at each of them."""
+    spared: list[Segment] = []
+    for number, (start, stop, shift) in enumerate(segments):
+        if shift is None:
+            near = {0, *(s for _, _, s in segments[max(number - 1, 0) : number + 2] if s is not None)}
+            trials = {s: _matched(predictions, labels, [(start, stop, s)]) for s in sorted(near, key=abs)}
+            beyond = [s for s, (ours, _) in trials.items() if len(ours) == 0]
+            if beyond:
+                shift = beyond[0]
+            elif not all(at_chance(ours, theirs, len(labels) ** 2) for ours, theirs in trials.values()):
+                shift = max(trials, key=lambda s: (trials[s][0] == trials[s][1]).mean())
+        if spared and spared[-1][2] == shift:
+            start = spared.pop()[0]
+        spared.append((start, stop, shift))
+    return spared
+
+
+def first_change(
+    predictions: np.ndarray, labels: np.ndarray, segments: Sequence[Segment], classes: int, kinds: int
+) -> tuple[int, int, int] | None:
+    """The likeliest first row out of step, and the ends of its credible interval, every row being as likely before."""
+    table = _table(*_matched(predictions, labels, segments), classes, kinds)
+    steps = [(0, 0, 0), *segments] if segments[0][2] != 0 else list(segments)
+    if len(steps) == 1:
+        return None
+    stop, before, after = steps[1][1], *(_scores(table, predictions, labels, shift) for *_, shift in steps[:2])
+    gains = np.concatenate([[0], np.cumsum((before - after)[:stop])])
+    odds = np.cumsum(np.exp(gains - gains.max()))
+    tail = (1 - CREDIBILITY) / 2
+    low, high = np.searchsorted(odds, [tail * odds[-1], (1 - tail) * odds[-1]])
+    return int(gains.argmax()), int(low), int(high)
+
+
+def column_order(
+    predictions: np.ndarray, labels: np.ndarray, segments: Sequence[Segment], classes: int
+) -> list[int] | None:
+    """Which class each column seems to hold, if that is not the index's order beyond doubt.
+
+    A sign test of the rows that agree under the new order alone against those that agree under the old alone. The
+    column that gains most does not count: a weak teacher may call most of one class another, but not several.
+    """
+    ours, theirs = _matched(predictions, labels, segments)
+    confusion = np.bincount(ours * classes + theirs, minlength=classes**2).reshape(classes, classes)
+    columns = linear_sum_assignment(-confusion)[1]
+    moved = np.flatnonzero(columns != np.arange(classes))
+    if len(moved) == 0:
+        return None
+    gained, lost = confusion[moved, columns[moved]], confusion[moved, moved].sum()
+    gained = gained.sum() - gained.max()
+    return columns.tolist() if binom.sf(gained - 1, gained + lost, 0.5) < ALPHA else None
+
+
+def blind_rows(predictions: np.ndarray, labels: np.ndarray, classes: int) -> int:
+    """At how many rows a loss, or a doubling, of one row of a set in step would not be reported."""
+    table = _table(predictions, labels, classes, classes)
+    in_step = _scores(table, predictions, labels, 0)
+    cost = _costs([1], len(predictions), len(labels))[0]
+    # Once row r is lost, each row after it meets the label of the row before it.
+    lost = np.cumsum((in_step - _scores(table, predictions, labels, -1))[::-1])[::-1]
+    doubled = np.cumsum((in_step - _scores(table, predictions, labels, 1))[::-1])[::-1]
+    return int(max((np.append(lost[1:], 0) <= cost).sum(), (doubled <= cost).sum()))

@@ -1,0 +1,201 @@
+"""All that this package uses of DVC's inside, which a release may change unsaid: then this module alone is mended.
+
+Importing it imports DVC, which takes a second, so that is done where it is needed.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import dvc
+
+from ..errors import CheckError, UsageError
+from ..files import read_json
+
+KNOWN = "3.67"  # as in pyproject.toml
+
+
+@contextmanager
+def known_interface() -> Iterator[None]:
+    """Turn what a changed interface raises into one error that says so."""
+    try:
+        yield
+    except (AttributeError, ImportError, TypeError) as error:
+        raise UsageError(
+            f"DVC {dvc.__version__} is not inside as this package knows it: {error}",
+            expected=f"DVC {KNOWN}",
+            hint=f"pip install 'dvc=={KNOWN}.*'",
+        ) from error
+
+
+with known_interface():
+    from celery.result import AsyncResult
+    from dvc.exceptions import NotDvcRepoError
+    from dvc.lock import LockError, make_lock
+    from dvc.repo import Repo, lock_repo
+    from dvc.repo.experiments.queue.remove import remove_tasks
+
+
+class Queued(NamedTuple):
+    """An experiment in DVC's queue: its name, the commit that it is stashed in, and the one that it starts from."""
+
+    name: str
+    rev: str
+    baseline: str
+    entry: Any
+
+
+class Output(NamedTuple):
+    """A file or folder that DVC keeps and takes for unchanged, with the MD5 that it recorded."""
+
+    path: Path
+    md5: str
+    is_folder: bool
+
+
+@known_interface()
+def local_cache() -> Path | None:
+    """DVC's cache of the repository one stands in; None outside of one."""
+    try:
+        with Repo() as repo:
+            return Path(repo.cache.local_cache_dir)
+    except NotDvcRepoError:
+        return None
+
+
+def stored(cache: Path, md5: str) -> Path:
+    """Where DVC's cache holds a file, if it does."""
+    return cache / "files" / "md5" / md5[:2] / md5[2:]
+
+
+@known_interface()
+def stages(target: str) -> dict[str, dict[str, Any]]:
+    """The stages up to a target: the command, the hashes of the files that no stage makes, the params tracked."""
+    with Repo() as repo:
+        # A .dvc file has outs, but no command: its data is a source.
+        found = [stage for stage in repo.stage.collect(target, with_deps=True) if stage.cmd]
+        made = [out.def_path for stage in found for out in stage.outs]
+        facts = {}
+        for stage in found:
+            stage.save_deps(allow_missing=True)
+            sources, tracked = {}, []
+            for dep in stage.deps:
+                if hasattr(dep, "params"):
+                    tracked += dep.params
+                elif not any(_touch(dep.def_path, out) for out in made):
+                    sources[dep.def_path] = dep.hash_info.value
+            facts[stage.addressing] = {"cmd": stage.cmd, "sources": sources, "params": tracked}
+    return facts
+
+
+def _touch(one: str, other: str) -> bool:
+    """Whether two paths are the same, or one is inside the other."""
+    return one == other or one.startswith(f"{other}/") or other.startswith(f"{one}/")
+
+
+@known_interface()
+def stale(names: list[str]) -> list[str]:
+    """Which of some stages are not up to date."""
+    with Repo() as repo:
+        return list(repo.status(targets=names))
+
+
+@known_interface()
+def unchanged_outputs() -> tuple[Path, list[Output]]:
+    """The folder of the cache's objects, and what DVC takes for unchanged in the workspace, or cannot read."""
+    with Repo() as repo:
+        found = []
+        for out in repo.index.outs:
+            if not out.hash_info or not out.exists:
+                continue
+            try:
+                edited = bool(out.workspace_status())
+            except OSError:
+                edited = False
+            if not edited:
+                found.append(Output(Path(out.fs_path), out.hash_info.value, out.hash_info.isdir))
+        return Path(repo.cache.local.path), found
+
+
+class ExperimentQueue:
+    """DVC's queue of experiments in a repository."""
+
+    @known_interface()
+    def __init__(self, repo: Repo) -> None:
+        self._repo, self._queue = repo, repo.experiments.celery_queue
+        # How DVC names the workers of this repository on their command lines.
+        self.workers = f"dvc-exp-{sha256(self._queue.wdir.encode()).hexdigest()[:6]}-"
+
+    @known_interface()
+    def waiting(self) -> list[Queued]:
+        """Experiments that no worker has taken."""
+        return list(map(_queued, self._queue.iter_queued()))
+
+    @known_interface()
+    def active(self) -> list[Queued]:
+        """Experiments that a worker has taken; also one that has died since."""
+        return list(map(_queued, self._queue.iter_active()))
+
+    @known_interface()
+    def failed(self) -> list[Queued]:
+        return [_queued(result.entry) for result in self._queue.iter_failed()]
+
+    @known_interface()
+    def add(self, name: str, overrides: list[str]) -> Queued:
+        """Queue an experiment up to `evaluate`, with `name=value` of Hydra's grammar laid over params.yaml."""
+        with lock_repo(self._repo):
+            entry = self._repo.experiments.queue_one(
+                self._queue, targets=["evaluate"], params={"params.yaml": overrides}, name=name
+            )
+        return _queued(entry)
+
+    @known_interface()
+    def workspace_of(self, queued: Queued) -> str:
+        """The folder in which a worker runs an experiment; "" if it was not made yet."""
+        try:
+            return str(read_json(self._queue.get_infofile_path(queued.rev))["root_dir"])
+        except (CheckError, UsageError):
+            return ""
+
+    @known_interface()
+    def remove(self, entries: list[Queued]) -> None:
+        """Take experiments out of the queue, wherever they stand."""
+        # DVC's own removal needs a result, which a task that died does not have, so those messages go first.
+        revs = {one.rev for one in entries}
+        for message in list(self._queue.celery.iter_processed()):
+            arguments, keywords, _ = message.decode()
+            entry = keywords.get("entry_dict") or arguments[0]
+            if entry["stash_rev"] in revs and not AsyncResult(message.headers["id"], app=self._queue.celery).ready():
+                self._queue.celery.purge(message.delivery_tag)
+        remove_tasks(self._queue, [one.entry for one in entries])
+
+    @known_interface()
+    def forget(self, names: set[str], but: set[str]) -> None:
+        """Drop stashed experiments of these names, but for those of some revs."""
+        stashed = self._queue.stash.stash_revs
+        self._queue.stash.remove_revs([e for rev, e in stashed.items() if e.name in names and rev not in but])
+
+    @known_interface()
+    def log(self, queued: Queued) -> Path | None:
+        """What an experiment printed, if it is there."""
+        information = self._queue.proc.get(queued.rev)
+        path = Path(information.stdout) if information else None
+        return path if path and path.is_file() else None
+
+
+@contextmanager
+def experiment_queue(lock: Path) -> Iterator[ExperimentQueue]:
+    """The queue of the repository one stands in, under a lock that the system lets go when the process dies."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as held:
+        try:
+            held.enter_context(make_lock(str(lock)))
+        except LockError:
+            raise UsageError("another study is running in this workspace", hint="wait for it, or stop it") from None
+        yield ExperimentQueue(held.enter_context(Repo()))
+
+
+def _queued(entry: Any) -> Queued:
+    return Queued(entry.name, entry.stash_rev, entry.baseline_rev, entry)
