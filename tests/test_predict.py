@@ -196,6 +196,15 @@ def test_a_bundle_without_a_detector_classifies_whole_pictures(tmp_path, tone_bu
     assert "not an image" in table[2]["error"]
 
 
+def test_opencv_is_needed_by_a_detector_alone(tmp_path, tone_bundle, monkeypatch):
+    Image.new("L", (20, 30), 30).save(tmp_path / "dark.png")
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    bundle = plain(tone_bundle, tmp_path / "bundle")
+    assert lines(predict(tmp_path / "dark.png", "--bundle", bundle))[0]["label"] == "dark"
+    result = predict(tmp_path / "dark.png", "--bundle", tone_bundle)
+    assert isinstance(result.exception, UsageError) and "ferdistill[runtime]" in result.exception.hint
+
+
 def test_a_detector_is_not_put_before_a_bundle_that_wants_none(tmp_path, tone_bundle):
     Image.new("L", (20, 30)).save(tmp_path / "a.png")
     for command in ("predict", "watch"):

@@ -202,7 +202,7 @@ def open_detector(name: str | None, entire: bool, smallest: float, thorough: boo
 def crop(frame: np.ndarray, face: Face, margin: float = MARGIN) -> np.ndarray:
     """The square around a face of a frame, uint8 (H, W, 3), turned upright, at the frame's own resolution.
 
-    `margin`, above -0.5, is added on each side, as a share of the box's longer one. Beyond the frame its edge is repeated.
+    `margin`, above -0.5, is added on each side, as a share of the longer one; beyond the frame its edge is repeated.
     """
     side = max(1, round(max(face.box[2:]) * (1 + 2 * margin)))
     return _turn(frame, face.box, face.tilt, side, copied=face.tilt == 0)[0]
