@@ -19,6 +19,9 @@ from ferdistill.study.results import SUMMARY
 DATA = Path(__file__).parent / "data"
 
 
+GRID = [0.8, 0.9, 1.0, 1.1, 1.2]
+
+
 def kinds(path, **options):
     return [(finding.row, finding.column, finding.kind) for finding in audit([path], **options).findings]
 
@@ -47,13 +50,30 @@ def test_the_reports_section_6_has_one_column_twice():
 
 
 def test_the_reports_section_5_2_has_a_wrong_mean_and_a_t_at_the_edge_of_its_grid():
-    found = audit([DATA / "section_5_2.md"]).findings
+    found = audit([DATA / "section_5_2.md"], grid=GRID).findings
     assert [(f.row, f.column, f.found) for f in found if f.kind == "mean"] == [(9, "Acc", "0.7418")]
     assert [f.expected for f in found if f.kind == "mean"] == ["0.741133, the mean of 3 rows"]
     assert [f.row for f in found if f.kind == "grid_edge"] == [6, 7, 8, 10, 11, 12] and len(found) == 7
     shown_to_people = CliRunner().invoke(cli, ["audit", str(DATA / "section_5_2.md")]).output
     assert "6-8, 10-12" in shown_to_people and shown_to_people.count("edge of its grid") == 1
     assert all(kind == "mean" for _, _, kind in kinds(DATA / "section_5_2.md", grid=[0.8, 1.0, 1.2, 1.4]))
+
+
+def test_classes_are_known_by_their_header_or_by_name(tmp_path):
+    rows = [["cat", "0.70"], ["dog", "0.50"], ["mean", "0.65"]]
+    assert kinds(write(tmp_path / "t.md", ["Class", "F1"], rows)) == [(5, "F1", "macro_f1")]
+    bare = write(tmp_path / "t.csv", ["run", "cat", "dog", "macro_f1"], [["a", "0.70", "0.50", "0.65"]])
+    assert kinds(bare, classes=["cat", "dog"]) == [(2, "macro_f1", "macro_f1")] and kinds(bare) == []
+    shown = CliRunner().invoke(cli, ["audit", str(bare), "--classes", "cat, dog"])
+    assert shown.exit_code == 1 and "not the mean of its per-class F1" in " ".join(shown.output.split())
+
+
+def test_without_a_grid_a_flag_alone_tells_of_its_edge(tmp_path):
+    assert {kind for *_, kind in kinds(DATA / "section_5_2.md")} == {"mean"}
+    flagged = write(
+        tmp_path / "t.csv", ["run", "t_star", "grid_at_edge"], [["a", "1.2", "true"], ["b", "1.0", "false"]]
+    )
+    assert kinds(flagged) == [(2, "grid_at_edge", "grid_edge")]
 
 
 def test_the_reports_other_tables():

@@ -21,7 +21,11 @@ def audit(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="CSV, Markdown or JSON, or a directory.")],
     grid: Annotated[
         str | None,
-        typer.Option(help="Grid that T* was chosen from, as 0.8,0.9,1; that of params.yaml, else the report's."),
+        typer.Option(help="Grid that T* was chosen from, as 0.8,0.9,1; that of params.yaml, else none is known."),
+    ] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(help="Classes that columns are named by, as cat,dog; those of params.yaml, else of f1_<class>."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
@@ -37,16 +41,17 @@ def audit(
 
         ferdistill audit metrics/study/results_summary.csv docs/results.md --json
 
-        ferdistill audit table.md --grid 0.5,1,1.5,2
+        ferdistill audit table.md --grid 0.5,1,1.5,2 --classes cat,dog,bird
     """
     from ..study import audit as library
-    from ..study import tables
 
-    classes: list[str] = list(tables.CLASSES)
-    steps: list[float] = list(library.REPORT_GRID)
+    names: list[str] = []
+    steps: list[float] = []
     if Path("params.yaml").is_file():
         settings = params.load()
-        classes, steps = settings.classes, settings.calibrate.grid
+        names, steps = settings.classes, settings.calibrate.grid
+    if classes is not None:
+        names = [name.strip() for name in classes.split(",")]
     if grid is not None:
         try:
             steps = [float(step) for step in grid.split(",")]
@@ -54,7 +59,7 @@ def audit(
             steps = [math.nan]
         if not all(0 < step < math.inf for step in steps):
             raise UsageError(f"no grid: {grid}", where="--grid", expected="numbers above 0, as 0.8,0.9,1.0")
-    findings, checked = library.audit(files, classes=classes, grid=steps)
+    findings, checked = library.audit(files, classes=names, grid=steps)
     if as_json:
         found = [finding._asdict() for finding in findings]
         print(json.dumps({"findings": found, "checked": checked}, indent=2, ensure_ascii=False))

@@ -8,7 +8,8 @@ recomputation is a finding. So no rounding, however coarse, accuses an honest ta
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,9 +19,8 @@ import pandas as pd
 from .. import params
 from ..errors import UsageError
 from . import recipes, tables
-from .tables import CLASSES, IDENTITY, MEAN, NOT_SCORES, RANGE, SCORES, Cell, Grid, Run, Span, quantity
+from .tables import IDENTITY, MEAN, NOT_SCORES, RANGE, SCORES, Bounds, ResultTable, TableCell, TableRow
 
-REPORT_GRID = (0.8, 0.9, 1.0, 1.1, 1.2)
 KINDS = {
     "macro_f1": "the macro F1 is not the mean of its per-class F1",
     "mean": "a mean does not recompute",
@@ -59,11 +59,10 @@ class Audit(NamedTuple):
 
 # What a check yields of each value that it can judge: a finding, or the kind by which nothing is wrong with it.
 Judged = Finding | str
+Check = Callable[[ResultTable], Iterator[Judged]]
 
 
-def audit(
-    paths: Sequence[Path | str], *, classes: Sequence[str] = CLASSES, grid: Sequence[float] = REPORT_GRID
-) -> Audit:
+def audit(paths: Sequence[Path | str], *, classes: Sequence[str] = (), grid: Sequence[float] = ()) -> Audit:
     """Check result tables for what cannot be true of them.
 
     Parameters
@@ -71,9 +70,10 @@ def audit(
     paths : sequence of paths
         CSV files, Markdown files with tables, JSON files of metrics, or directories of these.
     classes : sequence of str
-        A macro F1 is checked where F1 is given for each of these, or for every `f1_<class>` of the table.
+        A macro F1 is checked where F1 is given for each of these, or for every `f1_<class>` of the table. A column
+        named by one of these alone holds its F1; none by default, but for what stands under a header `Class`.
     grid : sequence of float
-        The grid that T* was chosen from, where all T* of a table lie on it.
+        The grid that T* was chosen from, where all T* of a table lie on it. Without one, `grid_at_edge` alone tells.
 
     Returns
     -------
@@ -87,6 +87,7 @@ def audit(
     """
     findings: dict[Finding, None] = {}  # an ordered set: a file may be named twice
     checked: dict[str, Counter[str]] = {}
+    checks: list[Check] = [*CHECKS, partial(_check_grid_edge, grid=grid)]
     for path in paths:
         files = list(tables.files_of(Path(path)))
         judged: dict[str, list[Judged]] = {str(file): [] for file in files}
@@ -94,13 +95,13 @@ def audit(
         for file in files:
             if file.suffix == ".json":
                 metrics[file] = tables.read_json(file)
-                grids = list(tables.read_metrics(file, metrics[file]))
+                found = list(tables.read_metrics(file, metrics[file], classes))
             else:
-                grids = tables.read_csv(file) if file.suffix == ".csv" else tables.read_markdown(file)
-            for table in grids:
-                judged[str(file)] += _check(table, classes, grid)
-        for file, found in _identical_files(metrics):
-            judged[str(file)].append(found)
+                found = tables.read_csv(file, classes) if file.suffix == ".csv" else tables.read_markdown(file, classes)
+            for table in found:
+                judged[str(file)] += [one for check in checks for one in check(table)]
+        for file, twin in _identical_files(metrics, classes):
+            judged[str(file)].append(twin)
         if not any(judged.values()):
             raise UsageError(
                 "nothing was checked: no check applies to what is there",
@@ -116,28 +117,14 @@ def audit(
     return Audit(list(findings), checked)
 
 
-def _check(table: Grid, classes: Sequence[str], grid: Sequence[float]) -> Iterator[Judged]:
-    yield from _check_units_and_ranges(table)
-    yield from _check_macro_f1(table, classes)
-    yield from _check_mean_rows(table)
-    yield from _check_row_lists(table)
-    yield from _check_difference_columns(table)
-    yield from _check_difference_rows(table)
-    yield from _check_identical(table)
-    yield from _check_grid_edge(table, grid)
-    yield from _check_selection(table)
-
-
-def _check_units_and_ranges(table: Grid) -> Iterator[Judged]:
-    rates: list[tuple[Cell, bool]] = []  # cells of F1 and accuracy, and whether they are in percent
+def _check_units_and_ranges(table: ResultTable) -> Iterator[Judged]:
+    rates: list[tuple[TableCell, bool]] = []  # cells of F1 and accuracy, and whether they are in percent
     for column in table.columns:
-        what = quantity(column)
-        cells = [run.cells[column] for run in table.runs if column in run.cells and run.role != "difference"]
+        what = table.holds(column)
+        cells = table.numbers(column, "run", "mean", "range", "other")
         for cell in cells if what in (*SCORES, "t_star") else []:
-            value = cell.value
+            value = cell.value or 0.0
             said = cell.unit == "%" or tables.says_percent(cell.column) or tables.says_percent(column)
-            if value is None:
-                continue
             kind, expected = "out_of_range", ""  # "" as long as nothing is wrong
             high = {"brier": 200.0 if said else 2.0, "nll": math.inf, "t_star": math.inf}.get(what, 100.0)
             if value < 0 or cell.span.low > high or (what == "t_star" and value == 0):
@@ -157,23 +144,23 @@ def _check_units_and_ranges(table: Grid) -> Iterator[Judged]:
         yield _judge(not odd, table, cell, "mixed_units", expected)
 
 
-def _check_macro_f1(table: Grid, classes: Sequence[str]) -> Iterator[Judged]:
+def _check_macro_f1(table: ResultTable) -> Iterator[Judged]:
     groups: dict[str, dict[str, str]] = defaultdict(dict)
     for column in table.columns:
-        found = tables.class_of(column, classes)
+        found = tables.class_of(column, table.classes)
         if found:
             groups[found[0]][found[1]] = column
     for group, columns in groups.items():
         names = set(columns)
-        if len(names) < 2 or names < set(classes):  # some classes of several: their mean is not the macro F1
+        if len(names) < 2 or names < set(table.classes):  # some classes of several: their mean is not the macro F1
             continue
-        macros = [name for name in table.columns if _macro_of(name, group)]
+        macros = [name for name in table.columns if _macro_of(table, name, group)]
         for run in table.runs:
             spans = [_fraction(run.cells.get(column)) for column in columns.values()]
             known = [span for span in spans if span is not None]
             if len(known) < len(spans) or run.role in ("difference", "range"):
                 continue
-            mean = Span(sum(s.low for s in known) / len(known), sum(s.high for s in known) / len(known))
+            mean = Bounds(sum(s.low for s in known) / len(known), sum(s.high for s in known) / len(known))
             for macro in macros:
                 printed = _fraction(run.cells.get(macro))
                 if printed is None:
@@ -184,21 +171,23 @@ def _check_macro_f1(table: Grid, classes: Sequence[str]) -> Iterator[Judged]:
                 yield _judge(printed.meets(mean), table, cell, "macro_f1", expected)
 
 
-def _macro_of(column: str, group: str) -> bool:
+def _macro_of(table: ResultTable, column: str, group: str) -> bool:
     prefix = group.removesuffix("f1").strip("_")
     if re.fullmatch(r"(\w+_)?macro_f1", column):
         return column.removesuffix("macro_f1").strip("_") == prefix
-    return group == "f1" and quantity(column) == "macro_f1" and not re.search(r"\bval|best test", tables.plain(column))
+    return (
+        group == "f1" and table.holds(column) == "macro_f1" and not re.search(r"\bval|best test", tables.plain(column))
+    )
 
 
-def _fraction(cell: Cell | None) -> Span | None:
+def _fraction(cell: TableCell | None) -> Bounds | None:
     """The interval of a rate, as a fraction."""
     if cell is None or cell.value is None:
         return None
     return cell.span.scaled(0.01) if tables.is_percent(cell) else cell.span
 
 
-def _check_mean_rows(table: Grid) -> Iterator[Judged]:
+def _check_mean_rows(table: ResultTable) -> Iterator[Judged]:
     for place, run in enumerate(table.runs):
         if run.role not in ("mean", "range"):
             continue
@@ -219,7 +208,7 @@ def _check_mean_rows(table: Grid) -> Iterator[Judged]:
                 yield from _check_summary(table, cell, run.role, candidates, f"{len(candidates[0])} rows")
 
 
-def _members(runs: list[Run], place: int) -> list[list[Run]]:
+def _members(runs: list[TableRow], place: int) -> list[list[TableRow]]:
     """The rows that an aggregate row may be of: those of its label, else the block above it, or all above it."""
     aggregate = runs[place]
     plain = [run for run in runs if run.role == "run"]
@@ -229,7 +218,7 @@ def _members(runs: list[Run], place: int) -> list[list[Run]]:
         if text.strip("—–-_ ")
     }
     wanted = {column: text for column, text in wanted.items() if _GENERAL.sub("", text)}
-    sets: list[list[Run]] = []
+    sets: list[list[TableRow]] = []
     if wanted:
         for match in (str.__eq__, str.startswith):
             same = [
@@ -239,7 +228,7 @@ def _members(runs: list[Run], place: int) -> list[list[Run]]:
                 sets = [same]
                 break
     else:
-        block: list[Run] = []
+        block: list[TableRow] = []
         for run in reversed(runs[:place]):
             if run.role != "run" and block:
                 break
@@ -256,7 +245,7 @@ def _members(runs: list[Run], place: int) -> list[list[Run]]:
     return [rows for rows in sets if len(rows) > 1 and (not said or len(rows) in said)]
 
 
-def _check_row_lists(table: Grid) -> Iterator[Judged]:
+def _check_row_lists(table: ResultTable) -> Iterator[Judged]:
     """Means and ranges in a column, of the seeds' columns of the row or of a list such as `0.72 / 0.71` in a cell."""
     rests = {name: _rest(name) for name in table.columns}
     means = [
@@ -293,7 +282,7 @@ def _rest(name: str) -> str:
     )
 
 
-def _check_within(table: Grid, run: Run, mean: str, name: str) -> Iterator[Judged]:
+def _check_within(table: ResultTable, run: TableRow, mean: str, name: str) -> Iterator[Judged]:
     cell, ends = run.cells.get(mean), tables.ends(run.cells[name].text) if name in run.cells else None
     if cell is None or cell.value is None or ends is None:
         return
@@ -301,13 +290,15 @@ def _check_within(table: Grid, run: Run, mean: str, name: str) -> Iterator[Judge
     yield _judge(within, table, cell, "mean", f"within the range {run.cells[name].text}")
 
 
-def _check_summary(table: Grid, cell: Cell, role: str, candidates: list[list[Span]], of: str) -> Iterator[Judged]:
+def _check_summary(
+    table: ResultTable, cell: TableCell, role: str, candidates: list[list[Bounds]], of: str
+) -> Iterator[Judged]:
     """A mean or a range against the values that it may be of; right if any of them gives it."""
     if role == "mean":
         if cell.value is None:
             return
         means = [
-            Span(sum(s.low for s in spans) / len(spans), sum(s.high for s in spans) / len(spans))
+            Bounds(sum(s.low for s in spans) / len(spans), sum(s.high for s in spans) / len(spans))
             for spans in candidates
         ]
         right = any(cell.span.meets(mean) for mean in means)
@@ -316,30 +307,30 @@ def _check_summary(table: Grid, cell: Cell, role: str, candidates: list[list[Spa
     ends = tables.ends(cell.text)
     if ends is None:
         return
-    lows = [Span(min(s.low for s in spans), min(s.high for s in spans)) for spans in candidates]
-    highs = [Span(max(s.low for s in spans), max(s.high for s in spans)) for spans in candidates]
+    lows = [Bounds(min(s.low for s in spans), min(s.high for s in spans)) for spans in candidates]
+    highs = [Bounds(max(s.low for s in spans), max(s.high for s in spans)) for spans in candidates]
     right = any(ends[0].meets(low) and ends[1].meets(high) for low, high in zip(lows, highs, strict=True))
     yield _judge(right, table, cell, "range", f"{_show(lows[0])} to {_show(highs[0])}, the range of {of}")
 
 
-def _formulas(a: Span, b: Span) -> Iterator[tuple[str, Span]]:
+def _formulas(a: Bounds, b: Bounds) -> Iterator[tuple[str, Bounds]]:
     """What a column called difference may hold."""
-    difference = Span(b.low - a.high, b.high - a.low)
+    difference = Bounds(b.low - a.high, b.high - a.low)
     for name, sign in (("second less first", 1.0), ("first less second", -1.0)):
         yield name, difference.scaled(sign)
         yield f"{name}, in points", difference.scaled(100 * sign)
     for name, top, bottom in (("relative to the first", b, a), ("relative to the second", a, b)):
         if bottom.low > 0 and top.low >= 0:
-            ratio = Span(top.low / bottom.high - 1, top.high / bottom.low - 1)
+            ratio = Bounds(top.low / bottom.high - 1, top.high / bottom.low - 1)
             for sign in (1.0, -1.0):
                 yield f"{name}{' (negative)' if sign < 0 else ''}", ratio.scaled(sign)
                 yield f"{name}, in percent{' (negative)' if sign < 0 else ''}", ratio.scaled(100 * sign)
 
 
-def _check_difference_columns(table: Grid) -> Iterator[Judged]:
+def _check_difference_columns(table: ResultTable) -> Iterator[Judged]:
     exact = {"optimism_macro_f1": ("macro_f1", "best_test_macro_f1")}
     for name in table.columns:
-        if quantity(name) != "difference":
+        if table.holds(name) != "difference":
             continue
         rows = [run for run in table.runs if run.role in ("run", "mean") and name in run.cells]
         rows = [run for run in rows if run.cells[name].value is not None]
@@ -349,7 +340,7 @@ def _check_difference_columns(table: Grid) -> Iterator[Judged]:
             for column in before
             if not IDENTITY.match(tables.plain(column))
             and not NOT_SCORES.search(tables.plain(column))
-            and quantity(column) not in ("difference", "t_star")
+            and table.holds(column) not in ("difference", "t_star")
             and rows
             and all(column in run.cells and run.cells[column].value is not None for run in rows)
         ]
@@ -359,7 +350,7 @@ def _check_difference_columns(table: Grid) -> Iterator[Judged]:
             words = set(tables.plain(re.sub(r"Δ|∆|delta|difference|diff|gain", " ", name, flags=re.I)).split())
             named = [column for column in numeric if words and words <= set(tables.plain(column).split())]
             numeric = named if len(named) > 1 else numeric
-        pairs = [(a, b) for a, b in combinations(numeric, 2) if quantity(a) == quantity(b)]
+        pairs = [(a, b) for a, b in combinations(numeric, 2) if table.holds(a) == table.holds(b)]
         choices = [[(run.cells[name], run.cells[a].span, run.cells[b].span) for run in rows] for a, b in pairs]
         names = [f"{a} and {b}" for a, b in pairs]
         sure = [at for at, pair in enumerate(pairs) if name in exact or list(pair) == before[-2:]]
@@ -374,7 +365,7 @@ def _check_difference_columns(table: Grid) -> Iterator[Judged]:
         yield from _check_differences(table, choices, names, sure[0] if sure else None)
 
 
-def _check_difference_rows(table: Grid) -> Iterator[Judged]:
+def _check_difference_rows(table: ResultTable) -> Iterator[Judged]:
     for place, run in enumerate(table.runs):
         if run.role != "difference":
             continue
@@ -396,7 +387,7 @@ def _check_difference_rows(table: Grid) -> Iterator[Judged]:
 
 
 def _check_differences(
-    table: Grid, choices: list[list[tuple[Cell, Span, Span]]], names: list[str], sure: int | None
+    table: ResultTable, choices: list[list[tuple[TableCell, Bounds, Bounds]]], names: list[str], sure: int | None
 ) -> Iterator[Judged]:
     """Judge by the operands and the formula that most cells agree with.
 
@@ -404,9 +395,9 @@ def _check_differences(
     more than half of the cells confirm them.
     """
     least, how = math.inf, ""
-    best: list[tuple[Cell, Span]] = []
+    best: list[tuple[TableCell, Bounds]] = []
     for at, (cells, name) in enumerate(zip(choices, names, strict=True)):
-        formulas: dict[str, list[tuple[Cell, Span]]] = defaultdict(list)
+        formulas: dict[str, list[tuple[TableCell, Bounds]]] = defaultdict(list)
         for cell, a, b in cells:
             for formula, span in _formulas(a, b):
                 formulas[formula].append((cell, span))
@@ -419,16 +410,16 @@ def _check_differences(
         yield _judge(cell.span.meets(span), table, cell, "difference", f"{_show(span)} from {how}")
 
 
-def _check_identical(table: Grid) -> Iterator[Judged]:
+def _check_identical(table: ResultTable) -> Iterator[Judged]:
     if any(re.fullmatch(r"epoch|step", tables.plain(name)) for name in table.columns):
         return  # one run over time, which may stand still
     runs = [run for run in table.runs if run.role == "run"]
-    scores = [name for name in table.columns if quantity(name) in SCORES]
-    per_class = [name for name in scores if tables.class_of(name, CLASSES)]
+    scores = [name for name in table.columns if table.holds(name) in SCORES]
+    per_class = [name for name in scores if tables.class_of(name, table.classes)]
     told: set[int | str] = set()
     judged: set[int | str] = set()
     for names in (scores, per_class):
-        seen: dict[tuple[tuple[str, float], ...], Run] = {}
+        seen: dict[tuple[tuple[str, float], ...], TableRow] = {}
         for run in runs:
             cells = {name: run.cells[name] for name in names if name in run.cells and run.cells[name].value is not None}
             twin = seen.setdefault(tuple((name, cell.value or 0.0) for name, cell in cells.items()), run)
@@ -454,17 +445,17 @@ def _check_identical(table: Grid) -> Iterator[Judged]:
     yield from ["identical_runs"] * len(judged - told)
 
 
-def _is_run_in_row(run: Run) -> bool:
+def _is_run_in_row(run: TableRow) -> bool:
     return len({cell.row for cell in run.cells.values()}) == 1
 
 
-def _name(run: Run) -> str:
+def _name(run: TableRow) -> str:
     if _is_run_in_row(run):
         return f"row {run.place}"
     return f"column {next(iter(run.cells.values())).column}"
 
 
-def _chance(cells: list[Cell]) -> float:
+def _chance(cells: list[TableCell]) -> float:
     """How likely two runs of this much noise print the same: by cell, the rounding step over the noise's density."""
     chance = 1.0
     for cell in cells:
@@ -476,8 +467,8 @@ def _chance(cells: list[Cell]) -> float:
     return chance
 
 
-def _may_be_identical(a: Run, b: Run) -> bool:
-    """Whether two runs of one seed minimise one loss, as 6C and 6E do in kd: then they may agree to the last digit."""
+def _may_be_identical(a: TableRow, b: TableRow) -> bool:
+    """Whether two runs of one seed minimise one loss, as split and fused do in kd: then they may."""
     rows = [
         pd.Series(
             {name: float("nan") if not cell.text else cell.value or cell.text for name, cell in run.cells.items()}
@@ -489,15 +480,10 @@ def _may_be_identical(a: Run, b: Run) -> bool:
     return Path("params.yaml").is_file() and bool(recipes.same_loss(params.load(), *rows))
 
 
-def _check_grid_edge(table: Grid, grid: Sequence[float]) -> Iterator[Judged]:
+def _check_grid_edge(table: ResultTable, grid: Sequence[float]) -> Iterator[Judged]:
     told: set[int | str] = set()
     for column in table.columns:
-        cells = [
-            run.cells[column]
-            for run in table.runs
-            if run.role == "run" and column in run.cells and quantity(column) == "t_star"
-        ]
-        cells = [cell for cell in cells if cell.value is not None]
+        cells = table.numbers(column, "run") if table.holds(column) == "t_star" else []
         if all(cell.value in grid for cell in cells):
             for cell in cells:
                 at_edge = cell.value in (min(grid), max(grid))
@@ -511,7 +497,7 @@ def _check_grid_edge(table: Grid, grid: Sequence[float]) -> Iterator[Judged]:
             yield _judge(said == "false", table, flag, "grid_edge", "false: a T* inside its grid")
 
 
-def _check_selection(table: Grid) -> Iterator[Judged]:
+def _check_selection(table: ResultTable) -> Iterator[Judged]:
     """A score of the best test epoch, with no score beside it of an epoch chosen without the test set."""
     plain = {name: tables.plain(name) for name in table.columns}
     chosen = [name for name, text in plain.items() if re.match(r"best test (macro f1|acc|accuracy|f1)$", text)]
@@ -523,27 +509,27 @@ def _check_selection(table: Grid) -> Iterator[Judged]:
             yield _judge(bool(honest), table, first, "selected_on_test", expected)
 
 
-def _judge(right: bool, table: Grid, cell: Cell, kind: str, expected: str) -> Judged:
+def _judge(right: bool, table: ResultTable, cell: TableCell, kind: str, expected: str) -> Judged:
     return kind if right else Finding(table.file, cell.row, cell.column, kind, cell.text.strip(), expected)
 
 
-def _show(span: Span) -> str:
+def _show(span: Bounds) -> str:
     """An interval by its middle, with the digits that are sure and one more."""
     middle, width = (span.low + span.high) / 2, span.high - span.low
     decimals = min(12, max(0, 1 - math.floor(math.log10(width)))) if width > 0 else 12
     return f"{middle:.{decimals}f}"
 
 
-def _identical_files(metrics: dict[Path, Any]) -> Iterator[tuple[Path, Judged]]:
+def _identical_files(metrics: dict[Path, Any], classes: Sequence[str]) -> Iterator[tuple[Path, Judged]]:
     """JSON files of one shape in a directory are of runs that should differ."""
     seen: dict[tuple[Any, ...], dict[tuple[Any, ...], Path]] = defaultdict(dict)
     for path, value in metrics.items():
         scores = [
             (name, cell)
-            for grid in tables.read_metrics(path, value)
-            for run in grid.runs
+            for table in tables.read_metrics(path, value, classes)
+            for run in table.runs
             for name, cell in run.cells.items()
-            if cell.value is not None and quantity(name) in SCORES
+            if cell.value is not None and table.holds(name) in SCORES
         ]
         cells = [cell for _, cell in scores]
         if not cells or _chance(cells) * len(metrics) ** 2 >= CHANCE:
@@ -565,3 +551,10 @@ def _shape(value: Any, place: str = "") -> Iterator[str]:
             yield from _shape(item, f"{place}.{name}")
     else:
         yield place
+
+
+# Each takes a table, and judges the values that it can; the edge of the grid of T* is judged beside these.
+CHECKS: list[Check] = [
+    _check_units_and_ranges, _check_macro_f1, _check_mean_rows, _check_row_lists, _check_difference_columns,
+    _check_difference_rows, _check_identical, _check_selection,
+]  # fmt: skip

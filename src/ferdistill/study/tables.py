@@ -16,7 +16,6 @@ from markdown_it import MarkdownIt
 
 from ..errors import UsageError
 
-CLASSES = ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise")
 SCORES = ("macro_f1", "accuracy", "f1", "ece", "brier", "nll")
 SUFFIXES = [".csv", ".json", ".markdown", ".md"]
 
@@ -45,58 +44,68 @@ _QUANTITIES = {
     "brier": re.compile(r"\bbrier\b"),
     "nll": re.compile(r"\bnll\b"),
     "t_star": re.compile(r"^t ?(\*|star)|^t star"),
-    "f1": re.compile(rf"\bf1\b|^({'|'.join(CLASSES)})$"),
+    "f1": re.compile(r"\bf1\b"),
 }
 _SEVERAL = re.compile(r"\s+[/,]\s+")
 _ENDS = re.compile(r"^(\S+)\s*(?:–|—|-|to|\.\.\.?|…)\s*(\S+)(?:\s*\(.*\))?$")
 
 
-class Span(NamedTuple):
+class Bounds(NamedTuple):
     """The numbers that a printed one may stand for."""
 
     low: float
     high: float
 
-    def meets(self, other: "Span") -> bool:
+    def meets(self, other: "Bounds") -> bool:
         slack = 1e-11 * max(1.0, abs(self.low), abs(other.low))
         return self.low <= other.high + slack and other.low <= self.high + slack
 
-    def scaled(self, factor: float) -> "Span":
-        return Span(*sorted((self.low * factor, self.high * factor)))
+    def scaled(self, factor: float) -> "Bounds":
+        return Bounds(*sorted((self.low * factor, self.high * factor)))
 
 
 @dataclass
-class Cell:
+class TableCell:
     """One cell, where it stands, and the number that it prints, if it is one."""
 
     text: str
     row: int | str
     column: str
     value: float | None = None
-    span: Span = Span(0, 0)  # noqa: RUF009 - a tuple, which cannot change
+    span: Bounds = Bounds(0, 0)  # noqa: RUF009 - a tuple, which cannot change
     unit: str = ""
 
 
 @dataclass
-class Run:
+class TableRow:
     """One run, or one mean or difference of runs: its cells by column, and the texts that tell which it is."""
 
-    cells: dict[str, Cell]
+    cells: dict[str, TableCell]
     labels: dict[str, str]
     place: int | str
     role: str = "run"  # run, mean, range, difference, or other: the best, a standard deviation
 
 
 @dataclass
-class Grid:
+class ResultTable:
     """A table with runs in its rows, whichever way round the file has it."""
 
     file: str
     columns: list[str]
-    runs: list[Run] = field(default_factory=list)
+    runs: list[TableRow] = field(default_factory=list)
+    classes: Sequence[str] = ()
+
+    def holds(self, column: str) -> str:
+        """What a column holds, see `quantity`."""
+        return quantity(column, self.classes)
+
+    def numbers(self, column: str, *roles: str) -> list[TableCell]:
+        """The cells of a column that print a number, in rows of these roles; of all, if none is named."""
+        cells = [run.cells[column] for run in self.runs if column in run.cells and (not roles or run.role in roles)]
+        return [cell for cell in cells if cell.value is not None]
 
 
-def parse(text: str) -> tuple[float, Span, str] | None:
+def parse(text: str) -> tuple[float, Bounds, str] | None:
     """A printed number, the interval that its digits leave, and its unit (`%`, `pp` or none); None if it is not one.
 
     `~` and `≈` say that a number is not to be taken at its digits, so it is none here.
@@ -114,16 +123,16 @@ def parse(text: str) -> tuple[float, Span, str] | None:
     # A lone 0 after the point may be how a language prints a float that was rounded to a whole number.
     decimals = (0 if tail == "0" else len(tail)) - int(exponent or 0)
     half = 0.5 * 10.0**-decimals
-    return value, Span(value - half, value + half), "pp" if found[2] == "points" else found[2] or ""
+    return value, Bounds(value - half, value + half), "pp" if found[2] == "points" else found[2] or ""
 
 
-def listed(text: str) -> list[Span]:
+def listed(text: str) -> list[Bounds]:
     """The numbers of `λ=0.7/0.3: 71.30 / 71.43`; none if any is missing or approximate."""
     parts = [parse(part) for part in _SEVERAL.split(text.rpartition(":")[2].strip())]
     return [part[1] for part in parts if part] if len(parts) > 1 and None not in parts else []
 
 
-def ends(text: str) -> tuple[Span, Span] | None:
+def ends(text: str) -> tuple[Bounds, Bounds] | None:
     """The two numbers of a printed range such as `70.19 – 70.76 (KD)`; None if it is not one."""
     found = _ENDS.match(text.strip().strip("*"))
     parts = [parse(part.strip("*")) for part in found.groups()] if found else []
@@ -135,14 +144,18 @@ def plain(name: str) -> str:
     return re.sub(r"[^a-z0-9Δ∆*]+", " ", name.lower().replace("λ", "lambda").replace("β", "beta")).strip()
 
 
-def quantity(column: str) -> str:
-    """What a column holds: macro_f1, accuracy, f1, ece, brier, nll, t_star, difference, or nothing known."""
+def quantity(column: str, classes: Sequence[str] = ()) -> str:
+    """What a column holds: macro_f1, accuracy, f1, ece, brier, nll, t_star, difference, or nothing known.
+
+    A column named by a class alone holds its F1.
+    """
     text = plain(column)
     if _DELTA.search(column.strip()) or text.startswith("optimism"):
         return "difference"
     if NOT_SCORES.search(text) or IDENTITY.match(text):
         return ""
-    return next((name for name, pattern in _QUANTITIES.items() if pattern.search(text)), "")
+    found = next((name for name, pattern in _QUANTITIES.items() if pattern.search(text)), "")
+    return found or ("f1" if text in map(plain, classes) else "")
 
 
 def class_of(column: str, classes: Sequence[str]) -> tuple[str, str] | None:
@@ -152,7 +165,7 @@ def class_of(column: str, classes: Sequence[str]) -> tuple[str, str] | None:
         return found[1], found[2]
     text = plain(column)
     for name in classes:
-        if text in (name, f"{name} f1", f"f1 {name}"):
+        if text in (plain(name), f"{plain(name)} f1", f"f1 {plain(name)}"):
             return "f1", name
     return None
 
@@ -162,7 +175,7 @@ def says_percent(column: str) -> bool:
     return "%" in column or bool(re.search(r"\bpercent\b", column, re.I))
 
 
-def is_percent(cell: Cell) -> bool:
+def is_percent(cell: TableCell) -> bool:
     """Whether a rate is in percent: said so, or above 1.5, which no fraction is and no result in percent is under."""
     return cell.unit == "%" or says_percent(cell.column) or (cell.value or 0) > 1.5
 
@@ -188,19 +201,19 @@ def files_of(path: Path) -> Iterator[Path]:
     yield path
 
 
-def read_csv(path: Path) -> list[Grid]:
+def read_csv(path: Path, classes: Sequence[str] = ()) -> list[ResultTable]:
     """The table of a CSV file; a UsageError if it is none."""
     reader = csv.reader(_text(path).splitlines(keepends=True), strict=True)
     try:
         lines = [(reader.line_num, row) for row in reader if row]
     except csv.Error as error:
         raise UsageError(f"not a CSV file: {error}", where=f"{path}, line {reader.line_num}") from None
-    return [_grid(path, lines)]
+    return [_result_table(path, lines, classes)]
 
 
-def read_markdown(path: Path) -> list[Grid]:
+def read_markdown(path: Path, classes: Sequence[str] = ()) -> list[ResultTable]:
     """Every table of pipes in a Markdown file; a UsageError if there is none."""
-    grids: list[Grid] = []
+    found: list[ResultTable] = []
     rows: list[tuple[int, list[str]]] = []
     row: list[str] = []
     line = 0
@@ -212,11 +225,11 @@ def read_markdown(path: Path) -> list[Grid]:
         elif token.type == "tr_close":
             rows.append((line, row))
         elif token.type == "table_close":
-            grids.append(_grid(path, rows))
+            found.append(_result_table(path, rows, classes))
             rows = []
-    if not grids:
+    if not found:
         raise UsageError("no table in a Markdown file", where=str(path), expected="a table of pipes: | a | b |")
-    return grids
+    return found
 
 
 def read_json(path: Path) -> Any:
@@ -227,11 +240,11 @@ def read_json(path: Path) -> Any:
         raise UsageError(f"not valid JSON: {error}", where=str(path)) from None
 
 
-def read_metrics(path: Path, value: Any, place: str = "") -> Iterator[Grid]:
+def read_metrics(path: Path, value: Any, classes: Sequence[str] = (), place: str = "") -> Iterator[ResultTable]:
     """Every object that holds numbers, as a table of one row, its per-class F1 among the columns."""
     if isinstance(value, list):
         for number, item in enumerate(value):
-            yield from read_metrics(path, item, f"{place}[{number}]")
+            yield from read_metrics(path, item, classes, f"{place}[{number}]")
         return
     if not isinstance(value, dict):
         return
@@ -239,22 +252,25 @@ def read_metrics(path: Path, value: Any, place: str = "") -> Iterator[Grid]:
     for name, item in value.items():
         inner = f"{place}.{name}".strip(".")
         if not isinstance(item, dict):
-            yield from read_metrics(path, item, inner)
+            yield from read_metrics(path, item, classes, inner)
         elif name.endswith("f1") and all(isinstance(number, (int, float)) for number in item.values()):
             leaves |= {f"{name}_{key}": number for key, number in item.items()}
         elif name == "per_class" and all(isinstance(one, dict) and "f1" in one for one in item.values()):
             leaves |= {f"f1_{key}": one["f1"] for key, one in item.items()}
-        elif name == "report_protocol" and isinstance(value.get("test"), dict) and "macro_f1" in value["test"]:
-            # The report's protocol, whose optimism is against the honest score beside it.
-            yield from read_metrics(path, {**item, "macro_f1": value["test"]["macro_f1"]}, inner)
+        elif "optimism_macro_f1" in item and isinstance(value.get("test"), dict) and "macro_f1" in value["test"]:
+            # Of the best test epoch, whose optimism is against the honest score beside it.
+            yield from read_metrics(path, {**item, "macro_f1": value["test"]["macro_f1"]}, classes, inner)
         else:
-            yield from read_metrics(path, item, inner)
+            yield from read_metrics(path, item, classes, inner)
     if leaves:
-        yield _json_row(path, leaves, place)
+        yield _json_row(path, leaves, classes, place)
 
 
-def _grid(path: Path, lines: list[tuple[int, list[str]]]) -> Grid:
-    """A table with runs in rows. One that names classes or scores in its first column is turned."""
+def _result_table(path: Path, lines: list[tuple[int, list[str]]], classes: Sequence[str]) -> ResultTable:
+    """A table with runs in rows. One that names classes or scores in its first column is turned.
+
+    What stands under a header `Class` are classes, whether they were known or not.
+    """
     lines = [(line, row) for line, row in lines if any(text.strip() for text in row)]
     if len(lines) < 2:
         raise UsageError("a table without rows", where=str(path), expected="a header and at least one row")
@@ -266,42 +282,47 @@ def _grid(path: Path, lines: list[tuple[int, list[str]]]) -> Grid:
     header = [name if name not in header[:at] else f"{name} ({at + 1})" for at, name in enumerate(header)]
     rows = [[_cell(text, line, name) for name, text in zip(header, row, strict=True)] for line, row in lines[1:]]
     firsts = [row[0].text.strip().strip("*`") for row in rows]
+    if plain(header[0]) in ("class", "label"):
+        classes = [*classes, *(name for name in firsts if not (quantity(name) or MEAN.fullmatch(name)))]
     turned = (
         len(header) > 1
         and len(set(firsts)) == len(firsts)
-        and sum(bool(quantity(name)) or bool(MEAN.fullmatch(name)) for name in firsts) >= max(2, len(firsts) - 1)
+        and sum(bool(quantity(name, classes)) or bool(MEAN.fullmatch(name)) for name in firsts)
+        >= max(2, len(firsts) - 1)
     )
     if turned:
         # A mean at the foot of a column of classes is their macro F1.
-        macro = all(class_of(name, CLASSES) or MEAN.fullmatch(name) or quantity(name) == "macro_f1" for name in firsts)
+        macro = all(class_of(name, classes) or MEAN.fullmatch(name) or quantity(name) == "macro_f1" for name in firsts)
         names = ["macro F1" if macro and MEAN.fullmatch(name) else name for name in firsts]
-        grid = Grid(str(path), names)
+        table = ResultTable(str(path), names, classes=classes)
         for at, name in enumerate(header[1:], start=1):
             by_name = {key: row[at] for key, row in zip(names, rows, strict=True)}
             if any(cell.text.strip() for cell in by_name.values()) and not NOT_SCORES.search(plain(name)):
-                grid.runs.append(Run(by_name, {"": name}, name, _role({"": name})))
-        return _without_counts(grid)
-    grid = Grid(str(path), header)
+                table.runs.append(TableRow(by_name, {"": name}, name, _role({"": name})))
+        return _without_counts(table)
+    table = ResultTable(str(path), header, classes=classes)
     for row in rows:
         labels = {
             cell.column: cell.text.strip().strip("*")
             for cell in row
             if cell.value is None or (IDENTITY.match(plain(cell.column)) or NOT_SCORES.search(plain(cell.column)))
         }
-        grid.runs.append(Run({cell.column: cell for cell in row}, labels, row[0].row, _role(labels)))
-    return _without_counts(grid)
+        table.runs.append(TableRow({cell.column: cell for cell in row}, labels, row[0].row, _role(labels)))
+    return _without_counts(table)
 
 
-def _without_counts(grid: Grid) -> Grid:
+def _without_counts(table: ResultTable) -> ResultTable:
     """The table less columns that a class alone names, if they hold counts: a class alone may also name its F1."""
-    bare = [name for name in grid.columns if plain(name) in CLASSES]
-    cells = [run.cells[name] for run in grid.runs for name in bare if name in run.cells]
-    said = any(quantity(name) in ("macro_f1", "f1") for name in {*grid.columns, *(c.column for c in cells)} - set(bare))
+    bare = [name for name in table.columns if plain(name) in map(plain, table.classes)]
+    cells = [run.cells[name] for run in table.runs for name in bare if name in run.cells]
+    said = any(
+        table.holds(name) in ("macro_f1", "f1") for name in {*table.columns, *(c.column for c in cells)} - set(bare)
+    )
     if not said and any((cell.value or 0) > 1 for cell in cells):
-        grid.columns = [name for name in grid.columns if name not in bare]
-        for run in grid.runs:
+        table.columns = [name for name in table.columns if name not in bare]
+        for run in table.runs:
             run.cells = {name: cell for name, cell in run.cells.items() if name not in bare}
-    return grid
+    return table
 
 
 def _role(labels: dict[str, str]) -> str:
@@ -314,17 +335,17 @@ def _role(labels: dict[str, str]) -> str:
     return "run"
 
 
-def _cell(text: str, row: int | str, column: str) -> Cell:
+def _cell(text: str, row: int | str, column: str) -> TableCell:
     found = parse(text)
-    return Cell(text, row, column, *found) if found else Cell(text, row, column)
+    return TableCell(text, row, column, *found) if found else TableCell(text, row, column)
 
 
-def _json_row(path: Path, leaves: dict[str, Any], place: str) -> Grid:
-    bare = {name for name in leaves if plain(name) in CLASSES}
+def _json_row(path: Path, leaves: dict[str, Any], classes: Sequence[str], place: str) -> ResultTable:
+    bare = {name for name in leaves if plain(name) in map(plain, classes)}
     if not any(quantity(name) in ("macro_f1", "f1") for name in leaves.keys() - bare):
         leaves = {name: item for name, item in leaves.items() if name not in bare}  # something else of each class
     cells = {name: _cell(_leaf(item), place or "top", name) for name, item in leaves.items()}
-    return _without_counts(Grid(str(path), list(cells), [Run(cells, {}, place or "top")]))
+    return _without_counts(ResultTable(str(path), list(cells), [TableRow(cells, {}, place or "top")], classes))
 
 
 def _leaf(item: Any) -> str:
