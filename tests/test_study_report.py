@@ -1,6 +1,8 @@
 """The study report and the decision: complete, offline, repeatable, and words that turn when the numbers do."""
 
+import html
 import json
+import re
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,10 +16,12 @@ from conftest import CLASSES
 from ferdistill import files, params
 from ferdistill.cli import cli
 from ferdistill.errors import CheckError, UsageError
-from ferdistill.report import figures, report, sections
+from ferdistill.report import facts, figures, gathered, replication, report
 from ferdistill.study import decision, recipes, results, statistics
 
-SETTINGS = params.load(Path(__file__).parents[1] / "params.yaml")
+ROOT = Path(__file__).parents[1]
+SETTINGS = params.load(ROOT / "params.yaml")
+PUBLISHED = replication.load(ROOT / "conf/report.yaml")
 SEEDS = [1337, 2025, 42, 7]
 NOISE = [0.004, -0.003, 0.001, -0.002]  # of a seed, common to all recipes
 OWN = [0.0005, -0.0004, 0.0003, -0.0004]  # of a seed and recipe, so that differences have an interval; sums to 0
@@ -82,11 +86,18 @@ def elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
+def studied(tmp_path, published=PUBLISHED, settings=SETTINGS, **numbers):
+    return gathered.gather(table(tmp_path / "r.csv", **numbers), settings, None, published)
+
+
+def told(study):
+    """The Markdown of every section, without the escapes."""
+    return {name: text.replace("\\", "") for name, text in report.told(study, report.words("figures"))[0].items()}
+
+
 def said(tmp_path, **numbers):
     """The findings, by their leads."""
-    study = report.gather(table(tmp_path / "r.csv", **numbers), SETTINGS, None)
-    (bullets, _) = sections.findings(study).blocks
-    return dict(bullets.lines)
+    return dict(re.findall(r"^- \*\*(.+?)\*\* (.+)$", told(studied(tmp_path, **numbers))["findings"], re.M))
 
 
 # ---- the page ----------------------------------------------------------------------------------------------
@@ -110,12 +121,17 @@ def predictions(store, seed):
     return md5
 
 
+def write(root, out):
+    options = {"replication": ROOT / "conf/report.yaml", "store": root / "cache"}
+    return report.make(root / "results.csv", SETTINGS, out / "report.html", out / "report.md", **options)
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """A report with predictions and curves, and all that it was made from."""
     root = tmp_path_factory.mktemp("report")
     curves = root / "repository"
-    for path, values in zip(report.CURVES.values(), ("0.7\n0.8", "1.5\n1.1"), strict=True):
+    for path, values in zip(gathered.CURVES.values(), ("0.7\n0.8", "1.5\n1.1"), strict=True):
         (curves / path).parent.mkdir(parents=True)
         first, last = values.split("\n")
         (curves / path).write_text(f"step\tvalue\n1\t{first}\n2\t{last}\n")
@@ -131,7 +147,7 @@ def made(tmp_path_factory):
     frame.to_csv(root / "results.csv", index=False)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(curves)
-        written = report.make(root / "results.csv", SETTINGS, root / "report.html", root / "report.md", root / "cache")
+        written = write(root, root)
     return root, curves, written
 
 
@@ -187,9 +203,7 @@ def test_the_same_input_makes_the_same_bytes_and_leaves_no_stale_figure(made, tm
     monkeypatch.chdir(curves)
     (tmp_path / "report").mkdir()
     (tmp_path / "report" / "old.svg").write_text("<svg/>")
-    again = report.make(
-        root / "results.csv", SETTINGS, tmp_path / "report.html", tmp_path / "report.md", root / "cache"
-    )
+    again = write(root, tmp_path)
     for first, second in zip(written, again, strict=True):
         assert first.read_bytes() == second.read_bytes(), first.name
     assert not (tmp_path / "report" / "old.svg").exists()
@@ -210,8 +224,7 @@ def test_what_is_not_here_is_said(tmp_path):
     files.write_json(tmp_path / "metrics/student.json", other)
     files.write_text(tmp_path / "plots/confusion.csv", "actual,predicted\nhappy,sad\n")
     files.write_text(tmp_path / "plots/reliability.csv", "scaling\n")
-    study = report.gather(table(tmp_path / "r.csv", only=["6A", "6E"]), SETTINGS, None)
-    words = json.dumps([section(study).blocks for section in sections.SECTIONS], default=str, ensure_ascii=False)
+    words = "\n".join(told(studied(tmp_path, only=["6A", "6E"])).values())
     for sentence in (
         "No predictions are here", "curves are not in this clone", "soft labels are not here", "Not run on this index",
         "No null pair was run", "lacks the baseline", "no student of a single teacher was run",
@@ -227,6 +240,105 @@ def test_too_few_seeds_leave_a_report_without_a_decision(tmp_path):
     assert "**not decided**" in text and "Nothing is decided: no recipe has 3 seeds" in text
 
 
+# ---- a study of one's own -----------------------------------------------------------------------------------
+
+OWN_FAMILIES = {
+    "none": {"fusion": "probability", "sources": []},
+    "both": {"fusion": "probability", "sources": [{"weight": 1.0, "teachers": {"big": 0.5, "small": 0.5}}]},
+    "apart": {
+        "fusion": "probability",
+        "sources": [{"weight": 0.5, "teachers": {"big": 1.0}}, {"weight": 0.5, "teachers": {"small": 1.0}}],
+    },
+    "scores": {"fusion": "logit", "sources": [{"weight": 1.0, "teachers": {"big": 0.5, "small": 0.5}}]},
+    "small": {"fusion": "probability", "sources": [{"weight": 1.0, "teachers": {"small": 1.0}}]},
+    "swept": {
+        "fusion": "probability",
+        "sources": [{"weight": "lambda", "teachers": {"big": 1.0}}, {"weight": "1 - lambda", "teachers": {"small": 1}}],
+    },
+}
+RENAMED = {"6C": "both", "6E": "apart", "6C_logit": "scores", "efficientnet_b3": "small", "6D": "swept"}
+DIGITS = dict(zip(CLASSES, ["nought", "one", "two", "three", "four", "five", "six"], strict=True))
+
+
+def own_study(tmp_path):
+    """Digits, two teachers, families of other names: their params and the path of their table."""
+    kept = ["none", "6C", "6D.3", "6D.7", "6E", "views", "dkd2", "dkd4", "logit", "single"]
+    table(tmp_path / "r.csv", only=kept, f1={"none": 0.77, "logit": 0.775}, corpus="digits")
+    frame = pd.read_csv(tmp_path / "r.csv", dtype=str, keep_default_na=False).replace({"family": RENAMED})
+    frame.columns = [re.sub(f"({'|'.join(DIGITS)})$", lambda name: DIGITS[name[0]], name) for name in frame.columns]
+    frame.to_csv(tmp_path / "r.csv", index=False)
+    own = {
+        "families": {name: params.Family.model_validate(family) for name, family in OWN_FAMILIES.items()},
+        "teachers": ["big", "small"],
+        "classes": list(DIGITS.values()),
+        "task": params.TaskParams(thing="digit", things="digits", label="number", labels="numbers"),
+    }
+    return SETTINGS.model_copy(update=own), tmp_path / "r.csv"
+
+
+def test_without_a_replication_no_page_speaks_of_another_report(tmp_path):
+    settings, path = own_study(tmp_path)
+    report.make(path, settings, tmp_path / "r.html", tmp_path / "r.md")
+    page = re.sub(r"<style>.*?</style>|data:[^\"]*", "", (tmp_path / "r.html").read_text(encoding="utf-8"), flags=re.S)
+    old = r"\b6[A-E]\b|the report\b|report's|§|resnet|convnext|efficientnet|\bvit\b|\bfaces?\b|expression"
+    for text in (page, (tmp_path / "r.md").read_text(encoding="utf-8")):
+        assert re.findall(old, text, re.I) == []
+        assert "apart kd" in text and "small kd is the best" in text
+
+
+def test_a_study_of_ones_own_is_compared_with_labels_a_single_teacher_and_its_null_pairs(tmp_path):
+    settings, path = own_study(tmp_path)
+    study = gathered.gather(results.read(path), settings, None)
+    found = facts.findings(study)
+    assert (found["against_labels"]["count"], found["against_single"]["count"]) == (9, 6)
+    assert {(one.label, other.label) for one, other in study.null_pairs} == {("both kd", "apart kd")}
+    (group,) = study.variants
+    assert group["reference"].label == "apart kd" and group["gap"] is None
+    assert {row["label"]: row["fused"] for row in group["rows"]} == {
+        **{"both kd": True, "scores kd": True, "apart kd views=4": False},
+    }
+    assert [one["setting"].key for one in facts.sweeps(study)["swept"]] == ["lambda", "beta"]
+    assert [effect["label"] for effect in study.effects] == [
+        f"{study.principal.label} − small kd", f"{study.principal.label} − labels alone"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("baseline: 6A:kd", "baseline: 6A:fused", "no recipe can be named"),
+        ("candidate: 6E:kd", "candidate: 6E:kd:bta=4", "no setting `bta`"),
+        ("seeds: 3", "seeds: 0", "seeds"),
+        ("name: the report", "nmae: the report", "nmae"),
+    ],
+)
+def test_a_report_that_does_not_fit_is_refused(tmp_path, old, new, message):
+    text = (ROOT / "conf/report.yaml").read_text(encoding="utf-8")
+    assert old in text
+    files.write_text(tmp_path / "report.yaml", text.replace(old, new))
+    with pytest.raises(UsageError, match=message):
+        replication.load(tmp_path / "report.yaml")
+    with pytest.raises(UsageError, match="no report to repeat here"):
+        replication.load(tmp_path / "absent.yaml")
+
+
+def test_recipes_of_the_report_that_were_not_run_are_said_to_be_so(tmp_path):
+    settings, path = own_study(tmp_path)
+    study = gathered.gather(results.read(path), settings, None, PUBLISHED)
+    assert study.published == [] and "6E:kd and 6A:kd were not both run" in told(study)["findings"]
+
+
+def test_markdown_and_page_show_names_as_they_are(tmp_path):
+    settings, path = own_study(tmp_path)
+    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    odd = "a*b_ &lt; <b>[x](y)|`"
+    frame["experiment"] = odd
+    frame.to_csv(path, index=False)
+    report.make(path, settings, tmp_path / "r.html", tmp_path / "r.md")
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert page.count(f'<th scope="row">{html.escape(odd)}</th>') == len(frame) and "<b>" not in page
+
+
 # ---- words that turn ---------------------------------------------------------------------------------------
 
 
@@ -234,35 +346,32 @@ def test_distillation_wins_loses_or_cannot_be_told(tmp_path):
     lead = "Does distillation help?"
     assert said(tmp_path, f1={"none": 0.75})[lead].startswith("6E kd beats labels alone, +3.00 points")
     assert said(tmp_path, f1={"none": 0.81})[lead].startswith("6E kd loses to labels alone, −3.00 points")
-    assert said(tmp_path, f1={"none": 0.781}, jitter=["none"])[lead].startswith("6E kd is not told from labels alone")
+    unclear = said(tmp_path, f1={"none": 0.781}, jitter=["none"])[lead]
+    assert unclear.startswith("6E kd cannot be distinguished from labels alone")
 
 
 def test_holm_is_over_every_recipe_of_the_table(tmp_path):
-    study = report.gather(table(tmp_path / "r.csv", f1={"none": 0.779, "6A": 0.79}), SETTINGS, None)
-    baseline = study.baseline
-    others = [recipe for recipe in study.recipes if recipe is not baseline]
+    study = studied(tmp_path, f1={"none": 0.779, "6A": 0.79})
+    others = [recipe for recipe in study.recipes if recipe is not study.baseline]
     p = [
-        statistics.paired_t_p(list(study.difference(baseline, recipe, "macro_f1").per_seed.values()))
+        statistics.paired_t_p(list(study.difference(study.baseline, recipe, "macro_f1").per_seed.values()))
         for recipe in others
     ]
-    kept = sum(value < 0.05 for value in statistics.holm(p))
-    assert (
-        f"After Holm's correction over {len(others)} comparisons, {kept} remain at 0.05"
-        in said(tmp_path, f1={"none": 0.779, "6A": 0.79})["Does distillation help?"]
-    )
+    kept = [recipe.label for recipe, value in zip(others, statistics.holm(p), strict=True) if value < 0.05]
+    found = facts.findings(study)["against_labels"]
+    assert kept and found["judged"] == len(others) and found["kept"] == kept
 
 
 def test_more_teachers_against_the_best_single_one(tmp_path):
-    lead = "Do more teachers help?"
-    words = "{} have an interval of the difference from efficientnet_b3 kd that lies above zero, {} below"
-    assert words.format(9, 0) in said(tmp_path, f1={"single": 0.76})[lead]
-    assert words.format(0, 9) in said(tmp_path, f1={"single": 0.80})[lead]
+    for single, above, below in ((0.76, 9, 0), (0.80, 0, 9)):
+        found = facts.findings(studied(tmp_path, f1={"single": single}))["against_single"]
+        assert found["baseline"].label == "efficientnet_b3 kd" and (found["above"], found["below"]) == (above, below)
 
 
 def test_null_pairs_that_agree_blame_the_other_pipeline(tmp_path):
     words = said(tmp_path, f1={"6A": 0.77})["Null pairs."]
     assert "6B kd = 6D kd λ=0.7; 6C kd = 6E kd" in words and "agree to the last digit at every seed" in words
-    assert "The principal effect, +1.00 points, is larger than that" in words
+    assert "+1.00 points, is larger than that" in words
 
 
 def test_a_null_gap_above_the_headline_unmakes_it(tmp_path):
@@ -273,12 +382,29 @@ def test_a_null_gap_above_the_headline_unmakes_it(tmp_path):
     assert "look for a fault" not in noisy and "that much is noise" in noisy
 
 
+def test_a_published_gap_is_counted_in_the_noise_of_its_seeds(tmp_path):
+    study = studied(tmp_path)
+    noise, spread = study.null["noise"], float(study.principal.runs["macro_f1"].std(ddof=1))
+    assert noise["gap"] == pytest.approx(0.0172) and noise["seeds"] == 2
+    assert noise["here"] == pytest.approx(0.0172 / spread)  # two means of two seeds differ as two seeds do
+    assert noise["own"] == pytest.approx(np.std(PUBLISHED.headline.per_seed, ddof=1))
+
+
 def test_the_fusion_that_makes_the_reports_gap_is_named(tmp_path):
+    gap = PUBLISHED.differences[0].macro_f1
+
+    def judged(**numbers):
+        (group,) = studied(tmp_path, **numbers).variants
+        assert group["reference"].label == "6E kd" and group["gap"] == gap
+        return {row["label"]: row["reproduces"] for row in group["rows"]}
+
+    none = {"6C kd": "no", "6C_t1 kd": "no", "6C_logit kd": "no", "6E kd views=4": ""}
+    assert judged() == none
+    assert judged(f1={"logit": 0.78 + gap}) == none | {"6C_logit kd": "yes"}
+    assert judged(f1={"t1": 0.775}, jitter=["t1"]) == none | {"6C_t1 kd": "open"}
+    assert judged(f1={"t1": 0.79}) == none | {"6C_t1 kd": "other"}
     lead = "Which fusion makes the report's gap?"
-    gap = sections.REPORT_GAP_FUSED
-    words = said(tmp_path, f1={"logit": 0.78 + gap})[lead]
-    assert "So 6C_logit kd can make such a gap." in words and "6C kd 0.00 points [0.00, 0.00], does not" in words
-    assert "None of these fusions makes such a gap here." in said(tmp_path)[lead]
+    assert "So 6C_logit kd can make such a gap." in said(tmp_path, f1={"logit": 0.78 + gap})[lead]
     assert "6C_t1 kd cannot be ruled out" in said(tmp_path, f1={"t1": 0.775}, jitter=["t1"])[lead]
 
 
@@ -291,7 +417,7 @@ def test_the_headline_is_set_beside_the_reports(tmp_path):
 
 def test_views_and_dkd_are_judged(tmp_path):
     found = said(tmp_path, f1={"views": 0.80, "dkd2": 0.76})
-    assert found["Recorded views."].startswith("6E kd views=4 less 6E kd: +2.00 points [")
+    assert found["Recorded views."].startswith("6E kd views=4 minus 6E kd: +2.00 points [")
     assert found["Recorded views."].endswith("which is above zero.")
     assert "clearly worse in 1 (6E dkd β=2)" in found["DKD or KD?"]
     assert "which is below zero" in said(tmp_path, f1={"views": 0.76})["Recorded views."]
@@ -305,7 +431,7 @@ def test_null_pairs_follow_from_params_and_share_a_point(tmp_path):
     by_label = {recipe.label: recipe for recipe in found}
     assert by_label["6B kd"].point == by_label["6D kd λ=0.7"].point != by_label["6D kd λ=0.3"].point
     assert by_label["6C kd"].point == by_label["6E kd"].point and by_label["6C_logit kd"].point is None
-    study = report.gather(table(tmp_path / "r.csv"), SETTINGS, None)
+    study = studied(tmp_path)
     pairs = {(one.label, other.label) for one, other in study.null_pairs}
     assert pairs == {("6B kd", "6D kd λ=0.7"), ("6C kd", "6E kd")}
 

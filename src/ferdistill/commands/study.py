@@ -336,6 +336,9 @@ def report(
     markdown: Annotated[
         Path, typer.Option("--markdown", help="The same as Markdown, with a directory of figures beside it.")
     ] = workspace.STUDY_TEXT,
+    replication: Annotated[
+        Path | None, typer.Option(help="A published report that the study repeats, as conf/report.yaml.")
+    ] = None,
     as_json: As_json = False,
 ) -> None:
     """Write the study report: tables, figures and findings, every sentence made from the numbers.
@@ -345,11 +348,13 @@ def report(
 
         ferdistill study report
 
+        ferdistill study report --replication conf/report.yaml
+
         ferdistill study report --results other/results_summary.csv --out other/report.html --markdown other/report.md
     """
     from ..report import report as library
 
-    written = library.make(_table(table), params.load(), out, markdown)
+    written = library.make(_table(table), params.load(), out, markdown, replication=replication)
     if as_json:
         print(json.dumps({"written": [path.as_posix() for path in written]}, indent=2))
     else:

@@ -5,7 +5,8 @@ same wherever it is opened.
 """
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import matplotlib.style
@@ -29,18 +30,31 @@ STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.titlesize": 10.5,
+    "grid.color": "0.92",
     "hatch.linewidth": 0.6,
+    "legend.frameon": False,
 }
 
 
-def draw(height: float, paint: Callable[[Figure], None], width: float = WIDTH) -> bytes:
-    """A figure of `width` by `height` inches that `paint` fills, as SVG without date or program."""
+@contextmanager
+def drawing(height: float, width: float = WIDTH) -> Iterator[tuple[Figure, io.BytesIO]]:
+    """Yield a figure of `width` by `height` inches, and what holds it as SVG, without date or program, once drawn."""
     with matplotlib.style.context(["default", STYLE], after_reset=True):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        paint(figure)
-        file = io.BytesIO()
+        figure, file = Figure(figsize=(width, height), layout="constrained"), io.BytesIO()
+        yield figure, file
         figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
-    return file.getvalue()
+
+
+def line(number: int) -> dict[str, Any]:
+    """Colour, dash and marker of the line of that number."""
+    looks = {"color": COLOURS, "linestyle": DASHES, "marker": MARKERS}
+    return {name: values[number % len(values)] for name, values in looks.items()}
+
+
+def rows_down(axes: Axes, labels: Sequence[str]) -> None:
+    """Name rows along the y axis, the first on top."""
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_ylim(len(labels) - 0.5, -0.5)
 
 
 def forest(rows: Sequence[dict[str, Any]], label: str, scale: float = 100.0) -> bytes:
@@ -56,8 +70,7 @@ def forest(rows: Sequence[dict[str, Any]], label: str, scale: float = 100.0) -> 
     scale : float
         Values are shown times this: 100 turns fractions into points.
     """
-
-    def paint(figure: Figure) -> None:
+    with drawing(0.28 * len(rows) + 0.75) as (figure, file):
         axes = figure.subplots()
         axes.axvline(0, color="black", linewidth=0.8)
         for y, row in enumerate(rows):
@@ -73,13 +86,11 @@ def forest(rows: Sequence[dict[str, Any]], label: str, scale: float = 100.0) -> 
             axes.plot(scale * row["mean"], y, "o", color=colour, markerfacecolor=face, markersize=6, zorder=4)
             if row.get("reference") is not None:
                 axes.plot(scale * row["reference"], y, "D", color=ORANGE, markeredgecolor="black", zorder=5)
-        axes.set_yticks(range(len(rows)), [row["label"] for row in rows])
-        axes.set_ylim(len(rows) - 0.5, -0.5)
+        rows_down(axes, [row["label"] for row in rows])
         axes.set_xlabel(label)
         axes.grid(axis="x", color="0.9")
         axes.set_axisbelow(True)
-
-    return draw(0.28 * len(rows) + 0.75, paint)
+    return file.getvalue()
 
 
 def reliability(panels: Sequence[dict[str, Any]]) -> bytes:
@@ -89,8 +100,7 @@ def reliability(panels: Sequence[dict[str, Any]]) -> bytes:
     """
     columns = min(3, len(panels))
     count = -(-len(panels) // columns)
-
-    def paint(figure: Figure) -> None:
+    with drawing(1.95 * count + 0.7, width=WIDTH * columns / 3 if columns > 1 else 3.0) as (figure, file):
         grid = figure.subplots(count, columns, squeeze=False, sharex=True, sharey=True)
         for axes in grid.flat[len(panels) :]:
             axes.set_visible(False)
@@ -110,129 +120,115 @@ def reliability(panels: Sequence[dict[str, Any]]) -> bytes:
             axes.set_title(panel["title"], fontsize=9)
         figure.supxlabel("confidence", fontsize=10.5)
         figure.supylabel("accuracy", fontsize=10.5)
-        figure.legend(*grid.flat[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False)
+        figure.legend(*grid.flat[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    return file.getvalue()
 
-    return draw(1.95 * count + 0.7, paint, width=WIDTH * columns / 3 if columns > 1 else 3.0)
+
+def _matrix(axes: Axes, values: np.ndarray, texts: Any, bold: np.ndarray, fontsize: float, **look: Any) -> None:
+    """Colours with a text on each, black or white, whichever has more contrast (relative luminance of WCAG 2)."""
+    image = axes.imshow(values, **look)
+    for (row, column), value in np.ndenumerate(values):
+        red, green, blue = (
+            c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in image.to_rgba(value)[:3]
+        )
+        axes.text(
+            column, row, texts[row, column], ha="center", va="center", fontsize=fontsize,
+            color="black" if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.179 else "white",
+            weight="bold" if bold[row, column] else "normal",
+        )  # fmt: skip
+    axes.spines[:].set_visible(False)
 
 
 def heatmap(values: pd.DataFrame, marks: pd.DataFrame, label: str) -> bytes:
     """Signed numbers with their values written in; those of `marks` are bold and starred."""
     limit = max(float(np.nanmax(np.abs(values.to_numpy()))), 1e-9)
-
-    def paint(figure: Figure) -> None:
+    texts = values.map("{:+.1f}".format) + marks.replace({True: "*", False: ""})
+    with drawing(0.27 * len(values) + 1.2) as (figure, file):
         axes = figure.subplots()
-        image = axes.imshow(values, cmap="PuOr_r", vmin=-limit, vmax=limit, aspect="auto")
-        for (row, column), value in np.ndenumerate(values.to_numpy()):
-            sure = bool(marks.to_numpy()[row, column])
-            ink = _ink(image.to_rgba(value))
-            axes.text(
-                column, row, f"{value:+.1f}" + ("*" if sure else ""), ha="center", va="center", color=ink, fontsize=8.5,
-                weight="bold" if sure else "normal",
-            )  # fmt: skip
+        look = {"cmap": "PuOr_r", "vmin": -limit, "vmax": limit, "aspect": "auto"}
+        _matrix(axes, values.to_numpy(), texts.to_numpy(), marks.to_numpy(bool), 8.5, **look)
         axes.set_xticks(range(values.shape[1]), [str(name) for name in values.columns], rotation=35, ha="right")
         axes.set_yticks(range(len(values)), [str(name) for name in values.index])
-        axes.spines[:].set_visible(False)
         axes.set_title(label)
-
-    return draw(0.27 * len(values) + 1.2, paint)
-
-
-def _ink(colour: Any) -> str:
-    """Black or white, whichever has more contrast with a colour (relative luminance of WCAG 2)."""
-    red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour[:3])
-    return "black" if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.179 else "white"
+    return file.getvalue()
 
 
 def confusion(counts: np.ndarray, classes: Sequence[str], title: str) -> bytes:
     """Counts (K, K), actual by predicted, drawn as the share of each row."""
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-
-    def paint(figure: Figure) -> None:
+    texts = np.vectorize(lambda share: f"{100 * share:.0f}")(shares)
+    with drawing(4.6) as (figure, file):
         axes = figure.subplots()
-        image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-        for (row, column), share in np.ndenumerate(shares):
-            ink = _ink(image.to_rgba(share))
-            axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", color=ink, fontsize=9)
+        _matrix(axes, shares, texts, np.zeros(shares.shape, bool), 9, cmap="Blues", vmin=0, vmax=1)
         axes.set_xticks(range(len(classes)), classes, rotation=35, ha="right")
         axes.set_yticks(range(len(classes)), classes)
         axes.set(xlabel="predicted", ylabel="actual", title=title)
-        axes.spines[:].set_visible(False)
-
-    return draw(4.6, paint)
+    return file.getvalue()
 
 
-def pareto(points: Sequence[dict[str, Any]]) -> bytes:
-    """Macro F1 against ECE: dicts of `ece`, `macro_f1`, `label`, `teachers` (a number), `front`, `name_it`."""
-
-    def paint(figure: Figure) -> None:
+def pareto(points: Sequence[dict[str, Any]], x: str, y: str) -> bytes:
+    """Dicts of `x`, `y`, `label`, `teachers` (a number), `front`, `name_it`, on axes of the names given."""
+    with drawing(4.6) as (figure, file):
         axes = figure.subplots()
         counts = sorted({point["teachers"] for point in points})
-        for count in counts:
+        for number, count in enumerate(counts):
             some = [point for point in points if point["teachers"] == count]
+            look = {name: value for name, value in line(number).items() if name != "linestyle"}
             axes.scatter(
-                [point["ece"] for point in some], [point["macro_f1"] for point in some], s=34,
-                marker=MARKERS[counts.index(count) % len(MARKERS)], color=COLOURS[counts.index(count) % len(COLOURS)],
+                [point["x"] for point in some], [point["y"] for point in some], s=34, **look,
                 edgecolor="black", linewidth=0.5, label=f"{count} teacher{'' if count == 1 else 's'}", zorder=3,
             )  # fmt: skip
-        front = sorted((point for point in points if point["front"]), key=lambda point: point["ece"])
+        front = sorted((point for point in points if point["front"]), key=lambda point: point["x"])
         axes.step(
-            [point["ece"] for point in front], [point["macro_f1"] for point in front],
+            [point["x"] for point in front], [point["y"] for point in front],
             where="post", color="0.4", linestyle="--", linewidth=1, label="Pareto front", zorder=2,
         )  # fmt: skip
-        named = sorted((point for point in points if point["name_it"]), key=lambda point: -point["macro_f1"])
+        named = sorted((point for point in points if point["name_it"]), key=lambda point: -point["y"])
         for number, point in enumerate(named):
             axes.annotate(
-                point["label"], (point["ece"], point["macro_f1"]), xytext=(1.02, 0.97 - 0.075 * number),
+                point["label"], (point["x"], point["y"]), xytext=(1.02, 0.97 - 0.075 * number),
                 textcoords="axes fraction", va="center", fontsize=8.5,
                 arrowprops={"arrowstyle": "-", "color": "0.6", "linewidth": 0.6},
             )  # fmt: skip
-        axes.set(xlabel="ECE after scaling (less is better)", ylabel="macro F1 on val (more is better)")
-        axes.grid(color="0.92")
+        axes.set(xlabel=x, ylabel=y)
+        axes.grid()
         axes.set_axisbelow(True)
-        figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9)
-
-    return draw(4.6, paint)
+        figure.legend(loc="outside lower center", ncols=3, fontsize=9)
+    return file.getvalue()
 
 
 def curves(panels: Sequence[tuple[str, dict[str, pd.DataFrame]]]) -> bytes:
     """For each panel a title and, by name, a frame of epochs by runs: the mean as a line, the range as a band."""
-
-    def paint(figure: Figure) -> None:
+    with drawing(2.5 * len(panels) + 0.9) as (figure, file):
         grid = figure.subplots(len(panels), 1, squeeze=False, sharex=True)
         for axes, (title, lines) in zip(grid.flat, panels, strict=True):
             for number, (name, runs) in enumerate(lines.items()):
-                colour = COLOURS[number % len(COLOURS)]
-                axes.fill_between(runs.index, runs.min(axis=1), runs.max(axis=1), color=colour, alpha=0.12, linewidth=0)
-                axes.plot(
-                    runs.index, runs.mean(axis=1), color=colour, linestyle=DASHES[number % len(DASHES)],
-                    marker=MARKERS[number % len(MARKERS)], markersize=3.5, linewidth=1.3, label=name,
-                )  # fmt: skip
+                look = line(number)
+                low, high = runs.min(axis=1), runs.max(axis=1)
+                axes.fill_between(runs.index, low, high, color=look["color"], alpha=0.12, linewidth=0)
+                axes.plot(runs.index, runs.mean(axis=1), **look, markersize=3.5, linewidth=1.3, label=name)
             axes.set_ylabel(title)
-            axes.grid(color="0.92")
+            axes.grid()
         grid.flat[-1].set_xlabel("epoch")
-        figure.legend(*grid.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
-
-    return draw(2.5 * len(panels) + 0.9, paint)
+        figure.legend(*grid.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return file.getvalue()
 
 
 def sweep(lines: dict[str, pd.DataFrame], x: str, y: str) -> bytes:
     """For each name a frame with columns `x`, `y` and `name` (may be empty): single runs, and their means as a line."""
-
-    def paint(figure: Figure) -> None:
+    with drawing(3.9) as (figure, file):
         axes = figure.subplots()
         for number, (name, runs) in enumerate(lines.items()):
-            colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+            look = line(number)
             means = runs.groupby("x")["y"].mean()
-            axes.plot(runs["x"], runs["y"], marker, color=colour, alpha=0.35, markersize=4, markeredgewidth=0)
-            axes.plot(
-                means.index, means, marker=marker, color=colour, linestyle=DASHES[number % len(DASHES)], label=name
-            )
+            single = {"color": look["color"], "alpha": 0.35, "markersize": 4, "markeredgewidth": 0}
+            axes.plot(runs["x"], runs["y"], look["marker"], **single)
+            axes.plot(means.index, means, **look, label=name)
         axes.set(xlabel=x, ylabel=y, xticks=sorted({value for runs in lines.values() for value in runs["x"]}))
-        axes.grid(color="0.92")
+        axes.grid()
         axes.set_axisbelow(True)
-        figure.legend(loc="outside lower center", ncols=2, frameon=False)
-
-    return draw(3.9, paint)
+        figure.legend(loc="outside lower center", ncols=2)
+    return file.getvalue()
 
 
 def project(mixtures: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
@@ -265,8 +261,7 @@ def project(mixtures: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
 def simplex(names: Sequence[str], mixtures: np.ndarray, teachers: Sequence[str]) -> bytes:
     """Mixtures (P, M) as points on `project`'s plane, and below as bars of their weights: nothing is lost."""
     points, corners, _ = project(mixtures)
-
-    def paint(figure: Figure) -> None:
+    with drawing(0.27 * len(names) + 5.2) as (figure, file):
         above, below = figure.subplots(2, 1, height_ratios=[3.4, 0.27 * len(names) + 0.4])
         _simplex_plane(above, points, corners, teachers)
         left = np.zeros(len(names))
@@ -277,12 +272,10 @@ def simplex(names: Sequence[str], mixtures: np.ndarray, teachers: Sequence[str])
                 hatch=HATCHES[number % len(HATCHES)], label=teacher, height=0.72,
             )  # fmt: skip
             left += weights
-        below.set_yticks(range(len(names)), [f"{number + 1}  {name}" for number, name in enumerate(names)])
-        below.set_ylim(len(names) - 0.5, -0.5)
+        rows_down(below, [f"{number + 1}  {name}" for number, name in enumerate(names)])
         below.set(xlim=(0, 1), xlabel="weight of each teacher")
-        figure.legend(*below.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
-
-    return draw(0.27 * len(names) + 5.2, paint)
+        figure.legend(*below.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return file.getvalue()
 
 
 def _simplex_plane(axes: Axes, points: np.ndarray, corners: np.ndarray, teachers: Sequence[str]) -> None:

@@ -1,45 +1,44 @@
 """The study report: one HTML file that needs no network, and the same in Markdown with its figures beside it.
 
-Same table, cache and working tree: same bytes. Nothing in it is a fixed claim; see `sections`.
+Same table, cache and working tree: same bytes. Numbers come from `facts`, words from the templates: one a section, in
+Markdown, from which the page is made. Nothing in it is a fixed claim.
 """
 
 import base64
 import re
-from functools import cache
-from io import StringIO
+from collections.abc import Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markdown_it import MarkdownIt
+from markdown_it.renderer import RendererHTML
+from markdown_it.token import Token
+from markupsafe import Markup
 
-from .. import workspace
-from ..data import index
-from ..errors import CheckError, UsageError
-from ..evaluation import diversity, plots
-from ..evaluation.metrics import read_predictions
-from ..files import atomic, read_json, write_text
+from ..files import atomic, write_text
 from ..params import Params
 from ..progress import track
-from ..softlabels import families
-from ..study import comparison as compare
-from ..study import decision as decide
-from ..study import recipes, results
-from ..tracking import dvc_private, experiments
-from .sections import SECTIONS, Picture, Section, Study
+from ..study import results
+from ..study.recipes import points
+from ..tracking import dvc_private
+from .facts import SECTIONS, Picture, pictures
+from .gathered import Study, gather
+from .replication import load
 
-CURVES = {
-    "macro F1 on val": "plots/student/plots/metrics/val/macro_f1.tsv",
-    "loss on train": "plots/student/plots/metrics/train/loss.tsv",
-}
-NEEDED = [
-    *("experiment", *decide.NEEDED, "brier_scaled", "nll_scaled", "ece_null", "best_epoch", "grid_at_edge"),
-    *("best_test_macro_f1", "optimism_macro_f1", "scale", "corpus", "index_tag", "index_digest", "code", "time"),
-]
+MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table")
+HTML = RendererHTML()
 
 
-def make(table: Path, params: Params, html: Path, markdown: Path, store: Path | None = None) -> list[Path]:
+def make(
+    table: Path,
+    params: Params,
+    html: Path,
+    markdown: Path,
+    *,
+    replication: Path | None = None,
+    store: Path | None = None,
+) -> list[Path]:
     """Read what there is, and write the report.
 
     Parameters
@@ -49,6 +48,8 @@ def make(table: Path, params: Params, html: Path, markdown: Path, store: Path | 
     params : Params
     html, markdown : Path
         What to write. Figures of the Markdown go to a directory beside it, of the same name without suffix.
+    replication : Path, optional
+        Describes a published report that the study repeats, see `replication.load`; by default the study is its own.
     store : Path, optional
         DVC's cache, where the runs' predictions are looked up; by default that of the repository one stands in.
 
@@ -60,153 +61,107 @@ def make(table: Path, params: Params, html: Path, markdown: Path, store: Path | 
     Raises
     ------
     UsageError, CheckError
-        See `results.read` and `recipes.of`.
+        See `results.read`, `recipes.of` and `replication.load`.
     """
-    frame = results.read(table)
-    study = gather(frame, params, dvc_private.local_cache() if store is None else store)
-    made = [section(study) for section in track(SECTIONS, "sections")]
-    chosen = study.decision["chosen"]["label"] if study.decision else None
-    summary = {"runs": len(frame), "recipes": len(study.recipes), "chosen": chosen, "table": table.as_posix()}
+    published = load(replication) if replication else None
+    study = gather(results.read(table), params, dvc_private.local_cache() if store is None else store, published)
     figures = markdown.with_suffix("")
+    environment = words(figures.name)
+    sections, drawn = told(study, environment)
     written = [html, markdown]
-    for picture in (block for section in made for block in section.blocks if isinstance(block, Picture)):
-        path = figures / (picture.name + picture.suffix)
-        with atomic(path) as temporary:
+    for file, picture in drawn.items():
+        with atomic(figures / file) as temporary:
             temporary.write_bytes(picture.data)
-        written.append(path)
+        written.append(figures / file)
     for stale in set(figures.glob("*.svg")) | set(figures.glob("*.png")):
         if stale not in written:
             stale.unlink()
-    write_text(html, render("report.html.j2", made, summary, figures.name))
-    write_text(markdown, render("report.md.j2", made, summary, figures.name))
+    made_from = {"table": table.as_posix(), "replication": replication.as_posix() if replication else None}
+    head = tidy(environment.get_template("head.md.j2").render(study=study, **made_from))
+    write_text(markdown, "\n\n".join([head, *sections.values()]) + "\n")
+    page = Environment(loader=PackageLoader("ferdistill.report"), autoescape=True, undefined=StrictUndefined,
+                       trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)  # fmt: skip
+    parts = {name: list(blocks(text, drawn)) for name, text in sections.items()}
+    write_text(html, page.get_template("report.html.j2").render(study=study, head=list(blocks(head, {})), parts=parts))
     return written
 
 
-def render(template: str, sections: list[Section], summary: dict[str, Any], figures: str) -> str:
-    """Fill one of the two templates."""
+def told(study: Study, environment: Environment) -> tuple[dict[str, str], dict[str, Picture]]:
+    """The Markdown of every section by its name, and the pictures that it shows, by their files."""
+    sections: dict[str, str] = {}
+    drawn: dict[str, Picture] = {}
+    for section in track(SECTIONS, "sections"):
+        facts, name = section(study), section.__name__.replace("_", "-")
+        sections[name] = tidy(environment.get_template(f"sections/{name}.md.j2").render(study=study, **facts))
+        drawn |= {picture.file: picture for picture in pictures(facts)}
+    return sections, drawn
+
+
+def words(figures: str) -> Environment:
+    """The environment of templates that give Markdown: no character of a value is markup."""
     environment = Environment(
         loader=PackageLoader("ferdistill.report"),
-        autoescape=template.endswith(".html.j2"),
+        autoescape=True,
+        finalize=lambda value: value if isinstance(value, Markup) else Markup(_escaped(str(value))),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        keep_trailing_newline=True,
     )
-    environment.filters["data_uri"] = _data_uri
-    environment.filters["md"] = _markdown
-    return environment.get_template(template).render(sections=sections, summary=summary, figures=figures)
+    environment.filters |= {"points": points, "f": format, "capital": lambda text: text[:1].upper() + text[1:]}
+    environment.globals["figures"] = figures
+    return environment
 
 
-def gather(frame: pd.DataFrame, params: Params, store: Path | None) -> Study:
-    """Everything that the sections need, from the table, DVC's cache, git and the working tree."""
-    classes = results.classes_of(frame)
-    found = recipes.of(frame, params, [*NEEDED, *(f"f1_{name}" for name in classes)])
-    digests = set(frame["index_digest"])  # what this workspace has of another index has no place beside these runs
-    benchmark, export = decide.measured()
-    keys = "index_digest", "conditions", "run_family", "run_mode"
-    misalignment = _json_if_there(workspace.METRICS / "study/misalignment.json", *keys)
-    if misalignment is not None and misalignment["index_digest"] not in digests:
-        misalignment = None
-    drawn = {}
-    if misalignment is not None and (picture := workspace.PLOTS / "study/misalignment.png").is_file():
-        drawn["misalignment"] = picture.read_bytes()
-    teachers = _diversity(params, digests)
-    if teachers is not None:
-        with TemporaryDirectory() as directory:
-            picture = Path(directory) / "diversity.png"
-            plots.teacher_diversity(picture, teachers, f"Teachers on {teachers['n']} test images")
-            drawn["diversity"] = picture.read_bytes()
-    try:
-        decision, undecided = decide.decide(frame, params, benchmark, export), ""
-    except CheckError as error:  # too few seeds: the rest of the report stands without it
-        decision, undecided = None, f"Nothing is decided: {error.what}. To decide, {error.hint}."
-    return Study(
-        frame=frame,
-        recipes=found,
-        difference=cache(recipes.difference),
-        same_loss=lambda one, other: bool(recipes.same_loss(params, one.row, other.row)),
-        examples=lambda one, other: compare.examples(one.runs, other.runs, store, params.calibrate.bins),
-        point=lambda family, lambda_: recipes.point(families.mixture(params.families[family], lambda_)),
-        classes=classes,
-        teachers=params.teachers,
-        bins=params.calibrate.bins,
-        decision=decision,
-        undecided=undecided,
-        benchmark=benchmark,
-        predictions=_predictions(found, classes, store),
-        curves=_curves(found),
-        working_tree=_working_tree(digests),
-        diversity=teachers,
-        misalignment=misalignment if "misalignment" in drawn else None,
-        drawn=drawn,
-    )
+def _escaped(text: str) -> str:
+    """Plain text as Markdown."""
+    text = re.sub(r"([\\`*|\[]|(?<!\w)_|_(?!\w))", r"\\\1", text)
+    return text.replace("&", "&amp;").replace("<", "&lt;")
 
 
-def _json_if_there(path: Path, *keys: str) -> Any:
-    return read_json(path, *keys) if path.is_file() else None
+def tidy(text: str) -> str:
+    """Markdown with each paragraph and each item of a list on one line, as a template seldom has them."""
+    made = []
+    for block in re.split(r"\n\s*\n", text.strip()):
+        lines = [line.strip() for line in block.splitlines()]
+        made.append("\n".join(lines) if lines[0].startswith("|") else re.sub(r"\s+(?!- )", " ", "\n".join(lines)))
+    return "\n\n".join(made)
 
 
-def _diversity(params: Params, digests: set[str]) -> dict[str, Any] | None:
-    """`diversity.of_split` on test, if the runs' index and every teacher's soft labels are here."""
-    directories = [workspace.softlabels(name, params.index_tag) for name in params.teachers]
-    if not workspace.index_csv(params.index_tag).is_file() or not all(directory.is_dir() for directory in directories):
-        return None
-    rows = index.read(workspace.index_csv(params.index_tag))
-    return diversity.of_split(params, rows, "test", params.temperature) if rows.digest in digests else None
+def blocks(text: str, drawn: dict[str, Picture]) -> Iterator[dict[str, Any]]:
+    """The blocks of a Markdown text for the page, each of a `kind`: title, prose, or table or figure with a caption."""
+    groups: list[list[Token]] = [[]]
+    for token in MARKDOWN.parse(text):
+        groups[-1].append(token)
+        if token.level == 0 and token.nesting <= 0:
+            groups.append([])
+    groups = groups[:-1]
+    while groups:
+        group = groups.pop(0)
+        inner = group[1].children or []
+        if group[0].type == "table_open":
+            rows: list[list[Markup]] = [[]]
+            for token in group:
+                if token.type == "inline":
+                    rows[-1].append(_inline(token))
+                elif token.type == "tr_close":
+                    rows.append([])
+            yield {"kind": "table", "head": rows[0], "rows": rows[1:-1], "caption": _inline(groups.pop(0)[1])}
+        elif len(inner) == 1 and inner[0].type == "image":
+            picture = drawn[str(inner[0].attrs["src"]).rpartition("/")[2]]
+            kind = {"svg": "image/svg+xml", "png": "image/png"}[picture.file.rpartition(".")[2]]
+            data = f"data:{kind};base64,{base64.b64encode(picture.data).decode('ascii')}"
+            alt = HTML.renderInlineAsText(inner[0].children, MARKDOWN.options, {})
+            caption = _inline(groups.pop(0)[1])
+            yield {"kind": "figure", "picture": picture, "data": data, "alt": alt, "caption": caption}
+        elif group[0].type == "heading_open":
+            yield {"kind": "title", "html": _inline(group[1])}
+        else:
+            yield {"kind": "prose", "html": Markup(HTML.render(group, MARKDOWN.options, {}))}
 
 
-def _predictions(found: list[recipes.Recipe], classes: list[str], store: Path | None) -> dict[str, list[Any]]:
-    """Logits and labels on test, and T*, of the runs whose predictions lie in the cache."""
-    read: dict[str, list[Any]] = {}
-    if store is None:
-        return read
-    for recipe in track(found, "predictions"):
-        for md5, t_star in zip(recipe.runs["predictions"], recipe.runs["t_star"], strict=True):
-            path = dvc_private.stored(store, str(md5))
-            if re.fullmatch("[0-9a-f]{32}", str(md5)) and path.is_file():
-                test = read_predictions(path, "test", classes)
-                read.setdefault(recipe.selector, []).append((test.logits, test.labels, float(t_star)))
-    return read
-
-
-def _curves(found: list[recipes.Recipe]) -> dict[str, dict[str, pd.DataFrame]]:
-    """By title and recipe, a frame of epochs by seeds, from the experiments' commits, of those in this clone."""
-    wanted = [
-        (title, recipe.selector, int(seed), f"{commit}:{path}")
-        for recipe in found
-        for commit, seed in zip(recipe.runs["commit"], recipe.runs["seed"], strict=True)
-        if re.fullmatch("[0-9a-f]{7,64}", str(commit))
-        for title, path in CURVES.items()
-    ]
-    try:
-        texts = experiments.blobs([name for *_, name in wanted])
-    except UsageError:  # no git, or no repository: the report stands without curves
-        return {}
-    curves: dict[str, dict[str, dict[int, pd.Series]]] = {}
-    for (title, selector, seed, _), text in zip(wanted, texts, strict=True):
-        if text is not None:
-            table = pd.read_csv(StringIO(text), sep="\t", index_col="step")
-            curves.setdefault(title, {}).setdefault(selector, {})[seed] = table.iloc[:, -1]
-    return {title: {selector: pd.DataFrame(series) for selector, series in of.items()} for title, of in curves.items()}
-
-
-def _working_tree(digests: set[str]) -> dict[str, Any]:
-    """The pipeline's own run, as `dvc repro` left it, if it is of the runs' index."""
-    files = {name: workspace.PLOTS / f"{name}.csv" for name in ("confusion", "reliability")}
-    student = _json_if_there(workspace.STUDENT_METRICS, "run_family", "run_mode", "index_digest")
-    if student is None or student["index_digest"] not in digests or not all(map(Path.is_file, files.values())):
-        return {}
-    label = f"{student['run_family']} {student['run_mode']}, working tree"
-    return {"label": label, **{name: pd.read_csv(path) for name, path in files.items()}}
-
-
-def _data_uri(picture: Picture) -> str:
-    kind = {".svg": "image/svg+xml", ".png": "image/png"}[picture.suffix]
-    return f"data:{kind};base64,{base64.b64encode(picture.data).decode('ascii')}"
-
-
-def _markdown(text: str) -> str:
-    """Plain text as Markdown: no character of it is markup."""
-    for character in "\\`*|<[":
-        text = text.replace(character, "\\" + character)
-    return text
+def _inline(token: Token) -> Markup:
+    """What stands in a line; of a caption, what is emphasised as a whole."""
+    inner = token.children or []
+    if len(inner) > 2 and inner[0].type == "em_open" and inner[-1].type == "em_close":
+        inner = inner[1:-1]
+    return Markup(HTML.renderInline(inner, MARKDOWN.options, {}))
