@@ -223,7 +223,7 @@ def _subjects(corpus_dir: Path, listed: list[tuple[str, Row]]) -> dict[str, str]
         raise CheckError(
             f"paths in the table of subjects that are not in the corpus: {len(unknown)}, first {unknown[0]}",
             where=str(corpus_dir),
-            expected="paths relative to it, as in rafdb/Image/aligned/train_00001_aligned.jpg or fer2013/fer2013.csv#0",
+            expected="paths relative to it, as folder/image.jpg, or table.csv#0 for a row",
             hint="correct the rows or take them out, or restore the images",
         )
     return subjects

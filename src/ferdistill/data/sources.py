@@ -286,7 +286,7 @@ def table_rows(file: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, list
 
 
 def csv_fields(lines: Iterator[str]) -> Iterator[list[str]]:
-    """What `csv.reader` yields, in a third of its time where few lines hold a quotation mark, as in FER2013."""
+    """What `csv.reader` yields, in a third of its time where few lines hold a quotation mark."""
     for line in lines:
         if '"' in line:
             yield next(csv.reader(chain([line], lines)))
