@@ -30,6 +30,7 @@ def generate(directory: Path, rows: int, teachers: int) -> None:
     import pandas as pd
 
     from ferdistill.data import index
+    from ferdistill.data.build import write_index
     from ferdistill.softlabels import store
 
     rng = np.random.default_rng(0)
@@ -39,7 +40,7 @@ def generate(directory: Path, rows: int, teachers: int) -> None:
     frame["path"] = [f"rafdb/Image/aligned/train_{row:08d}_aligned.jpg" for row in range(rows)]
     frame["label"] = rng.choice(CLASSES, rows)
     frame["split"] = rng.choice(index.SPLITS, rows, p=[0.7, 0.1, 0.1, 0.1])
-    index.write(directory / "index.csv", frame, CLASSES, "benchmark")
+    write_index(directory / "index.csv", frame, CLASSES, "benchmark")
     written = index.read(directory / "index.csv")
     for teacher in map(str, range(teachers)):
         logits = rng.normal(0, 3, (rows, len(CLASSES)))

@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from ferdistill.data import index as index_module
+from ferdistill.data.build import write_index
 from ferdistill.faces import server
 from ferdistill.files import sha256_file, write_json
 from ferdistill.runtime.classifier import SCHEMA_VERSION
@@ -93,7 +94,7 @@ def make_index(path: Path, lengths: dict[str, int], classes: list[str], seed: in
     frame["source"], frame["subject"], frame["group"] = "s", "", frame["sample_id"]
     frame["official_split"] = ""
     frame = frame.sort_values("path").reset_index(drop=True)[index_module.COLUMNS]
-    index_module.write(path, frame, classes, "invented")
+    write_index(path, frame, classes, "invented")
     return index_module.read(path)
 
 

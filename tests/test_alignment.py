@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from conftest import CLASSES, make_index
 from ferdistill.data import index as index_module
+from ferdistill.data.build import write_index
 from ferdistill.errors import CheckError, UsageError
 from ferdistill.files import sha256
 from ferdistill.softlabels import alignment, store
@@ -284,6 +285,6 @@ def test_the_digest_of_lines_is_that_of_the_joined_text_however_it_is_chunked(ch
 def test_an_index_is_read_as_the_text_that_was_written(index, cells):
     rows = index.rows.assign(source=cells)
     with tempfile.TemporaryDirectory() as root:
-        index_module.write(Path(root) / "i.csv", rows, CLASSES, "invented")
+        write_index(Path(root) / "i.csv", rows, CLASSES, "invented")
         assert index_module.read(Path(root) / "i.csv").rows.equals(rows)
         assert index_module.read(Path(root) / "i.csv", store.KEYS).rows.equals(rows[store.KEYS])

@@ -11,12 +11,12 @@ from PIL import Image
 
 from conftest import THREE, face, write_fer2013
 from ferdistill.data import diff, index
-from ferdistill.data.build import build
+from ferdistill.data.build import build, write_index
 from ferdistill.data.reader import read_rows
 from ferdistill.data.sheets import write_sheets
-from ferdistill.data.sources import read_image
 from ferdistill.data.verify import verify
 from ferdistill.errors import CheckError, UsageError
+from ferdistill.image_files import read_image
 from support.corpora import SETTINGS, make
 
 
@@ -56,7 +56,7 @@ def test_every_row_is_in_the_index_or_listed_with_its_reason(corpus):
     assert len(rows) + len(gone) == report["rows_listed"] == len(listed(corpus))
     assert not set(gone["path"]) & set(rows["path"])
     assert set(gone["step"]) == {"dropped", "duplicate", "conflict", "quarantined"}
-    assert set(gone.loc[gone["step"] == "dropped", "reason"]) == {"happy"}
+    assert set(gone.loc[gone["step"] == "dropped", "reason"]) == {"happy", "happiness"}
     assert (gone["reason"] != "").all()
 
 
@@ -140,8 +140,7 @@ def test_a_source_without_official_parts_fills_every_split(tmp_path):
 SCRIPT = """
 import sys
 from pathlib import Path
-from ferdistill.data import index
-from ferdistill.data.build import build
+from ferdistill.data.build import build, write_index as write
 from support.corpora import SETTINGS
 from conftest import THREE
 if __name__ == "__main__":
@@ -159,7 +158,7 @@ if __name__ == "__main__":
         os.listdir = lambda *a: mix(listdir(*a))
         os.scandir = lambda *a: Shuffled(mix(list(scan(*a))))
     built = build(Path(sys.argv[1]), THREE, SETTINGS, int(sys.argv[4]))
-    index.write(Path(sys.argv[2]), built.rows, THREE, "mine")
+    write(Path(sys.argv[2]), built.rows, THREE, "mine")
 """
 
 
@@ -183,12 +182,12 @@ def test_the_index_has_the_same_bytes_in_any_order_place_locale_and_number_of_wo
 @pytest.fixture
 def indexed(corpus, tmp_path):
     csv = tmp_path / "i" / "x.csv"
-    return corpus, csv, write_index(corpus, csv)
+    return corpus, csv, index_of(corpus, csv)
 
 
-def write_index(corpus, csv):
+def index_of(corpus, csv):
     built = build(corpus, THREE, SETTINGS, 1)
-    index.write(csv, built.rows, THREE, "mine")
+    write_index(csv, built.rows, THREE, "mine")
     csv.with_suffix(".report.json").write_text(json.dumps(built.report))
     return index.read(csv)
 
@@ -232,7 +231,7 @@ def test_diff_says_what_came_went_and_changed(indexed, tmp_path):
     rows[1] = (6, *rows[1][1:])
     rows[2] = (0, face(31337), "Training")
     write_fer2013(corpus / "fer2013/fer2013.csv", rows)
-    after = write_index(corpus, tmp_path / "j" / "x.csv")
+    after = index_of(corpus, tmp_path / "j" / "x.csv")
     changes = diff.diff(before.rows, after.rows)
     assert [change["path"] for change in changes["came"]] == [came]
     assert [change["path"] for change in changes["went"]] == ["folders/test/neutral/a b é.png"]
@@ -258,7 +257,7 @@ def test_sheets_are_drawn_and_hold_the_groups(corpus, tmp_path):
     copy_face(corpus, 1, "train/angry/exact.png")
     copy_face(corpus, 2, "train/neutral/conflict.png")
     csv = tmp_path / "i" / "x.csv"
-    read = write_index(corpus, csv)
+    read = index_of(corpus, csv)
     report = json.loads(csv.with_suffix(".report.json").read_text())
     write_sheets(tmp_path / "sheets", read, report, corpus, THREE)
     with Image.open(tmp_path / "sheets/duplicates.png") as sheet:

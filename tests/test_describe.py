@@ -1,14 +1,12 @@
 """What lies in a corpus directory: every layout alone, several together, nested, and what is better left out."""
 
-import importlib
-
 import numpy as np
 import pytest
 import yaml
 
 from conftest import CLASSES, face, write_fer2013
-from ferdistill.data import reader, sources
-from ferdistill.data.describe import PRECEDENCE, guess, to_yaml
+from ferdistill.data import description, reader, sources
+from ferdistill.data.survey import survey, to_yaml
 from ferdistill.errors import CheckError, UsageError
 from support.corpora import (
     YOLO_NAMES,
@@ -83,6 +81,12 @@ def class_folders(root):
     picture(root / "test" / "anger" / "b.png")
 
 
+def table_of_paths(root):
+    picture(root / "pictures" / "a.png")
+    picture(root / "pictures" / "b.png")
+    text(root / "labels.csv", "file,class", "pictures/a.png,happy", "pictures/b.png,Anger")
+
+
 # The writer, the adapter, and the source's path below the folder that was written to.
 LAYOUTS = {
     "fer2013": (fer2013_table, "fer2013.csv"),
@@ -96,28 +100,40 @@ LAYOUTS = {
     "ckplus48": (ckplus48_folders, "CK+48"),
     "jaffe": (jaffe_files, ""),
     "kdef": (kdef_folders, "KDEF"),
+    "table": (table_of_paths, "labels.csv"),
     "folders": (class_folders, ""),
 }
+PRECEDENCE = (
+    "kdef", "ckplus", "ckplus48", "jaffe", "rafdb", "ferplus", "affectnet", "affectnet_npy", "affectnet_yolo", "expw",
+    "fer2013", "table", "folders",
+)  # fmt: skip
+
+
+def guess(root):
+    return survey(root, CLASSES)
+
+
+def placed(found):
+    """Adapter and path of each source."""
+    return [(one.description.adapter, one.description.path) for one in found.sources]
 
 
 def check_yaml(root):
     """The description is one that the reader takes, and each source yields two faces that can be decoded."""
     (root / "corpus.yaml").write_text(to_yaml(guess(root)), encoding="utf-8")
-    description = reader.describe(root)
-    for source in description.sources:
-        adapter = importlib.import_module(reader.adapters()[source.adapter])
-        options = adapter.Options.model_validate(source.options)
-        rows = list(adapter.read(root, source.path, CLASSES, options))
+    described = description.read_description(root, CLASSES)
+    for source in described.sources:
+        rows = list(reader.source_rows(root, source, reader.labels_of(source, CLASSES)))
         assert not [row for row in rows if isinstance(row, CheckError)], source
         records = [row for row in rows if isinstance(row, sources.Record)]
         assert len(records) == 2, source
         for record in records:
             sources.decode(root, record)
-    return description
+    return described
 
 
 def test_every_adapter_has_a_layout_here_and_a_place_in_the_order():
-    assert sorted(LAYOUTS) == sorted(PRECEDENCE) == list(reader.adapters())
+    assert sorted(LAYOUTS) == sorted(PRECEDENCE) == list(description.adapters())
 
 
 @pytest.mark.parametrize("place", ["mine", "archive/some where/é", "."])
@@ -126,10 +142,10 @@ def test_each_layout_is_recognised_alone_at_any_depth(tmp_path, adapter, place):
     write, below = LAYOUTS[adapter]
     write(tmp_path / place)
     found = guess(tmp_path)
-    assert [(source.name, source.adapter, source.path) for source in found.sources] == [
+    assert [(one.description.name, one.description.adapter, one.description.path) for one in found.sources] == [
         (adapter, adapter, sources.join(place, below))
     ]
-    assert found.sources[0].count == (3 if adapter == "kdef" else 2) and found.sources[0].evidence
+    assert found.sources[0].images == 2 and found.sources[0].evidence
     assert not found.unrecognised and found.subjects is None
     assert [item.reason[:20] for item in found.left_out] == (["FER2013; FER+ relabe"] if adapter == "ferplus" else [])
     check_yaml(tmp_path)
@@ -145,15 +161,15 @@ def test_all_layouts_together_in_their_order(tmp_path):
     found = guess(tmp_path)
     # The FER2013 table of its own has as many rows as the one that FER+ relabels: both would conflict with FER+.
     expected = [adapter for adapter in PRECEDENCE if adapter != "fer2013"]
-    assert [source.adapter for source in found.sources] == expected
+    assert [adapter for adapter, _ in placed(found)] == expected
     assert [item.path for item in found.left_out] == ["my fer2013/fer2013.csv", "my ferplus/fer2013.csv"]
-    assert found.sources[PRECEDENCE.index("ferplus")].options == {"fer2013": "my ferplus/fer2013.csv"}
+    assert found.sources[PRECEDENCE.index("ferplus")].description.options == {"fer2013": "my ferplus/fer2013.csv"}
     assert found.unrecognised == ("LICENSE", "stuff") and found.subjects == "subjects.csv"
     described = to_yaml(found)
     assert "precedence" in described and "# left out: my fer2013/fer2013.csv: FER2013; FER+" in described
     assert "# not recognised: stuff" in described
-    description = check_yaml(tmp_path)
-    assert description.subjects == "subjects.csv" and len(description.sources) == 11
+    described = check_yaml(tmp_path)
+    assert described.subjects == "subjects.csv" and len(described.sources) == 12
 
 
 def test_the_same_tree_gives_the_same_bytes(tmp_path):
@@ -166,7 +182,10 @@ def test_two_of_a_kind_are_numbered(tmp_path):
     for folder in ("b", "a"):
         class_folders(tmp_path / folder)
     found = guess(tmp_path)
-    assert [(source.name, source.path) for source in found.sources] == [("folders", "a"), ("folders-2", "b")]
+    assert [(one.description.name, one.description.path) for one in found.sources] == [
+        ("folders", "a"),
+        ("folders-2", "b"),
+    ]
     check_yaml(tmp_path)
 
 
@@ -180,13 +199,17 @@ def test_kaggles_rafdb_is_told_from_other_numbered_folders(tmp_path, keep):
         (tmp_path / "archive" / "DATASET").rename(tmp_path / "archive" / "data")
     found = guess(tmp_path)
     path = "archive/data" if keep == "names" else "archive"
-    assert [(source.adapter, source.path, source.count) for source in found.sources] == [("rafdb", path, 6)]
+    assert [(*place, one.images) for place, one in zip(placed(found), found.sources, strict=True)] == [
+        ("rafdb", path, 6)
+    ]
     assert ("train_labels.csv" in found.sources[0].evidence) == (keep == "tables")
     for folder in ("train", "test"):
         for code in ("1", "4", "7"):
             picture(tmp_path / "other" / folder / code / "x.png")
     found = guess(tmp_path)
-    assert [item.path for item in found.left_out] == ["other"] and "whose code table" in found.left_out[0].reason
+    assert [item.path for item in found.left_out] == ["other"]
+    assert "none of whose labels is a class: 1 2, 4 2, 7 2" in found.left_out[0].reason
+    assert "classes: {'1': CLASS, '4': CLASS, '7': CLASS}}" in found.left_out[0].reason
 
 
 def test_names_that_tell_the_person_are_preferred_to_class_folders(tmp_path):
@@ -196,7 +219,7 @@ def test_names_that_tell_the_person_are_preferred_to_class_folders(tmp_path):
     picture(tmp_path / "mixed" / "angry" / "KA.AN1.39.tiff")
     picture(tmp_path / "mixed" / "angry" / "someone.tiff")
     found = guess(tmp_path)
-    assert [(source.adapter, source.path) for source in found.sources] == [
+    assert placed(found) == [
         ("kdef", "k"), ("jaffe", "j"), ("folders", "mixed"),
     ]  # fmt: skip
     assert "`folders` could read it too" in found.sources[0].evidence
@@ -210,7 +233,7 @@ def test_tables_that_hold_the_same_rows_are_left_out(tmp_path):
     text(tmp_path / "test.csv", "pixels", "1 2 3")
     text(tmp_path / "ckextended.csv", "emotion,pixels,Usage", "7,1 2 3,Training")
     found = guess(tmp_path)
-    assert [source.path for source in found.sources] == ["fer2013.csv"]
+    assert [path for _, path in placed(found)] == ["fer2013.csv"]
     reasons = {item.path: item.reason for item in found.left_out}
     assert "the codes differ" in reasons["ckextended.csv"]
     assert "as many rows as fer2013.csv" in reasons["icml_face_data.csv"]
@@ -222,7 +245,9 @@ def test_kaggles_parts_of_fer2013_alone(tmp_path):
     text(tmp_path / "train.csv", "emotion,pixels", "0,1 2 3")
     text(tmp_path / "test.csv", "pixels", "1 2 3")
     found = guess(tmp_path)
-    assert [(source.adapter, source.path, source.count) for source in found.sources] == [("fer2013", "train.csv", 1)]
+    assert [(*place, one.images) for place, one in zip(placed(found), found.sources, strict=True)] == [
+        ("fer2013", "train.csv", 1)
+    ]
     assert [item.reason for item in found.left_out] == ["FER2013's pixels without labels"]
 
 
@@ -231,7 +256,7 @@ def test_ferplus_needs_a_table_of_as_many_rows(tmp_path):
     with (tmp_path / "fer2013.csv").open("a") as handle:
         handle.write("3,1 2 3,Training\n")
     found = guess(tmp_path)
-    assert [source.adapter for source in found.sources] == ["fer2013"]
+    assert [adapter for adapter, _ in placed(found)] == ["fer2013"]
     assert "no whole FER2013 table of 2 rows" in found.left_out[0].reason
 
 
@@ -244,13 +269,14 @@ def test_half_a_layout_is_left_out_with_what_is_missing(tmp_path):
     yolo(tmp_path / "y")
     text(tmp_path / "y" / "YOLO_format" / "data.yaml", "names: [cat, dog]")
     picture(tmp_path / "raf2" / "Image" / "aligned" / "train_00001_aligned.jpg")
-    picture(tmp_path / "classes" / "train_class" / "class001" / "a.jpg")
+    for number in (1, 2):
+        picture(tmp_path / "classes" / "train_class" / f"class00{number}" / "a.jpg")
     text(tmp_path / "npy" / "train_set" / "annotations" / "1_val.npy")
     found = guess(tmp_path)
     assert not found.sources and not found.unrecognised
     missing = {
-        "a": "validation.csv", "ck": "Emotion", "classes/train_class": "which number is which class", "expw": "origin",
-        "npy": "_exp.npy", "raf": "Image/aligned", "raf2": "list_patition_label.txt is not there",
+        "a": "validation.csv", "ck": "Emotion", "classes/train_class": "{class001: CLASS, class002: CLASS}",
+        "expw": "origin", "npy": "_exp.npy", "raf": "Image/aligned", "raf2": "list_patition_label.txt is not there",
     }  # fmt: skip
     reasons = {item.path: item.reason for item in found.left_out}
     assert all(part in reasons[path] for path, part in missing.items()) and "alphabetical" in reasons["y/YOLO_format"]
@@ -263,7 +289,7 @@ def test_class_folders_around_another_corpus_are_left_out(tmp_path):
     jaffe_files(tmp_path / "all" / "jaffe")
     fer2013_table(tmp_path / "all")
     found = guess(tmp_path)
-    assert [(source.adapter, source.path) for source in found.sources] == [
+    assert placed(found) == [
         ("jaffe", "all/jaffe"), ("fer2013", "all/fer2013.csv"),
     ]  # fmt: skip
     assert [item.path for item in found.left_out] == ["all"] and "jaffe in all/jaffe" in found.left_out[0].reason
@@ -271,17 +297,50 @@ def test_class_folders_around_another_corpus_are_left_out(tmp_path):
 
 def test_evidence_names_what_will_be_refused_and_kaggles_merged_test(tmp_path):
     class_folders(tmp_path)
-    picture(tmp_path / "test" / "sad" / "PrivateTest_88305.jpg")
+    picture(tmp_path / "test" / "sad" / "PublicTest_88305.jpg")
     picture(tmp_path / "train" / "bored" / "x.png")
+    picture(tmp_path / "train" / "bored" / "deeper" / "x.png")
     evidence = guess(tmp_path).sources[0].evidence
-    assert "PublicTest and PrivateTest" in evidence
-    assert "images outside them, which will be refused: 1 in train/bored" in evidence
+    assert "images of PublicTest lie in another part" in evidence
+    assert "left out, being no class: bored 1" in evidence
+    assert "1 rows will be refused, the first: a file outside the class folders" in evidence
 
 
 def test_a_path_that_no_description_can_hold_is_left_out(tmp_path):
     class_folders(tmp_path / "C: drive")
     found = guess(tmp_path)
     assert not found.sources and "rename" in found.left_out[0].reason
+
+
+def test_labels_are_matched_by_number_and_position_and_not_by_guess(tmp_path):
+    for number in (1, 2):
+        picture(tmp_path / "f" / f"0{number}" / "a.png", seed=number)
+        picture(tmp_path / f"{number}.png", seed=number)
+    text(tmp_path / "t.csv", "path,label", "1.png,0", "2.png,1")
+    mapped = {one.description.adapter: one.description.classes for one in survey(tmp_path, ["1", "2"]).sources}
+    assert mapped == {"folders": {"01": "1", "02": "2"}, "table": {}}
+    mapped = {one.description.adapter: one.description.classes for one in survey(tmp_path, ["cat", "dog"]).sources}
+    assert mapped == {"table": {"0": "cat", "1": "dog"}}
+    found = survey(tmp_path, ["cat", "dog", "cow"])
+    assert not found.sources
+    with pytest.raises(CheckError, match=r"(?s)f: folders, none of whose labels is a class: 01 1, 02 1.*'0': CLASS"):
+        to_yaml(found)
+
+
+def test_one_of_two_sources_that_list_the_same_images_is_left_out(tmp_path):
+    class_folders(tmp_path)
+    text(tmp_path / "labels.csv", "path,label", "train/happy/a.png,happy", "test/anger/b.png,angry")
+    found = guess(tmp_path)
+    assert placed(found) == [("table", "labels.csv")]
+    assert [item.reason for item in found.left_out] == ["folders, whose images table lists too"]
+
+
+def test_text_of_a_table_does_not_break_out_of_its_comment(tmp_path):
+    picture(tmp_path / "a.png")
+    picture(tmp_path / "b.png")
+    text(tmp_path / "t.csv", "path,label", "a.png,happy", 'b.png,"x\nsources: []"')
+    described = yaml.safe_load(to_yaml(guess(tmp_path)))
+    assert [source["adapter"] for source in described["sources"]] == ["table"]
 
 
 def test_nothing_and_nowhere(tmp_path):

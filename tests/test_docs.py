@@ -36,7 +36,7 @@ from conftest import CLASSES, face, write_fer2013
 from ferdistill import __version__, params, workspace
 from ferdistill.cli import cli
 from ferdistill.data import index as index_module
-from ferdistill.data.reader import CorpusDescription
+from ferdistill.data.description import CorpusDescription
 from ferdistill.files import sha256
 from ferdistill.softlabels import store
 from ferdistill.stages import index as index_stage

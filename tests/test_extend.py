@@ -124,18 +124,15 @@ ADAPTER = '''"""A lab's own faces: `p07-happy-2.png`, person, expression, take."
 from collections.abc import Iterator
 from pathlib import Path
 
-from ...errors import CheckError
-from ...data.sources import EXPRESSIONS, Options, Record, Row, file_names, join, labelled
+from ...data.labels import Labels
+from ...data.sources import Options, Record, Row, file_names, join
 
 
-def read(root: Path, path: str, classes: list[str], options: Options) -> Iterator[Row]:
+def rows(root: Path, path: str, labels: Labels, options: Options) -> Iterator[Row]:
     for name in file_names(root / path):
         person, expression, _ = name.split("-")
-        if expression not in EXPRESSIONS:
-            yield CheckError(f"unknown expression {expression!r}", where=str(root / path / name))
-        else:
-            image = join(path, name)
-            yield labelled(Record(image, expression, None, subject=f"lab:{person}", image=image), EXPRESSIONS, classes)
+        image = join(path, name)
+        yield labels.row(Record(image, expression, None, subject=f"lab:{person}", image=image), str(root / image))
 '''
 
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from conftest import CLASSES, face, make_index, write_fer2013
 from ferdistill import image_files
-from ferdistill.data import describe, images, index, reader, sources
+from ferdistill.data import images, index, reader, sources, survey
 from ferdistill.errors import CheckError, FerdistillError
 from ferdistill.files import read_json, sha256_file, write_json
 from support import corpora as trees
@@ -83,7 +83,7 @@ def rows_of(root):
                 assert pixels.dtype == np.uint8 and pixels.shape[2] == 3 and pixels.size
             except CheckError as error:
                 rows.append((source, "error", str(error)))
-    describe.guess(root)
+    survey.survey(root, CLASSES)
     return rows
 
 

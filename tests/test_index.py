@@ -6,14 +6,16 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from conftest import THREE, face, write_fer2013
 from ferdistill.data import images, index, packing
-from ferdistill.data.build import assign_splits, choose_seed, stratification
+from ferdistill.data.build import assign_splits, build, choose_seed, stratification, write_index
 from ferdistill.data.reader import read_rows
+from ferdistill.data.sources import Record
 from ferdistill.errors import CheckError, UsageError
 from ferdistill.params import ImageParams
 from support.corpora import SETTINGS, make, settings_with
@@ -42,7 +44,7 @@ def test_official_parts_are_kept_and_the_rest_is_shared_out(corpus, tmp_path):
         "val",
         "calib",
     }
-    description = index.write(tmp_path / "index" / "x.csv", rows, THREE, "mine")
+    description = write_index(tmp_path / "index" / "x.csv", rows, THREE, "mine")
     assert index.read(tmp_path / "index" / "x.csv").digest == description["digest"]
     assert sum(part["length"] for part in description["splits"].values()) == len(rows)
 
@@ -75,6 +77,67 @@ def test_of_exact_copies_the_official_test_keeps_its_own_and_conflicts_go(corpus
     labels = {"fer2013/fer2013.csv#2": "angry", "folders/train/neutral/in_conflict.png": "neutral"}
     assert [conflict["labels"] for conflict in report["conflicts"]] == [labels]
     assert not paths & set(labels)
+
+
+def test_a_mirrored_image_is_a_copy_only_if_params_say_so(corpus):
+    Image.fromarray(face(4)[:, ::-1]).save(corpus / "folders" / "train" / "angry" / "mirrored.png")
+    Image.fromarray(face(5)).save(corpus / "folders" / "train" / "angry" / "near.jpg", quality=75)
+    for mirrored in (True, False):
+        rows, report = make(corpus, mirrored=mirrored)
+        assert {copy["kind"] for copy in report["duplicates"]} == ({"mirrored", "near"} if mirrored else {"near"})
+        assert ("folders/train/angry/mirrored.png" in set(rows["path"])) != mirrored
+
+
+ODD = ["très heureux", "悲しい", 'a,b "c"', "7"]
+
+
+def test_classes_of_any_name_come_back_from_the_index_with_their_votes(tmp_path):
+    lines = ["path,label," + ",".join(f'"{name}"'.replace('a,b "c"', 'a,b ""c""') for name in ODD)]
+    for number in range(120):
+        Image.fromarray(face(number)).save(tmp_path / f"{number}.png")
+        votes = [2 + (place == number % 4) for place in range(4)]
+        lines.append(f'{number}.png,"{ODD[number % 4]}",'.replace('b "c"', 'b ""c""') + ",".join(map(str, votes)))
+    (tmp_path / "t.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    source = {"name": "t", "adapter": "table", "path": "t.csv", "options": {"votes": ODD}}
+    (tmp_path / "corpus.yaml").write_text(yaml.safe_dump({"sources": [source]}, allow_unicode=True), encoding="utf-8")
+    built = build(tmp_path, ODD, settings_with(), 1)
+    write_index(tmp_path / "i.csv", built.rows, ODD, "odd")
+    read = index.read(tmp_path / "i.csv")
+    assert list(read.rows["label"]) == [ODD[int(path.removesuffix(".png")) % 4] for path in read.rows["path"]]
+    votes = read.rows[[f"vote_{name}" for name in ODD]].to_numpy(float)
+    assert (votes.argmax(1) == read.codes(ODD)).all() and np.allclose(votes.sum(1), 1)
+    packing.pack(read, tmp_path, tmp_path / "i.npy", ODD, ImageParams(size=48, channels=1))
+    assert len(images.load(tmp_path / "i.npy", read)) == 120
+
+
+def test_a_corpus_whose_labels_are_no_class_says_what_to_write(corpus):
+    with pytest.raises(CheckError) as error:
+        make(corpus, classes=["cat", "dog"])
+    message = str(error.value)
+    assert "none of the labels of the corpus is a class" in message
+    assert "source `fer2013`: 0 (angry) 45, 3 (happy) 45, 6 (neutral) 45" in message
+    assert "classes: {'0': CLASS, '3': CLASS, '6': CLASS}" in message and "angry 1, happiness 1" in message
+
+
+def test_the_map_of_a_source_makes_classes_of_codes_and_names(corpus):
+    file = corpus / "corpus.yaml"
+    described = yaml.safe_load(file.read_text())
+    for source, mapped in zip(
+        described["sources"],
+        ({0: "cat", "happy": "dog"}, {6: "cat", "4": "dog"}, {"happiness": "dog"}),
+        strict=True,
+    ):
+        source["classes"] = mapped
+    file.write_text(yaml.safe_dump(described))
+    records = [row for _, row in read_rows(corpus, ["cat", "dog"]) if isinstance(row, Record)]
+    found = {record.path: record.label for record in records}
+    assert found["fer2013/fer2013.csv#0"] == "cat" and found["fer2013/fer2013.csv#45"] == "dog"
+    assert found["rafdb/Image/aligned/train_00000_aligned.jpg"] == "cat"
+    assert found["folders/train/happiness/a b é.png"] == "dog" and len(found) == 90 + 4 + 1
+    described["sources"][0]["classes"] = {0: "cow"}
+    file.write_text(yaml.safe_dump(described))
+    with pytest.raises(UsageError, match=r"(?s)`fer2013` has labels for `cow`, which is no class.*cat, dog"):
+        make(corpus, classes=["cat", "dog"])
 
 
 def test_a_subject_never_straddles_splits(corpus):
@@ -154,7 +217,7 @@ def frame(count, groups=None, official="train"):
 
 def test_images_are_packed_in_the_order_of_the_index(corpus, tmp_path):
     rows, _ = make(corpus)
-    index.write(tmp_path / "i.csv", rows, THREE, "mine")
+    write_index(tmp_path / "i.csv", rows, THREE, "mine")
     read = index.read(tmp_path / "i.csv")
     packing.pack(read, corpus, tmp_path / "i.npy", THREE, ImageParams(size=48, channels=1))
     packed = images.load(tmp_path / "i.npy", read)
@@ -189,8 +252,8 @@ def lose_image(root):
 
 
 def stray_folder(root):
-    (root / "folders" / "train" / "bored").mkdir()
-    Image.fromarray(face(1)).save(root / "folders" / "train" / "bored" / "x.png")
+    (root / "folders" / "train" / "bored" / "deeper").mkdir(parents=True)
+    Image.fromarray(face(1)).save(root / "folders" / "train" / "bored" / "deeper" / "x.png")
 
 
 def spoil_list(root):
@@ -256,6 +319,11 @@ def test_bad_input_is_named_with_its_place(corpus, spoil, message):
         ),
         ("sources: [{name: a, adaptor: folders, path: folders}]", "did you mean `adapter`.*adapters: .*fer2013"),
         ("sources: [", "not valid YAML"),
+        (
+            "sources: [{name: a, adapter: folders, path: folders, classes: {yes: angry}}]",
+            "YAML reads this as True.*put it in quotes",
+        ),
+        ("sources: [{name: a, adapter: folders, path: folders, classes: {a: 7}}]", "YAML reads this as 7.*in quotes"),
     ],
 )
 def test_a_bad_description_is_refused(corpus, text, message):
@@ -274,12 +342,12 @@ def test_a_link_that_leaves_the_corpus_is_refused(corpus, tmp_path):
 def test_an_empty_split_an_absent_class_and_an_edited_index_are_refused(corpus, tmp_path):
     rows, _ = make(corpus)
     with pytest.raises(CheckError, match="split `train` is empty"):
-        index.write(tmp_path / "i.csv", rows[rows["split"] != "train"], THREE, "mine")
+        write_index(tmp_path / "i.csv", rows[rows["split"] != "train"], THREE, "mine")
     with pytest.raises(CheckError, match="split `val` has no image of angry"):
-        index.write(tmp_path / "i.csv", rows[(rows["split"] != "val") | (rows["label"] != "angry")], THREE, "mine")
+        write_index(tmp_path / "i.csv", rows[(rows["split"] != "val") | (rows["label"] != "angry")], THREE, "mine")
     with pytest.raises(CheckError, match="the corpus has no image of disgust, fear"):
-        index.write(tmp_path / "i.csv", rows, [*THREE, "disgust", "fear"], "mine")
-    index.write(tmp_path / "i.csv", rows, THREE, "mine")
+        write_index(tmp_path / "i.csv", rows, [*THREE, "disgust", "fear"], "mine")
+    write_index(tmp_path / "i.csv", rows, THREE, "mine")
     text = (tmp_path / "i.csv").read_text()
     (tmp_path / "i.csv").write_text(text.replace("angry", "happy", 1))
     with pytest.raises(CheckError, match="changed after it was written"):

@@ -79,6 +79,18 @@ def test_every_scale_has_every_teacher(tmp_path):
         ({"index_tag": "../x"}, "index_tag"),
         ({"index__val": 0.6, "index__calib": 0.5}, "val + calib + test must be under 1"),
         ({"classes": ["a", "b", "a"]}, "each name once"),
+        ({"classes": ["a", "Été", "e\u0301te\u0301"]}, "`Été` and `e\u0301te\u0301` are one folder"),
+        ({"classes": ["a", "../b"]}, "classes.1: '../b' is a path"),
+        ({"classes": ["a", "b\\c"]}, "is a path"),
+        ({"classes": ["a", ".."]}, "is a path, or hidden"),
+        ({"classes": ["a", "b\nc"]}, "printable text on one line"),
+        ({"classes": ["a", " b"]}, "printable text on one line"),
+        ({"classes": ["a", ""]}, "classes.1: string should have at least 1 character"),
+        ({"classes": ["a", "b" * 61]}, "at most 60"),
+        ({"classes": ["a", 7]}, "classes.1: YAML reads this as 7, which is no text: put it in quotes"),
+        ({"classes": ["a", True]}, "put it in quotes"),
+        ({"classes": ["a", None]}, "put it in quotes"),
+        ({"views": 2, "view_augment": "shift"}, "views: recorded views are shift"),
         ({"families__6A__sources": [{"weight": 0.9, "teachers": {"resnet18": 1.0}}]}, "sum to 1; they sum to 0.9"),
         ({"families__6A__sources": [{"weight": 1.0, "teachers": {"resnet18": 0.8}}]}, "sum to 1; they sum to 0.8"),
         ({"families__6A__sources": [{"weight": 1.0, "teachers": {"resnet81": 1.0}}]}, "did you mean `resnet18`"),
@@ -90,6 +102,11 @@ def test_wrong_params_are_named(tmp_path, changes, message):
     with pytest.raises(UsageError) as error:
         load(tmp_path, **changes)
     assert message in str(error.value)
+
+
+def test_any_printable_names_that_are_no_paths_are_classes(tmp_path):
+    names = ["très heureux", "悲しい", 'a,b "c"', "7", "Happy", "yes"]
+    assert load(tmp_path, classes=names).classes == names
 
 
 def test_a_missing_or_broken_file_is_named(tmp_path):

@@ -11,9 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from conftest import face, write_fer2013
+from conftest import CLASSES, face, write_fer2013
 from ferdistill.data import sources
-from ferdistill.data.reader import adapters
+from ferdistill.data.description import adapters, stays_inside
+from ferdistill.data.labels import Labels
+from ferdistill.data.sources import Dropped
 from ferdistill.errors import CheckError
 from ferdistill.faces.corpora import affectnet, affectnet_npy, affectnet_yolo, ferplus
 from support.corpora import (
@@ -46,10 +48,10 @@ def decodable(root, records):
 
 
 def test_every_adapter_has_the_contract():
-    assert len(adapters()) == 12
+    assert len(adapters()) == 13
     for name in adapters():
         module = importlib.import_module(adapters()[name])
-        assert issubclass(module.Options, sources.Options) and callable(module.read)
+        assert issubclass(module.Options, sources.Options) and callable(module.rows)
 
 
 # FER2013
@@ -131,9 +133,13 @@ def test_a_class_that_is_not_ours_is_dropped_by_its_name(tmp_path):
 @given(st.text(max_size=5))
 @settings(deadline=None, max_examples=200)
 def test_no_code_outside_a_table_becomes_a_class(code):
-    found = sources.label_of(code, affectnet.CODES, "here")
-    if code.strip() in affectnet.CODES:
-        assert found == affectnet.CODES[code.strip()]
+    record = sources.Record("a.jpg", code, None)
+    found = Labels(CLASSES, {}, affectnet.CODES, {}).row(record, "here")
+    name = affectnet.CODES.get(code.strip())
+    if name in CLASSES:
+        assert found.label == name
+    elif name:
+        assert found == Dropped("a.jpg", name)
     else:
         assert isinstance(found, CheckError) and "10 no face" in found.expected
 
@@ -163,7 +169,8 @@ def test_ferplus_takes_the_majority_as_microsofts_reader_does(tmp_path):
     reasons = ["no majority", "contempt", "unknown", "no face", "no face", "no majority"]
     assert list(dropped(drops).values()) == reasons
     np.testing.assert_array_equal(sources.decode(tmp_path, records[1])[..., 0], face(1))
-    assert records[1].votes == pytest.approx([0.3, 0, 0, 0.1, 0.4, 0.1, 0.1])  # in the order of CLASSES
+    assert list(records[1].votes) == CLASSES
+    assert list(records[1].votes.values()) == pytest.approx([0.3, 0, 0, 0.1, 0.4, 0.1, 0.1])
 
 
 def test_ferplus_breaks_a_tie_by_fer2013s_own_label(tmp_path):
@@ -179,13 +186,13 @@ def microsoft_majority(raw):
     """The rule of the reference reader, written anew."""
     kept = [0 if count <= 1 else count for count in raw]
     top = max(kept)
-    return list(ferplus.COLUMNS.values())[kept.index(top)] if top > 0.5 * sum(kept) else "no majority"
+    return list(ferplus.CODES)[kept.index(top)] if top > 0.5 * sum(kept) else "no majority"
 
 
 @given(st.lists(st.integers(0, 10), min_size=10, max_size=10))
 @settings(deadline=None, max_examples=200)
 def test_the_majority_is_microsofts_for_all_votes(raw):
-    found = ferplus._label(dict(zip(ferplus.COLUMNS.values(), raw, strict=True)), "majority", "angry")
+    found = ferplus._label(dict(zip(ferplus.CODES, raw, strict=True)), "majority", "anger")
     assert found == microsoft_majority(raw)
 
 
@@ -348,7 +355,7 @@ def test_a_box_outside_its_image_is_refused_when_it_is_decoded(tmp_path, box):
     write_affectnet(tmp_path, [("0/a.jpg", *box, 0)])
     records, _, errors = read("affectnet", tmp_path, ".")
     assert not errors
-    with pytest.raises(CheckError, match=r"(?s)a face box outside its image.*0/a\.jpg.*12 x 10"):
+    with pytest.raises(CheckError, match=r"(?s)a box outside its image.*0/a\.jpg.*12 x 10"):
         sources.decode(tmp_path, records[0])
 
 
@@ -670,6 +677,56 @@ def test_kdef_knows_that_two_sessions_show_one_person(tmp_path):
     assert [error.what for error in errors] == ["an image that is not named as KDEF's are", "unknown label 'XX'"]
 
 
+# Tables
+
+
+def test_a_table_says_path_label_part_subject_and_votes(tmp_path):
+    for name in "abcd":
+        picture(tmp_path / "t" / "in" / f"{name}.png")
+    lines = ["in/a.png,Happy,train,p1,3,1", "in/b.png,sadness,Valid,,0,2", "in/c.png,,,p1,0,0", "in/d.png,bored,,,1,1"]
+    text(tmp_path / "t" / "all.csv", "file,label,set,who,happy,sadness", *lines)
+    columns = {"image": "file", "split": "set", "subject": "who", "votes": ["happy", "sadness"]}
+    records, drops, errors = read("table", tmp_path, "t/all.csv", **columns)
+    assert [(one.path, one.label, one.split, one.subject) for one in records] == [
+        ("t/in/a.png", "happy", "train", "p1"), ("t/in/b.png", "sad", "val", ""),
+    ]  # fmt: skip
+    assert records[0].votes["happy"] == 0.75 and records[1].votes["sad"] == 1 and decodable(tmp_path, records)
+    assert dropped(drops) == {"t/in/c.png": "unlabelled", "t/in/d.png": "bored"} and not errors
+    with pytest.raises(CheckError, match="columns of its layout"):
+        read("table", tmp_path, "t/all.csv")
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("a.png,happy,train,1", "a row twice: a.png"),
+        ("../b.png,happy,train,1", "leaves its folder"),
+        ("b.png,happy,practice,1", "not a row of this table"),
+        ("b.png,happy,train,-1", "not a row of this table"),
+        ("b.png,happy,train,1.5", "not a row of this table"),
+        ("b.png,happy,train", "a row of 3 fields"),
+    ],
+)
+def test_a_bad_row_of_a_table_is_named(tmp_path, row, message):
+    text(tmp_path / "t.csv", "path,label,split,happy", "a.png,happy,test,2", row)
+    records, _, errors = read("table", tmp_path, "t.csv", split="split", votes=["happy"])
+    one_error(errors, message, "data row 1")
+    assert len(records) == 1
+
+
+# What labels mean
+
+
+def test_a_label_is_mapped_else_named_else_alike_in_case_and_accents_else_a_synonym():
+    labels_ = Labels(["Colère", "happiness", "7"], {"3": "7", "x": "happiness"}, {}, {"anger": "angry"})
+    assert [labels_.class_of(one) for one in ("3", "x", "COLE\u0300RE", "7", "07", "happy")] == [
+        "7", "happiness", "Colère", "7", None, None,
+    ]  # fmt: skip
+    assert Labels(["anger"], {}, {"0": "angry"}, {"anger": "angry"}).class_of("0") == "anger"
+    both = Labels(["anger", "angry"], {}, {}, {"anger": "angry", "mad": "angry"})
+    assert [both.class_of(one) for one in ("anger", "angry", "mad")] == ["anger", "angry", None]
+
+
 # Class folders
 
 
@@ -704,7 +761,7 @@ def test_what_a_desktop_leaves_behind_is_dropped_and_the_rest_is_named(tmp_path)
     ]
     for name in clutter:
         text(tmp_path / name, "")
-    for name in ("train/bored/b.png", "train/c.png", "x/train/happy/d.png", "train/happy/e.webp"):
+    for name in ("train/bored/deeper/b.png", "train/c.png", "x/train/happy/d.png", "train/happy/e.webp"):
         picture(tmp_path / name)
     records, drops, errors = read("folders", tmp_path, ".")
     assert labels(records) == {"train/happy/a.png": "happy"}
@@ -752,5 +809,5 @@ def test_a_missing_folder_is_an_error_of_the_whole_source(tmp_path):
 @given(st.text(alphabet="ab./\\:", min_size=0, max_size=8))
 @settings(deadline=None, max_examples=200)
 def test_a_listed_path_that_stays_inside_has_no_way_out(name):
-    if sources.stays_inside(name):
+    if stays_inside(name):
         assert name and not name.startswith("/") and ".." not in name.split("/") and not set(name) & set("\\:")

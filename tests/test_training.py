@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -83,6 +84,9 @@ def test_augmentation_moves_each_image_by_its_own_draw_and_stays_in_range():
     assert moved.shape == images.shape and moved.min() >= 0 and moved.max() <= 255
     some = torch.tensor([3, 17, 39])
     assert torch.equal(apply(images[some], "flip_shift", drawn[some]), moved[some])
+    shifted = apply(images, "shift", drawn)
+    assert torch.equal(shifted[~drawn.mirrored], moved[~drawn.mirrored])
+    assert torch.equal(shifted, apply(images, "flip_shift", replace(drawn, mirrored=torch.zeros(40, dtype=torch.bool))))
 
 
 def test_recorded_views_are_the_same_wherever_they_are_drawn_and_each_image_has_its_own():

@@ -8,7 +8,7 @@ import torch
 
 from conftest import CLASSES, make_index
 from ferdistill import workspace
-from ferdistill.distill.augment import VIEW_AUGMENT, apply, recorded
+from ferdistill.distill.augment import apply, recorded
 from ferdistill.distill.loop import Split, as_input, predict
 from ferdistill.errors import CheckError, UsageError
 from ferdistill.params import load
@@ -27,7 +27,7 @@ def make(directory, index, seed=0, count=3):
     logits = rng.normal(0, 3, (len(index.rows), len(CLASSES))).astype(np.float32)
     manifest = store.write(directory, index, logits, CLASSES, teacher=directory.name, checkpoint_sha256="0" * 64)
     seen = rng.normal(0, 3, (count, LENGTHS["train"], len(CLASSES))).astype(np.float32)
-    views.write(directory, index, seen, VIEW_AUGMENT, manifest["table_sha256"])
+    views.write(directory, index, seen, "flip_shift", manifest["table_sha256"])
     return seen, manifest["table_sha256"]
 
 
@@ -47,7 +47,7 @@ def test_views_of_another_number_store_index_or_content_are_refused(index, tmp_p
     with pytest.raises(CheckError, match="index digest"):
         views.read(tmp_path / "t", other, 3, digest)
     seen[1, 7, 2] = np.nan
-    views.write(tmp_path / "t", index, seen, VIEW_AUGMENT, digest)
+    views.write(tmp_path / "t", index, seen, "flip_shift", digest)
     with pytest.raises(CheckError, match=r"(?s)not finite.*view 1, row 7"):
         views.read(tmp_path / "t", index, 3, digest)
     file = tmp_path / "t" / views.TENSORS
@@ -80,9 +80,11 @@ def test_a_teacher_is_asked_about_the_very_pixels_that_the_student_sees():
     images = np.random.default_rng(0).integers(0, 256, (20, 24, 24, 1), dtype=np.uint8)
     rows = np.array([3, 5, 6, 11, 12, 17])
     views_ = recorded(2, len(rows), 24, views.SEED)
-    answers = predict(torch.nn.Flatten(), Split(images, rows, np.zeros(6, np.int64)), views_[1], batch=4)
+    answers = predict(
+        torch.nn.Flatten(), Split(images, rows, np.zeros(6, np.int64)), ("flip_shift", views_[1]), batch=4
+    )
     pixels = torch.from_numpy(images[rows]).permute(0, 3, 1, 2)
-    shown = as_input(apply(pixels, VIEW_AUGMENT, views_[1]), torch.device("cpu")).flatten(1).numpy()
+    shown = as_input(apply(pixels, "flip_shift", views_[1]), torch.device("cpu")).flatten(1).numpy()
     np.testing.assert_array_equal(answers, shown)
     manifest = json.dumps({"seed": views.SEED})
     assert recorded(2, 6, 24, json.loads(manifest)["seed"])[1].shift.tolist() == views_[1].shift.tolist()

@@ -7,6 +7,7 @@ import math
 import os
 import re
 import tempfile
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import Any
 
 from .errors import CheckError, UsageError
 
+# Control characters, ends of lines, and what Python makes of bytes that are not UTF-8.
+UNWRITABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 RESTORE = "restore it, with `dvc checkout --force` where DVC keeps it"
 
 
@@ -138,3 +141,8 @@ def sha256_file(path: Path | str) -> str:
     """SHA-256 of a file's bytes, in hex."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def folded(name: str) -> str:
+    """The form in which a file system that ignores case, and how accents are encoded, holds a name."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())

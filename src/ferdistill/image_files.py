@@ -1,6 +1,5 @@
 """Image files, which come from other people: decoded whole and upright, or refused with a reason."""
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,11 +8,10 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from .errors import CheckError
+from .files import UNWRITABLE
 
 MAX_PIXELS = 50_000_000  # a larger picture is a mistake or a decompression bomb
 FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
-# Control characters, ends of lines, and what Python makes of bytes that are not UTF-8.
-UNWRITABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 def is_below(file: Path, root: Path) -> bool:

@@ -8,10 +8,22 @@ import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from . import yaml_file
 from .errors import UsageError
+from .files import folded
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -24,10 +36,46 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
 def _printable(text: str) -> str:
     if not text.isprintable() or text != text.strip():
-        raise ValueError("printable text on one line, without blanks around it")
+        raise ValueError(f"printable text on one line, without blanks around it; found {text!r}")
     return text
 
 
+def _text(value: Any) -> Any:
+    if not isinstance(value, str):
+        raise ValueError(f"YAML reads this as {value!r}, which is no text: put it in quotes")
+    return value
+
+
+def _no_path(name: str) -> str:
+    if "/" in name or "\\" in name or name.startswith("."):
+        raise ValueError(f"{name!r} is a path, or hidden; a name has no / and no \\, and does not begin with a dot")
+    return name
+
+
+def _distinct(names: list[str]) -> list[str]:
+    if len(set(names)) != len(names):
+        raise ValueError(f"each name once; found {names}")
+    first: dict[str, str] = {}
+    for name in names:
+        if (other := first.setdefault(folded(name), name)) != name:
+            raise ValueError(
+                f"`{other}` and `{name}` are one folder to a file system that ignores case or encodes accents anew"
+            )
+    return names
+
+
+# What a class is called: also the name of a folder, and part of the names of columns.
+ClassName = Annotated[
+    str,
+    Field(min_length=1, max_length=60),
+    BeforeValidator(_text),
+    AfterValidator(_printable),
+    AfterValidator(_no_path),
+]
+Classes = Annotated[list[ClassName], Field(min_length=2), AfterValidator(_distinct)]
+
+
+Augment = Literal["none", "flip", "shift", "flip_shift"]
 Fusion = Literal["probability", "probability_t1", "logit"]
 Mode = Literal["none", "kd", "dkd"]
 
@@ -49,6 +97,7 @@ class IndexParams(StrictModel):
     calib: Fraction
     test: Fraction
     near: NearParams
+    mirrored: bool
     conflicts: Literal["drop", "majority", "precedence"]
     unreadable: Literal["strict", "quarantine"]
 
@@ -96,7 +145,7 @@ class Phase(StrictModel):
 
     epochs: Positive
     lr: PositiveFloat = Field(description="the highest: a tenth of the steps warms up to it, a cosine falls from it")
-    augment: Literal["none", "flip", "flip_shift"] = Field(description="flip_shift moves and brightens too")
+    augment: Augment = Field(description="flip mirrors, shift moves and brightens, flip_shift does both")
 
 
 class NetworkParams(StrictModel):
@@ -164,7 +213,7 @@ class FrozenTeacher(StrictModel):
     )
     model: str | None = Field(description="the timm model that a safetensors file is of; null for ONNX")
     options: dict[str, Any] = Field(description="passed on to `timm.create_model`")
-    classes: list[Name] = Field(min_length=2, description="in the order of its logits")
+    classes: Classes = Field(description="in the order of its logits")
     size: int = Field(ge=16, le=1024, description="pixels of a side that it takes")
     channels: Literal[1, 3] = Field(description="1 for grey, 3 for RGB")
     mean: list[float] = Field(description="of each channel, taken off pixels in [0, 1]")
@@ -278,12 +327,13 @@ class Params(StrictModel):
     dkd_target_term: Literal["official", "report"]
     dkd_warmup: Annotated[int, Field(ge=0)]
     views: Positive
+    view_augment: Literal["shift", "flip_shift"]
     launch: LaunchParams
     scale: Name
     corpus: Name
     index_tag: Name
     task: TaskParams
-    classes: Annotated[list[Name], Field(min_length=2)]
+    classes: Classes
     index: IndexParams
     teachers: list[Name]
     families: dict[Name, Family]
@@ -298,17 +348,16 @@ class Params(StrictModel):
     def _names_are_known(self) -> "Params":
         _check_known("family", self.family, self.families)
         _check_known("scale", self.scale, self.scales)
-        for label, names in (("classes", self.classes), ("teachers", self.teachers)):
-            if len(set(names)) != len(names):
-                raise ValueError(f"{label}: each name once; found {names}")
+        if len(set(self.teachers)) != len(self.teachers):
+            raise ValueError(f"teachers: each name once; found {self.teachers}")
         for name, family in self.families.items():
             for teacher in family.teachers:
                 _check_known(f"families.{name}", teacher, self.teachers)
         for name, teacher_ in self.scale_.teachers.items():
             if isinstance(teacher_, FrozenTeacher) and sorted(teacher_.classes) != sorted(self.classes):
                 raise ValueError(f"scales.{self.scale}.teachers.{name}: classes {teacher_.classes}, not {self.classes}")
-        if self.views > 1 and any(phase.augment != "flip_shift" for phase in self.scale_.student.phases):
-            raise ValueError("views: recorded views are flip_shift, so every phase of the student must be")
+        if self.views > 1 and any(phase.augment != self.view_augment for phase in self.scale_.student.phases):
+            raise ValueError(f"views: recorded views are {self.view_augment}, so every phase of the student must be")
         without = [teacher for teacher in self.teachers if teacher not in self.scale_.teachers]
         if without:
             raise ValueError(f"scales.{self.scale}.teachers: no recipe for {', '.join(without)}")
@@ -345,6 +394,14 @@ def load(path: Path | str = "params.yaml") -> Params:
     except ValidationError as error:
         problems = "params do not fit:\n" + explain(error, Params)
         raise UsageError(problems, where=str(path), hint="see the comments in params.yaml") from None
+
+
+def check_classes(names: list[str]) -> list[str]:
+    """Classes that do not come from params.yaml, by the same rules; UsageError if they break one."""
+    try:
+        return TypeAdapter(Classes).validate_python(names)
+    except ValidationError as error:
+        raise UsageError("classes do not fit:\n" + explain(error, Params), where="--classes") from None
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:

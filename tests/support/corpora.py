@@ -7,7 +7,8 @@ from PIL import Image
 
 from conftest import CLASSES, THREE, face, write_fer2013
 from ferdistill.data.build import build
-from ferdistill.data.reader import adapters
+from ferdistill.data.description import SourceDescription, adapters
+from ferdistill.data.reader import labels_of
 from ferdistill.data.sources import Dropped, Record
 from ferdistill.errors import CheckError
 from ferdistill.params import IndexParams
@@ -30,8 +31,9 @@ def text(file, *lines):
 
 def read(adapter, root, path, classes=CLASSES, **options):
     """(Records, drops, errors) of one source."""
+    source = SourceDescription(name="s", adapter=adapter, path=path)
     module = importlib.import_module(adapters()[adapter])
-    rows = list(module.read(root, path, classes, module.Options.model_validate(options)))
+    rows = list(module.rows(root, path, labels_of(source, classes), module.Options.model_validate(options)))
     return tuple([row for row in rows if isinstance(row, kind)] for kind in (Record, Dropped, CheckError))
 
 
@@ -120,6 +122,7 @@ def settings_with(**changes):
         "calib": 0.2,
         "test": 0.2,
         "near": NEAR,
+        "mirrored": True,
         "conflicts": "drop",
         "unreadable": "strict",
     }

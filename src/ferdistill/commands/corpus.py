@@ -1,13 +1,13 @@
 """`ferdistill corpus`."""
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Column, Table
 
+from .. import params
 from ..errors import UsageError
 from ..files import write_text
 from .console import wide
@@ -23,31 +23,44 @@ def corpus() -> None:
 @corpus_cli.command("describe")
 def describe(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Corpus directory, as data/raw/mine.")],
+    classes: Annotated[
+        list[str] | None, typer.Option("--classes", metavar="CLASS", help="A class, once for each; else params.yaml's.")
+    ] = None,
     write: Annotated[bool, typer.Option("--write", help="Write corpus.yaml there, unless one is there.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Guess which public layouts lie in a directory, say what was seen, and print a corpus.yaml for it.
+    """Guess which layouts lie in a directory, say what was seen, and print a corpus.yaml for it.
 
     No image is decoded. Examples:
 
         ferdistill corpus describe data/raw/mine
 
         ferdistill corpus describe data/raw/mine --write
-    """
-    from ..data import describe as library
 
-    guess = library.guess(directory)
-    description = library.to_yaml(guess)
+        ferdistill corpus describe data/raw/mine --classes cat --classes dog
+    """
+    from ..data.survey import survey, to_yaml
+
+    found = survey(directory, params.check_classes(classes) if classes else params.load().classes)
+    description = to_yaml(found)
+    sources = [(source.description, source.images, source.evidence) for source in found.sources]
     if as_json:
-        print(json.dumps(asdict(guess) | {"corpus_yaml": description}, indent=2, ensure_ascii=False))
+        parts = {
+            "sources": [one.model_dump() | {"images": n, "evidence": evidence} for one, n, evidence in sources],
+            "left_out": [{"path": item.path, "reason": item.reason} for item in found.left_out],
+            "unrecognised": found.unrecognised,
+            "subjects": found.subjects,
+            "corpus_yaml": description,
+        }
+        print(json.dumps(parts, indent=2, ensure_ascii=False))
     else:
-        table = Table("adapter", Column("path", overflow="fold"), "rows", Column("recognised by", overflow="fold"))
-        for source in guess.sources:
-            table.add_row(source.adapter, source.path, str(source.count), source.evidence)
+        table = Table("adapter", Column("path", overflow="fold"), "images", Column("recognised by", overflow="fold"))
+        for one, images, evidence in sources:
+            table.add_row(one.adapter, one.path, str(images), evidence)
         wide().print(table)
-        for left in guess.left_out:
+        for left in found.left_out:
             print(f"left out {left.path}: {left.reason}")
-        for name in guess.unrecognised:
+        for name in found.unrecognised:
             print(f"not recognised: {name}")
         print(f"\n{description}", end="")
     if write:

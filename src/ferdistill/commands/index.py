@@ -133,7 +133,7 @@ def verify(
                 f"expected {problem['expected']}, found {problem['found']}"
             )
         verdict = "all as indexed" if report["ok"] else f"{len(report['problems'])} problems"
-        print(f"{report['checked']} faces checked: {verdict}")
+        print(f"{report['checked']} images checked: {verdict}")
     if not report["ok"]:
         raise typer.Exit(1)
 

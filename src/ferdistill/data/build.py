@@ -11,16 +11,17 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from ..errors import CheckError
-from ..files import sha256
+from ..files import atomic, sha256, sha256_file, write_json
 from ..params import IndexParams
 from ..progress import track
 from . import duplicates
-from .index import COLUMNS, SPLITS, sample_id
-from .reader import describe, map_faces, read_rows, read_subjects
+from .description import read_description
+from .index import COLUMNS, SCHEMA_VERSION, SPLITS, digests, sample_id
+from .reader import map_images, read_rows, read_subjects
 from .sources import Dropped, Record, Row
 
 # Where copies or a subject straddle official parts, the evaluation part keeps its image.
-PRECEDENCE = {"test": 0, "val": 1, "train": 2, "": 2}
+RANK = {"test": 0, "val": 1, "train": 2, "": 2}
 NAMED = 10  # unreadable rows that an error names, and copies that a conflict does
 
 
@@ -46,10 +47,11 @@ class Built:
 def build(corpus_dir: Path, classes: list[str], settings: IndexParams, workers: int | None = None) -> Built:
     """Read a corpus and remove what would make its splits dishonest.
 
-    1. Rows that a source's rules leave out (contempt, no face, …) are dropped; rows that cannot be read stop the
+    1. Rows that a source's rules leave out (a label that is no class, …) are dropped; rows that cannot be read stop the
        build, or are set aside, as `settings.unreadable` says.
-    2. Copies: exact (equal decoded pixels), near and mirrored (see `duplicates`). Of a group the copy of the official
-       test part stays, before val and train, before the source named first in corpus.yaml, before the first path.
+    2. Copies: exact (equal decoded pixels), near and, if `settings.mirrored`, mirrored (see `duplicates`). Of a group
+       the copy of the official test part stays, before val and train, before the source named first in corpus.yaml,
+       before the first path.
        Every copy that goes is directly a copy of the one that stays: copies of copies are not chained.
     3. Where copies disagree on the label, `settings.conflicts` decides: all go (`drop`), the label of most stays, and
        none at a tie (`majority`), or the label of the copy that stays (`precedence`).
@@ -71,31 +73,31 @@ def build(corpus_dir: Path, classes: list[str], settings: IndexParams, workers: 
     copies_of = {conflict["kept"]: conflict["labels"] for conflict in conflicts}
     for row in found[lost].itertuples():
         others = [f"{label} {path}" for path, label in copies_of[str(row.copy_of)].items() if path != row.path]
-        left_out.append(_gone(row, "conflict", f"labelled {row.label}, copies {', '.join(_first(others))}"))
+        left_out.append(_excluded(row, "conflict", f"labelled {row.label}, copies {', '.join(_first(others))}"))
     steps.append(_count("without_conflicts", found[~lost]))
 
     copies = found[~lost & (found["path"] != found["copy_of"])]
     for row in copies.itertuples():
-        left_out.append(_gone(row, "duplicate", str(row.kind), str(row.copy_of)))
+        left_out.append(_excluded(row, "duplicate", str(row.kind), str(row.copy_of)))
     steps.append(_count("without_duplicates", kept))
 
     best = kept.groupby("group")["rank"].transform("min")
     leaks, rows = kept[kept["rank"] > best], kept[kept["rank"] == best].copy()
     for row in leaks.itertuples():
-        left_out.append(_gone(row, "leak", f"{row.group} is also in an official evaluation part"))
+        left_out.append(_excluded(row, "leak", f"{row.group} is also in an official evaluation part"))
     rows["split"] = assign_splits(rows, settings)
     rows = rows.sort_values("path").reset_index(drop=True)
     steps.append(_count("indexed", rows))
 
     optional = [name for name in ("box", *(f"vote_{name}" for name in classes)) if name in rows]
-    gone = pd.DataFrame(left_out, columns=["path", "source", "step", "reason", "kept"])
-    gone = gone.sort_values(["path", "source", "reason"]).reset_index(drop=True)
-    assert len(gone) + len(rows) == listed, "a row is neither in the index nor listed as left out"
+    excluded = pd.DataFrame(left_out, columns=["path", "source", "step", "reason", "kept"])
+    excluded = excluded.sort_values(["path", "source", "reason"]).reset_index(drop=True)
+    assert len(excluded) + len(rows) == listed, "a row is neither in the index nor listed as left out"
     report = {
         "rows_listed": listed,
-        "left_out": {step: int(count) for step, count in gone["step"].value_counts().sort_index().items()},
-        "dropped": _reasons(gone[gone["step"] == "dropped"]),
-        "quarantined": _reasons(gone[gone["step"] == "quarantined"]),
+        "left_out": {step: int(count) for step, count in excluded["step"].value_counts().sort_index().items()},
+        "dropped": _reasons(excluded[excluded["step"] == "dropped"]),
+        "quarantined": _reasons(excluded[excluded["step"] == "quarantined"]),
         "steps": steps,
         "stratification": stratification(rows, settings),
         "duplicates": [
@@ -105,13 +107,13 @@ def build(corpus_dir: Path, classes: list[str], settings: IndexParams, workers: 
         "conflicts": conflicts,
         "leaks": [{"dropped": row.path, "group": row.group} for row in leaks.sort_values("path").itertuples()],
     }
-    return Built(rows[[*COLUMNS, *optional]], gone, report)
+    return Built(rows[[*COLUMNS, *optional]], excluded, report)
 
 
 def _read(
     corpus_dir: Path, classes: list[str], settings: IndexParams, workers: int | None, left_out: list[dict[str, str]]
 ) -> tuple[pd.DataFrame, int]:
-    """All labelled faces in order of precedence, with digest and thumbnail; and how many rows the sources list."""
+    """All labelled images in order of precedence, with digest and thumbnail; and how many rows the sources list."""
     unreadable: list[CheckError] = []
 
     def set_aside(source: str, path: str, error: CheckError) -> None:
@@ -138,14 +140,14 @@ def _read(
     _refuse_repeated_paths(records)
     subjects = _subjects(corpus_dir, listed)
 
-    order = {source.name: place for place, source in enumerate(describe(corpus_dir).sources)}
-    faces = map_faces(_look, corpus_dir, [record for _, record in records], "reading faces", workers)
+    order = {source.name: place for place, source in enumerate(read_description(corpus_dir).sources)}
+    looks = map_images(_look, corpus_dir, [record for _, record in records], "reading images", workers)
     table, thumbnails = [], []
-    for (source, record), face in zip(records, faces, strict=True):
-        if isinstance(face, CheckError):
-            set_aside(source, record.path, face)
+    for (source, record), look in zip(records, looks, strict=True):
+        if isinstance(look, CheckError):
+            set_aside(source, record.path, look)
             continue
-        identifier, thumbnail = face
+        identifier, thumbnail = look
         thumbnails.append(thumbnail)
         fields = {
             "sample_id": identifier,
@@ -159,14 +161,14 @@ def _read(
         if record.box:
             fields["box"] = " ".join(map(str, record.box))
         if record.votes:
-            fields |= {f"vote_{name}": share for name, share in zip(classes, record.votes, strict=True)}
+            fields |= {f"vote_{name}": share for name, share in record.votes.items()}
         table.append(fields)
     if unreadable and settings.unreadable == "strict":
         raise _strict(unreadable, corpus_dir)
     if not table:
-        raise CheckError("no face can be read", where=str(corpus_dir), hint="see the rows set aside")
+        raise CheckError("no image can be read", where=str(corpus_dir), hint="see the rows set aside")
     found = pd.DataFrame(table)
-    found["rank"] = found["official_split"].map(PRECEDENCE)
+    found["rank"] = found["official_split"].map(RANK)
     found["thumbnail"] = pd.Series(thumbnails, dtype=object)
     return found.sort_values(["rank", "order", "path"]).reset_index(drop=True), len(listed)
 
@@ -204,9 +206,9 @@ def _refuse_repeated_paths(records: list[tuple[str, Record]]) -> None:
     for source, record in records:
         if record.path in first:
             raise CheckError(
-                f"a face is listed twice: {record.path}",
+                f"an image is listed twice: {record.path}",
                 where=f"sources `{first[record.path]}` and `{source}`",
-                expected="each face once",
+                expected="each image once",
                 hint="take one of the sources, or the repeated row, out",
             )
         first[record.path] = source
@@ -231,10 +233,11 @@ def _mark_copies(found: pd.DataFrame, settings: IndexParams) -> pd.DataFrame:
     """Add `copy_of`, the path of the copy that stays; `kind` (exact, near, mirrored); and `group`.
 
     A group is all that hangs together by subject or by copies: a subject whose picture is a copy of another's is
-    taken for the same person, and an image without a subject for that of its copy.
+    taken for the same one, and an image without a subject for that of its copy.
     """
     items = found.drop_duplicates("sample_id").reset_index(drop=True)  # in order of precedence
-    pairs = duplicates.find(np.stack(items["thumbnail"].tolist()), settings.near.distance, settings.near.correlation)
+    thumbnails = np.stack(items["thumbnail"].tolist())
+    pairs = duplicates.find(thumbnails, settings.near.distance, settings.near.correlation, settings.mirrored)
     neighbours: dict[int, list[tuple[int, str]]] = defaultdict(list)
     for i, j, mirrored in pairs[["i", "j", "mirrored"]].itertuples(index=False):
         neighbours[int(i)].append((int(j), "mirrored" if mirrored else "near"))
@@ -406,14 +409,14 @@ def _expected(labels: np.ndarray, free: np.ndarray, settings: IndexParams) -> np
     return np.stack([1 - val - calib - test, val, calib, test], axis=1)
 
 
-def _gone(row: Any, step: str, reason: str, kept: str = "") -> dict[str, str]:
+def _excluded(row: Any, step: str, reason: str, kept: str = "") -> dict[str, str]:
     return {"path": row.path, "source": row.source, "step": step, "reason": reason, "kept": kept}
 
 
-def _reasons(gone: pd.DataFrame) -> dict[str, dict[str, int]]:
+def _reasons(excluded: pd.DataFrame) -> dict[str, dict[str, int]]:
     return {
         str(source): {str(k): int(v) for k, v in part["reason"].value_counts().sort_index().items()}
-        for source, part in gone.groupby("source")
+        for source, part in excluded.groupby("source")
     }
 
 
@@ -433,3 +436,49 @@ def _count(step: str, rows: pd.DataFrame) -> dict[str, Any]:
         "by_class": by("label"),
         "by_source_class_split": by("source", "label", split),
     }
+
+
+def write_index(path: Path, rows: pd.DataFrame, classes: list[str], corpus: str) -> dict[str, Any]:
+    """Write the index CSV, and beside it a JSON with its digests; return the latter.
+
+    Raises
+    ------
+    CheckError
+        If a split is empty or lacks a class: neither training nor macro F1 means anything then.
+    """
+    nowhere = [name for name in classes if name not in set(rows["label"])]
+    if nowhere and len(rows):
+        raise CheckError(
+            f"the corpus has no image of {', '.join(nowhere)}",
+            where=f"corpus `{corpus}`: {len(rows)} images in the index",
+            expected=f"images of each of {', '.join(classes)}",
+            hint="add a source that has them, or take these out of `classes` in params.yaml",
+        )
+    for split in SPLITS:
+        present = set(rows.loc[rows["split"] == split, "label"])
+        absent = [name for name in classes if name not in present]
+        if absent:
+            counts = ", ".join(f"{name} {int((rows['split'] == name).sum())}" for name in SPLITS)
+            if split == "test" and (rows["official_split"] != "").all():
+                hint = "the sources must mark images of each class as test (test/CLASS/FILE, test_0001, PrivateTest)"
+            else:
+                shares = "lower index.val and index.calib" if split == "train" else f"raise index.{split}"
+                hint = f"set the index.seed that `ferdistill index seed` finds, or {shares}"
+            raise CheckError(
+                f"split `{split}` has no image of {', '.join(absent)}" if present else f"split `{split}` is empty",
+                where=f"corpus `{corpus}`: {counts} images",
+                expected="every class in every split",
+                hint=hint,
+            )
+    with atomic(path) as temporary:
+        rows.to_csv(temporary, index=False, lineterminator="\n", encoding="utf-8")
+    description = {
+        "schema_version": SCHEMA_VERSION,
+        "digest": sha256_file(path),
+        "corpus": corpus,
+        "classes": classes,
+        "length": len(rows),
+        "splits": {split: digests(rows[rows["split"] == split]) for split in SPLITS},
+    }
+    write_json(path.with_suffix(".json"), description)
+    return description

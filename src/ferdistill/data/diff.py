@@ -39,15 +39,15 @@ def read_rows_at(version: str, default_csv: Path) -> pd.DataFrame:
 
 
 def diff(before: pd.DataFrame, after: pd.DataFrame) -> dict[str, Any]:
-    """Compare the rows of two indices, face by face.
+    """Compare the rows of two indices, image by image.
 
-    A face is known by its path; one that came under a new path with the pixels of one that went was renamed.
+    An image is known by its path; one that came under a new path with the pixels of one that went was renamed.
 
     Returns
     -------
     dict
         Lists, each ordered by path: `came` and `went` (path, label, split), `renamed` (before, after), `relabelled`
-        and `moved` (path, before, after: label or split), `redrawn` (paths whose pixels changed), of faces in both;
+        and `moved` (path, before, after: label or split), `redrawn` (paths whose pixels changed), of images in both;
         and `images` (before and after, in all, by split and by label).
     """
     joined = before.merge(after, on="path", how="outer", suffixes=("_before", "_after"), indicator=True)

@@ -1,6 +1,6 @@
 """Images that are one picture: re-encoded, resized or mirrored copies, found in near-linear time.
 
-A face is reduced to a thumbnail, the thumbnail to a perceptual hash. Hashes that nearly agree give candidates;
+A picture is reduced to a thumbnail, the thumbnail to a perceptual hash. Hashes that nearly agree give candidates;
 the thumbnails themselves decide. Copies that agree in every pixel are `index.sample_id`'s matter.
 """
 
@@ -15,10 +15,10 @@ from ..errors import CheckError, UsageError
 SIDE = 32
 # Two pictures are copies if their hashes differ in at most DISTANCE bits, their thumbnails correlate by CORRELATION or
 # more, and the difference of the thumbnails has a standard deviation of at most RESIDUAL grey levels. Measured on
-# 100 faces of LFW at 48 px and on 4000 rendered ones: copies as JPEG of quality 75, at 48, 100 or 224 px, mirrored or
-# not, have a distance <= 4 (LFW) or <= 6 (0.08 % of the rendered beyond 4), a correlation >= 0.980 and a residual
-# <= 2.2. Different pictures have a distance >= 10 (LFW); of 157 rendered pairs within 4, the correlation is <= 0.961
-# and the residual >= 11.7.
+# 100 photographs at 48 px and on 4000 drawings, all of one kind: copies as JPEG of quality 75, at 48, 100 or 224 px,
+# mirrored or not, have a distance <= 4 (photographs) or <= 6 (0.08 % of the drawings beyond 4), a correlation >= 0.980
+# and a residual <= 2.2. Different pictures have a distance >= 10 (photographs); of 157 pairs of drawings within 4, the
+# correlation is <= 0.961 and the residual >= 11.7.
 DISTANCE, CORRELATION, RESIDUAL = 4, 0.95, 6.0
 MAX_DISTANCE = 8
 # Standard deviation in grey levels, of 255, below which a thumbnail shows nothing that could be compared.
@@ -116,7 +116,7 @@ def near_pairs(hashes: np.ndarray, mirrored: np.ndarray, distance: int = DISTANC
     Raises
     ------
     UsageError
-        If `distance` is out of range: from 10 on, different faces have near hashes by chance.
+        If `distance` is out of range: from 10 on, different pictures have near hashes by chance.
     CheckError
         If there are so many near hashes that the pairs would not fit in memory.
     """
@@ -199,7 +199,9 @@ def _products(start_a: np.ndarray, count_a: np.ndarray, start_b: np.ndarray, cou
     return np.stack([start_a[k] + place // count_b[k], start_b[k] + place % count_b[k]])
 
 
-def find(thumbnails: np.ndarray, distance: int = DISTANCE, correlation: float = CORRELATION) -> pd.DataFrame:
+def find(
+    thumbnails: np.ndarray, distance: int = DISTANCE, correlation: float = CORRELATION, mirrored: bool = True
+) -> pd.DataFrame:
     """All pairs of images that are copies: near by hash, and alike in their pixels.
 
     Copies correlate by `correlation` or more and differ by little more than JPEG adds (`RESIDUAL`): brightness may
@@ -214,6 +216,8 @@ def find(thumbnails: np.ndarray, distance: int = DISTANCE, correlation: float = 
         Bits, in 0..MAX_DISTANCE.
     correlation : float
         Smallest correlation of copies, above 0 and up to 1.
+    mirrored : bool
+        Whether a mirrored image is a copy.
 
     Returns
     -------
@@ -230,9 +234,10 @@ def find(thumbnails: np.ndarray, distance: int = DISTANCE, correlation: float = 
     """
     if not 0 < correlation <= 1:
         raise UsageError(f"a correlation of {correlation}", where="near duplicates", expected="above 0 and up to 1")
-    hashes, mirrored = phash(thumbnails)
+    hashes, of_mirrored = phash(thumbnails)
     seen = np.flatnonzero(_spread(thumbnails) >= (FLAT * SIDE**2) ** 2)
-    pairs = near_pairs(hashes[seen], mirrored[seen], distance)
+    pairs = near_pairs(hashes[seen], of_mirrored[seen], distance)
+    pairs = pairs if mirrored else pairs[~pairs["mirrored"]].reset_index(drop=True)
     pairs["i"], pairs["j"] = seen[pairs["i"]], seen[pairs["j"]]
     pairs["correlation"], residual = _compare(thumbnails, pairs)
     pairs = pairs[(pairs["correlation"] >= correlation) & (residual <= RESIDUAL)]

@@ -3,6 +3,7 @@
 Everything downstream is bound to it by digest: images, soft labels, targets and predictions.
 """
 
+import csv
 import hashlib
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,10 +15,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyarrow import csv
+from pyarrow import csv as arrow_csv
 
 from ..errors import CheckError, UsageError, require_same
-from ..files import atomic, read_json, sha256, sha256_file, write_json
+from ..files import read_json, sha256, sha256_file
 
 SCHEMA_VERSION = 2
 COLUMNS = ["sample_id", "path", "label", "split", "official_split", "source", "subject", "group"]
@@ -52,52 +53,6 @@ class Index:
 def sample_id(pixels: np.ndarray) -> str:
     """Digest of decoded pixels (H, W, 3) and their shape: two files are one image if these agree."""
     return sha256(f"{pixels.shape[0]}x{pixels.shape[1]}:".encode() + np.ascontiguousarray(pixels).tobytes())
-
-
-def write(path: Path, rows: pd.DataFrame, classes: list[str], corpus: str) -> dict[str, Any]:
-    """Write the index CSV, and beside it a JSON with its digests; return the latter.
-
-    Raises
-    ------
-    CheckError
-        If a split is empty or lacks a class: neither training nor macro F1 means anything then.
-    """
-    nowhere = [name for name in classes if name not in set(rows["label"])]
-    if nowhere and len(rows):
-        raise CheckError(
-            f"the corpus has no image of {', '.join(nowhere)}",
-            where=f"corpus `{corpus}`: {len(rows)} images in the index",
-            expected=f"images of each of {', '.join(classes)}",
-            hint="add a source that has them, or take these out of `classes` in params.yaml",
-        )
-    for split in SPLITS:
-        present = set(rows.loc[rows["split"] == split, "label"])
-        absent = [name for name in classes if name not in present]
-        if absent:
-            counts = ", ".join(f"{name} {int((rows['split'] == name).sum())}" for name in SPLITS)
-            if split == "test" and (rows["official_split"] != "").all():
-                hint = "the sources must mark images of each class as test (test/CLASS/FILE, test_0001, PrivateTest)"
-            else:
-                shares = "lower index.val and index.calib" if split == "train" else f"raise index.{split}"
-                hint = f"set the index.seed that `ferdistill index seed` finds, or {shares}"
-            raise CheckError(
-                f"split `{split}` has no image of {', '.join(absent)}" if present else f"split `{split}` is empty",
-                where=f"corpus `{corpus}`: {counts} images",
-                expected="every class in every split",
-                hint=hint,
-            )
-    with atomic(path) as temporary:
-        rows.to_csv(temporary, index=False, lineterminator="\n", encoding="utf-8")
-    description = {
-        "schema_version": SCHEMA_VERSION,
-        "digest": sha256_file(path),
-        "corpus": corpus,
-        "classes": classes,
-        "length": len(rows),
-        "splits": {split: digests(rows[rows["split"] == split]) for split in SPLITS},
-    }
-    write_json(path.with_suffix(".json"), description)
-    return description
 
 
 def digests(rows: pd.DataFrame) -> dict[str, Any]:
@@ -203,13 +158,13 @@ def _check_rows(rows: pd.DataFrame, description: dict[str, Any], path: Path, col
 
 def _read_csv(path: Path, columns: list[str] | None) -> pa.Table:
     """Every cell as text: neither numbers nor missing values are made of any."""
-    with path.open(encoding="utf-8") as file:
-        names = file.readline().rstrip("\n").split(",")
-    return csv.read_csv(
+    with path.open(encoding="utf-8", newline="") as file:
+        names = next(csv.reader(file), [])
+    return arrow_csv.read_csv(
         path,
-        read_options=csv.ReadOptions(use_threads=False),
-        parse_options=csv.ParseOptions(newlines_in_values=True),
-        convert_options=csv.ConvertOptions(
+        read_options=arrow_csv.ReadOptions(use_threads=False),
+        parse_options=arrow_csv.ParseOptions(newlines_in_values=True),
+        convert_options=arrow_csv.ConvertOptions(
             column_types=dict.fromkeys(names, pa.large_string()), include_columns=columns or names
         ),
     )

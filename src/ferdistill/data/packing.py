@@ -10,7 +10,7 @@ from ..files import atomic, reserve
 from ..image_files import resize
 from ..params import ImageParams
 from .index import Index, sample_id
-from .reader import map_faces, records_by_path
+from .reader import map_images, records_by_path
 from .sources import Record
 
 
@@ -27,11 +27,11 @@ def pack(index: Index, corpus_dir: Path, path: Path, classes: list[str], image: 
         packed = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
         reserve(temporary)
         look = partial(_digest_and_resize, image=image)
-        faces = map_faces(look, corpus_dir, records_of(index, corpus_dir, classes), "packing images")
-        for row, (face, expected) in enumerate(zip(faces, index.rows["sample_id"], strict=True)):
-            if isinstance(face, CheckError):
-                raise face
-            digest, packed[row] = face
+        looks = map_images(look, corpus_dir, records_of(index, corpus_dir, classes), "packing images")
+        for row, (seen, expected) in enumerate(zip(looks, index.rows["sample_id"], strict=True)):
+            if isinstance(seen, CheckError):
+                raise seen
+            digest, packed[row] = seen
             if digest != expected:
                 raise CheckError(
                     "an image is not the one that was indexed",

@@ -9,88 +9,22 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
-from .. import yaml_file
 from ..errors import CheckError, UsageError
 from ..image_files import is_below
 from ..params import explain
 from ..progress import track
-from .sources import Dropped, Record, Row, SafePath, decode, has_image_suffix, table_rows
+from .description import SourceDescription, adapters, read_description
+from .labels import Labels, to_be_mapped
+from .sources import Dropped, Record, Row, decode, has_image_suffix, table_rows
 
 T = TypeVar("T")
 LEAVES = "a link that leaves the corpus directory"
-CHUNK = 256  # faces a worker decodes at a time
-
-
-class SourceDescription(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
-    adapter: Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
-    path: SafePath
-    options: dict[str, Any] = {}
-
-
-class CorpusDescription(BaseModel):
-    """`corpus.yaml`: the sources, in order of precedence, and an optional `path,subject` table."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    sources: Annotated[list[SourceDescription], Field(min_length=1)]
-    subjects: SafePath | None = None
-
-
-def describe(corpus_dir: Path) -> CorpusDescription:
-    """Read and check `corpus.yaml`.
-
-    Raises
-    ------
-    UsageError
-        If the corpus or its description is missing or malformed.
-    """
-    file = corpus_dir / "corpus.yaml"
-    if not corpus_dir.is_dir():
-        beside = sorted(path.parent.name for path in corpus_dir.parent.glob("*/corpus.yaml"))
-        raise UsageError(
-            f"no corpus `{corpus_dir.name}`",
-            where=str(corpus_dir),
-            expected="a directory with a corpus.yaml" + (f", as {', '.join(beside)}" if beside else ""),
-            hint="put the corpus there, or choose another with the parameter `corpus`; "
-            f"in a queued run: commit params.yaml and {corpus_dir}.dvc first (docs/corpora.md)",
-        )
-    try:
-        description = CorpusDescription.model_validate(yaml_file.read(file))
-    except FileNotFoundError:
-        raise UsageError(
-            "a corpus has no description",
-            where=str(file),
-            expected="a list of sources: name, adapter, path",
-            hint=f"`ferdistill corpus describe {corpus_dir} --write` recognises the public layouts and writes it",
-        ) from None
-    except ValidationError as error:
-        raise UsageError(
-            "corpus.yaml does not fit:\n" + explain(error, CorpusDescription),
-            where=str(file),
-            expected="sources, each with name, adapter and path (counted from 0 above), and perhaps subjects",
-            hint="correct it; adapters: " + ", ".join(adapters()),
-        ) from None
-    for source in description.sources:
-        if source.adapter not in adapters():
-            raise UsageError(f"unknown adapter `{source.adapter}`", where=str(file), expected=", ".join(adapters()))
-        if not (corpus_dir / source.path).exists():
-            raise UsageError(f"source `{source.name}` is not there", where=str(corpus_dir / source.path))
-    return description
-
-
-def adapters() -> dict[str, str]:
-    """The module of each adapter by its name: every file in a folder `corpora` of this package."""
-    root = Path(__file__).parents[1]
-    found = sorted(root.glob("*/corpora/[a-z]*.py"), key=lambda file: file.stem)
-    return {file.stem: ".".join([root.name, *file.relative_to(root).with_suffix("").parts]) for file in found}
+CHUNK = 256  # images a worker decodes at a time
 
 
 def read_rows(corpus_dir: Path, classes: list[str]) -> Iterator[tuple[str, Row]]:
@@ -99,60 +33,95 @@ def read_rows(corpus_dir: Path, classes: list[str]) -> Iterator[tuple[str, Row]]
     Raises
     ------
     UsageError, CheckError
-        On a description or a source that cannot be read as a whole, or a source with no row. A single row that
-        cannot be read is yielded as the error that it is.
+        On a description or a source that cannot be read as a whole, a source with no row, or labels of which none is a
+        class. A single row that cannot be read is yielded as the error that it is.
     """
-    description = describe(corpus_dir)
-    _refuse_exits(corpus_dir, corpus_dir)
-    own = {"corpus.yaml", description.subjects}
+    description = read_description(corpus_dir, classes)
+    refuse_exits(corpus_dir)
+    none_is_class = []
+    labelled = False
     for source in description.sources:
-        adapter = importlib.import_module(adapters()[source.adapter])
-        try:
-            options = adapter.Options.model_validate(source.options)
-        except ValidationError as error:
-            raise UsageError(
-                f"options of source `{source.name}` do not fit:\n" + explain(error, adapter.Options),
-                where=str(corpus_dir / "corpus.yaml"),
-                hint=f"see the options of the adapter `{source.adapter}` in docs/corpora.md",
-            ) from None
-        try:
-            found = False
-            for row in adapter.read(corpus_dir, source.path, classes, options):
-                if isinstance(row, Dropped) and row.path in own:
-                    continue  # a source whose path is `.` meets them, and they are no rows of it
-                found = True
-                yield source.name, row
-        except OSError as error:
-            raise CheckError(
-                f"source `{source.name}` has not the {source.adapter} layout: {error.strerror}",
-                where=str(error.filename),
-                hint="`ferdistill corpus describe` says what lies there; correct `path` or `adapter` in corpus.yaml",
-            ) from None
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise CheckError(
-                f"source `{source.name}` cannot be read: {error}",
-                where=str(corpus_dir / source.path),
-                expected=f"tables and lists of the {source.adapter} layout, as text in UTF-8",
-                hint="restore the file that is damaged, or save it as UTF-8",
-            ) from None
-        if not found:
-            raise CheckError(
-                f"source `{source.name}` is empty",
-                where=str(corpus_dir / source.path),
-                expected="at least one labelled face",
-                hint="put the images in, or take the source out of corpus.yaml",
-            )
+        labels = labels_of(source, classes)
+        for row in source_rows(corpus_dir, source, labels, description.subjects):
+            labelled = labelled or isinstance(row, Record)
+            yield source.name, row
+        if labels.counts:
+            none_is_class.append((source.name, labels))
+    if none_is_class and not labelled:
+        name, labels = none_is_class[0]
+        raise CheckError(
+            "none of the labels of the corpus is a class",
+            where="; ".join(f"source `{of}`: {found.listed(found.without_class())}" for of, found in none_is_class),
+            expected=f"labels out of {', '.join(classes)}",
+            hint=f"source `{name}`: {to_be_mapped(labels.without_class())}",
+        )
 
 
-def _refuse_exits(root: Path, folder: Path) -> None:
+def labels_of(source: SourceDescription, classes: list[str]) -> Labels:
+    """What the labels of a source mean among these classes."""
+    codes = getattr(importlib.import_module(adapters()[source.adapter]), "CODES", {})
+    return Labels(classes, source.classes, codes, synonyms())
+
+
+def synonyms() -> dict[str, str]:
+    """Words that name one class, each with the one that stands for all: `SYNONYMS` of every folder of adapters."""
+    found: dict[str, str] = {}
+    for package in sorted({module.rpartition(".")[0] for module in adapters().values()}):
+        found |= getattr(importlib.import_module(package), "SYNONYMS", {})
+    return found
+
+
+def source_rows(
+    corpus_dir: Path, source: SourceDescription, labels: Labels, subjects: str | None = None
+) -> Iterator[Row]:
+    """Yield every row of one source; raises as `read_rows` does."""
+    adapter = importlib.import_module(adapters()[source.adapter])
+    try:
+        options = adapter.Options.model_validate(source.options)
+    except ValidationError as error:
+        raise UsageError(
+            f"options of source `{source.name}` do not fit:\n" + explain(error, adapter.Options),
+            where=str(corpus_dir / "corpus.yaml"),
+            hint=f"see the options of the adapter `{source.adapter}` in docs/corpora.md",
+        ) from None
+    found = False
+    try:
+        for row in adapter.rows(corpus_dir, source.path, labels, options):
+            if isinstance(row, Dropped) and row.path in ("corpus.yaml", subjects):
+                continue  # a source whose path is `.` meets them, and they are no rows of it
+            found = True
+            yield row
+    except OSError as error:
+        raise CheckError(
+            f"source `{source.name}` has not the {source.adapter} layout: {error.strerror}",
+            where=str(error.filename),
+            hint="`ferdistill corpus describe` says what lies there; correct `path` or `adapter` in corpus.yaml",
+        ) from None
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise CheckError(
+            f"source `{source.name}` cannot be read: {error}",
+            where=str(corpus_dir / source.path),
+            expected=f"tables and lists of the {source.adapter} layout, as text in UTF-8",
+            hint="restore the file that is damaged, or save it as UTF-8",
+        ) from None
+    if not found:
+        raise CheckError(
+            f"source `{source.name}` is empty",
+            where=str(corpus_dir / source.path),
+            expected="at least one labelled image",
+            hint="put the images in, or take the source out of corpus.yaml",
+        )
+
+
+def refuse_exits(root: Path, folder: Path | None = None) -> None:
     """Refuse links out of the corpus, and what is neither file nor folder, but for images: `read_image` sees to these.
 
     A list of labels that is a link could have any file's lines quoted in a report; a pipe is never read to its end.
     """
-    with os.scandir(folder) as entries:
+    with os.scandir(folder or root) as entries:
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
-                _refuse_exits(root, Path(entry.path))
+                refuse_exits(root, Path(entry.path))
             elif not entry.is_file(follow_symlinks=False) and not has_image_suffix(entry.name):
                 leaves = entry.is_symlink() and not is_below(Path(entry.path), root)
                 if leaves or not (entry.is_symlink() or entry.is_file()):
@@ -169,31 +138,31 @@ def _not_here(what: str, path: str, root: Path) -> CheckError:
 
 
 def records_by_path(corpus_dir: Path, classes: list[str]) -> dict[str, Record]:
-    """Every labelled face that the sources list, by its path; raises as `read_rows` does."""
+    """Every labelled image that the sources list, by its path; raises as `read_rows` does."""
     return {row.path: row for _, row in read_rows(corpus_dir, classes) if isinstance(row, Record)}
 
 
-def map_faces(
+def map_images(
     function: Callable[[np.ndarray], T],
     corpus_dir: Path,
     records: Sequence[Record],
     description: str,
     workers: int | None = None,
 ) -> Iterator[T | CheckError]:
-    """Decode faces and yield `function(pixels)` of each, in the order of `records`.
+    """Decode images and yield `function(pixels)` of each, in the order of `records`.
 
     Parameters
     ----------
     function : callable
         Takes pixels, RGB uint8 (H, W, 3). Worker processes must be able to import it.
     workers : int, optional
-        Processes, at least 1. If None, one a core where there are enough faces to repay starting them. The results
+        Processes, at least 1. If None, one a core where there are enough images to repay starting them. The results
         do not depend on it.
 
     Yields
     ------
     object or CheckError
-        What `function` returned, or the error of a face that cannot be decoded.
+        What `function` returned, or the error of an image that cannot be decoded.
     """
     chunks = [records[start : start + CHUNK] for start in range(0, len(records), CHUNK)]
     if workers is None:
@@ -207,7 +176,7 @@ def map_faces(
             pool = stack.enter_context(ProcessPoolExecutor(workers, mp_context=context))
             stack.callback(pool.shutdown, cancel_futures=True)
             results = pool.map(work, chunks)
-        yield from track((face for chunk in results for face in chunk), description, total=len(records))
+        yield from track((result for chunk in results for result in chunk), description, total=len(records))
 
 
 def _map_chunk(
@@ -229,7 +198,7 @@ def usable_cores() -> int:
 
 def read_subjects(corpus_dir: Path) -> dict[str, str]:
     """Path -> subject, from the table that `corpus.yaml` names; empty where it names none."""
-    table = describe(corpus_dir).subjects
+    table = read_description(corpus_dir).subjects
     if table is None:
         return {}
     file = corpus_dir / table

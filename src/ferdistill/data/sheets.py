@@ -1,6 +1,6 @@
 """Contact sheets: what the index took for copies, and what each class looks like.
 
-They show faces, so they belong with the data, in the DVC cache, and not in git.
+They show the images, so they belong with the data, in the DVC cache, and not in git.
 """
 
 from collections.abc import Sequence
@@ -44,10 +44,10 @@ def write_sheets(directory: Path, index: Index, report: dict[str, Any], corpus_d
     _draw(directory / "duplicates.png", lines[:GROUPS], COPIES + 1, corpus_dir, listed, len(lines))
 
     train = index.rows[index.rows["split"] == "train"].sort_values("sample_id")
-    faces = [
+    shown = [
         (name, [(path, "") for path in train.loc[train["label"] == name, "path"].head(PER_CLASS)]) for name in classes
     ]
-    _draw(directory / "classes.png", faces, PER_CLASS, corpus_dir, listed, len(faces))
+    _draw(directory / "classes.png", shown, PER_CLASS, corpus_dir, listed, len(shown))
 
 
 def _draw(
@@ -62,11 +62,11 @@ def _draw(
     height = TILE + 2 * CAPTION + MARGIN
     sheet = Image.new("RGB", (columns * (TILE + MARGIN) + MARGIN, max(1, len(lines)) * height + CAPTION), "white")
     pen = ImageDraw.Draw(sheet)
-    for row, (title, faces) in enumerate(lines):
+    for row, (title, images) in enumerate(lines):
         top = row * height
-        more = f" (+{len(faces) - columns} more)" if len(faces) > columns else ""
+        more = f" (+{len(images) - columns} more)" if len(images) > columns else ""
         pen.text((MARGIN, top + 1), title + more, fill="black", font=font)
-        for column, (name, caption) in enumerate(faces[:columns]):
+        for column, (name, caption) in enumerate(images[:columns]):
             left = MARGIN + column * (TILE + MARGIN)
             picture = Image.fromarray(np.ascontiguousarray(decode(corpus_dir, listed[name])))
             sheet.paste(picture.resize((TILE, TILE), Image.Resampling.BILINEAR), (left, top + CAPTION))

@@ -1,15 +1,19 @@
-"""One module a public corpus layout; `data.reader` finds a module by the `adapter` name in corpus.yaml.
+"""What adapters have in common. `data.description` finds one by the `adapter` name in corpus.yaml.
 
-An adapter is a function `read(root, path, classes, options)` that yields what its source lists, in any order, without
-decoding an image. `root` is the corpus directory, `path` the source's place in it, `options` an `Options` of the same
-module. For every row of the source it yields one of
+An adapter is a module with a function `rows(root, path, labels, options)` that yields what its source lists, in any
+order, without decoding an image. `root` is the corpus directory, `path` the source's place in it, `options` an
+`Options` of the same module. For every row of the source it yields one of
 
-- `Record`, a labelled face;
-- `Dropped`, a row that is left out by rule (contempt, no face, unlabelled), with the rule;
+- `Record`, a labelled image, passed through `labels.row`, which makes a class of its label;
+- `Dropped`, a row that is left out by rule (not an image, unlabelled, a label that is no class), with the rule;
 - `CheckError` (yielded, not raised), a row that cannot be read, naming file and row.
 
-It raises only where the source as a whole cannot be read: a list that is missing, columns that are not there. It maps
-the corpus's own codes to class names, and never passes over a row in silence.
+It raises only where the source as a whole cannot be read: a list that is missing, columns that are not there. It never
+passes over a row in silence. `CODES` is the corpus's own table of codes, where its labels are codes.
+
+To be recognised by `ferdistill corpus describe` it also has `recognise(tree)`, which yields each `Layout` that it can
+read and `LeftOut` for what it better does not, and `PRECEDENCE`: of copies the source of the lower number keeps its
+own. Posed in a laboratory comes first (from 10), then labelled by many (40), by few (60), by unknown hands (90).
 """
 
 import csv
@@ -19,39 +23,23 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal
+from typing import Literal
 
 import numpy as np
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict
 
 from ..errors import CheckError
-from ..image_files import UNWRITABLE, read_image
+from ..files import UNWRITABLE
+from ..image_files import read_image
 
 OfficialSplit = Literal["train", "val", "test"]
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"}
-SYNONYMS = {
-    "anger": "angry", "disgusted": "disgust", "fearful": "fear", "afraid": "fear", "happiness": "happy",
-    "sadness": "sad", "surprised": "surprise",
-}  # fmt: skip
-EXPRESSIONS = {"angry", "contempt", "disgust", "fear", "happy", "neutral", "sad", "surprise"}
 NOT_AN_IMAGE = "not an image"
-
-
-def stays_inside(name: str) -> bool:
-    """Whether a path is POSIX, relative and without `..`, of names that a system and a table can hold."""
-    parts = name.split("/")
-    outside = not name or name.startswith("/") or ".." in parts or "\\" in name or ":" in name
-    return not (outside or UNWRITABLE.search(name) or len(name) > 1000 or max(map(len, parts)) > 255)
-
-
-def _check_inside(path: str) -> str:
-    if not stays_inside(path):
-        raise ValueError(f"a POSIX path below the corpus directory, without `..`; found {path[:200]!r}")
-    return path
-
-
-# A path in corpus.yaml, relative to the corpus directory.
-SafePath = Annotated[str, AfterValidator(_check_inside)]
+# What sources call their parts, in whatever case.
+PARTS: dict[str, OfficialSplit] = {
+    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "publictest": "val",
+    "test": "test", "privatetest": "test",
+}  # fmt: skip
 
 
 class Options(BaseModel):
@@ -62,27 +50,27 @@ class Options(BaseModel):
 
 @dataclass(frozen=True)
 class Record:
-    """One labelled face, not yet decoded.
+    """One labelled image, or part of one, not yet decoded.
 
     Attributes
     ----------
     path : str
-        Name of the face in the index: POSIX, relative to the corpus directory, unique in it. A row of a table is
-        `table.csv#row`, counted from 0; one of several faces in an image is `image.jpg#face`.
+        Its name in the index: POSIX, relative to the corpus directory, unique in it. A row of a table is
+        `table.csv#row`, counted from 0; one of several parts of an image is `image.jpg#number`.
     label : str
-        Class name.
+        As the source has it, a code or a name; from `Labels.row`, a class of params.yaml.
     split : str or None
         The source's own split, where it has one.
     subject : str
         Who is shown, where the name tells it; alike in all sources that show the same people, else prefixed.
     image : str
-        Image file, POSIX, relative to the corpus directory. Empty where `pixels` holds the face.
+        Image file, POSIX, relative to the corpus directory. Empty where `pixels` holds it.
     pixels : str
-        The face itself as text: 48 x 48 whole numbers from 0 to 255, separated by blanks.
+        The image itself as text: 48 x 48 whole numbers from 0 to 255, separated by blanks.
     box : tuple of int or None
         left, top, right, bottom in pixels of the upright image; right and bottom are the first outside.
-    votes : tuple of float or None
-        Share of the annotators' votes for each of `classes`, in their order; they sum to 1.
+    votes : mapping or None
+        Annotators' votes by label; from `Labels.row`, shares of the votes for any class, by class, which sum to 1.
     """
 
     path: str
@@ -92,7 +80,7 @@ class Record:
     image: str = ""
     pixels: str = ""
     box: tuple[int, int, int, int] | None = None
-    votes: tuple[float, ...] | None = None
+    votes: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -106,25 +94,19 @@ class Dropped:
 Row = Record | Dropped | CheckError
 
 
-def labelled(record: Record, known: set[str], classes: list[str]) -> Record | Dropped:
-    """The record, or, if its label is one of the corpus's `known` names but no class of ours, its dropping."""
-    assert record.label in known, record
-    return record if record.label in classes else Dropped(record.path, record.label)
-
-
-def class_name(text: str) -> str:
-    """The name that we use for a class that a folder or a table names in its own way; `Happiness` is happy."""
-    return SYNONYMS.get(text.lower(), text.lower())
-
-
-def label_of(code: str, codes: Mapping[str, str], where: str) -> str | CheckError:
-    """The class name that a corpus's own table gives to a code, or the error if it gives none."""
-    return codes.get(code.strip()) or CheckError(
+def unknown_label(code: str, codes: Mapping[str, str], where: str) -> CheckError:
+    """The error of a code that a corpus's own table does not know."""
+    return CheckError(
         f"unknown label {code!r}",
         where=where,
         expected=", ".join(f"{code} {name}" for code, name in codes.items()),
-        hint="correct the row, or take it out",
+        hint="correct the row, take it out, or say under `classes` of this source in corpus.yaml which class it is",
     )
+
+
+def part_of(text: str) -> OfficialSplit | None:
+    """The official split that a source's name of a part stands for."""
+    return PARTS.get(text.strip().lower())
 
 
 def whole_number(text: str) -> int:
@@ -139,13 +121,17 @@ def join(*parts: str) -> str:
     return PurePosixPath(*parts).as_posix()
 
 
+def wrong(what: str, where: str, expected: str) -> CheckError:
+    """The error of one row or file of a source."""
+    return CheckError(what, where=where, expected=expected, hint="correct it, or take it out of the corpus")
+
+
 def leaves(name: str, where: str) -> CheckError:
     """The error of a listed path for which `stays_inside` is false."""
-    return CheckError(
+    return wrong(
         f"a listed path leaves its folder, or is not POSIX: {name!r}",
-        where=where,
-        expected="a relative path with / between its parts and no `..`",
-        hint="correct the row, or take it out",
+        where,
+        "a relative path with / between its parts and no `..`",
     )
 
 
@@ -207,6 +193,13 @@ def is_clutter(name: str) -> bool:
 def has_image_suffix(name: str) -> bool:
     """Whether a file is an image that we read, by its name."""
     return PurePosixPath(name).suffix.lower() in SUFFIXES
+
+
+def images_in(root: Path, path: str) -> Iterator[str | Dropped]:
+    """Every file below `path`: an image by its path relative to `root`, what is none by its name as dropped."""
+    for name in file_names(root / path):
+        image = join(path, name)
+        yield Dropped(image, NOT_AN_IMAGE) if is_clutter(name) or not has_image_suffix(name) else image
 
 
 def labelled_images(
@@ -285,11 +278,10 @@ def table_rows(file: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, list
             if len(fields) == len(header):
                 yield row, [fields[place] for place in places]
             else:
-                yield CheckError(
+                yield wrong(
                     f"a row of {len(fields)} fields",
-                    where=f"{file}, data row {row}",
-                    expected=f"{len(header)} fields, as in the first line",
-                    hint="correct the row, or take it out",
+                    f"{file}, data row {row}",
+                    f"{len(header)} fields, as in the first line",
                 )
 
 
@@ -304,7 +296,7 @@ def csv_fields(lines: Iterator[str]) -> Iterator[list[str]]:
 
 
 def decode(root: Path, record: Record) -> np.ndarray:
-    """The pixels of a face: upright RGB, uint8, (H, W, 3).
+    """The pixels of a record: upright RGB, uint8, (H, W, 3).
 
     Raises
     ------
@@ -319,11 +311,10 @@ def decode(root: Path, record: Record) -> np.ndarray:
     left, top, right, bottom = record.box
     height, width = pixels.shape[:2]
     if not (0 <= left < right <= width and 0 <= top < bottom <= height):
-        raise CheckError(
-            f"a face box outside its image: left {left}, top {top}, right {right}, bottom {bottom}",
-            where=f"{root / record.image} ({record.path})",
-            expected=f"a box of at least one pixel within {width} x {height}",
-            hint="correct the row, or take it out",
+        raise wrong(
+            f"a box outside its image: left {left}, top {top}, right {right}, bottom {bottom}",
+            f"{root / record.image} ({record.path})",
+            f"a box of at least one pixel within {width} x {height}",
         )
     return pixels[top:bottom, left:right]
 
@@ -334,15 +325,14 @@ def _decode_text(root: Path, record: Record) -> np.ndarray:
     try:
         values = np.array(list(map(int, record.pixels.split())), dtype=np.int64)
     except (ValueError, OverflowError) as error:
-        raise CheckError(
-            f"pixels are not whole numbers: {error}", where=where, hint="correct the row, or take it out"
+        raise wrong(
+            f"pixels are not whole numbers: {error}", where, "numbers from 0 to 255, separated by blanks"
         ) from None
     if values.size != side * side or values.min() < 0 or values.max() > 255:
-        raise CheckError(
+        raise wrong(
             f"{values.size} pixel values" + (f" from {values.min()} to {values.max()}" if values.size else ""),
-            where=where,
-            expected=f"{side * side} whole numbers from 0 to 255",
-            hint="correct the row, or take it out",
+            where,
+            f"{side * side} whole numbers from 0 to 255",
         )
     grey = values.astype(np.uint8).reshape(side, side, 1)
     return np.repeat(grey, 3, axis=2)

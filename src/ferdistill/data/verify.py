@@ -7,16 +7,16 @@ from typing import Any
 from ..errors import CheckError
 from ..files import read_json
 from .index import Index, sample_id
-from .reader import map_faces, records_by_path
+from .reader import map_images, records_by_path
 
 
 def verify(index: Index, index_csv: Path, corpus_dir: Path, classes: list[str]) -> dict[str, Any]:
-    """Read every face of an index again and compare its digest, its label and its official split.
+    """Read every image of an index again and compare its digest, its label and its official split.
 
     Returns
     -------
     dict
-        `ok`, `checked` (faces), `counts` by kind, and `problems`: a list of {kind, row, path, expected, found} with
+        `ok`, `checked` (images), `counts` by kind, and `problems`: a list of {kind, row, path, expected, found} with
         kinds missing, unreadable, pixels, label, official split.
     """
     problems: list[dict[str, Any]] = []
@@ -40,8 +40,8 @@ def verify(index: Index, index_csv: Path, corpus_dir: Path, classes: list[str]) 
             problem("label", row, label, record.label)
         if (record.split or "") != official:
             problem("official split", row, official or "none", record.split or "none")
-    faces = map_faces(sample_id, corpus_dir, [record for _, record in present], "reading faces again")
-    for (row, _), digest in zip(present, faces, strict=True):
+    digests = map_images(sample_id, corpus_dir, [record for _, record in present], "reading images again")
+    for (row, _), digest in zip(present, digests, strict=True):
         expected = index.rows["sample_id"][row]
         if isinstance(digest, CheckError):
             problem("unreadable", row, f"pixels of digest {expected[:12]}", digest.what)

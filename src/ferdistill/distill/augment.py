@@ -5,8 +5,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-VIEW_AUGMENT = "flip_shift"  # what recorded views are
-
 
 @dataclass(frozen=True)
 class Draw:
@@ -64,13 +62,14 @@ def mix(views: list[Draw], which: Tensor, rows: Tensor) -> Draw:
 def apply(images: Tensor, how: str, drawn: Draw) -> Tensor:
     """Augment a batch (B, C, H, W) with values from 0 to 255, each image by its own draw.
 
-    `flip` mirrors those drawn to be. `flip_shift` also moves each by up to a twelfth of its side, edges repeated, and
-    scales its brightness. `none` does nothing.
+    `flip` mirrors those drawn to be. `shift` moves each by up to a twelfth of its side, edges repeated, and scales its
+    brightness. `flip_shift` does both, `none` nothing.
     """
     if how == "none":
         return images
     where, side = images.device, images.shape[2]
-    images = torch.where(drawn.mirrored.to(where)[:, None, None, None], images.flip(3), images)
+    if how != "shift":
+        images = torch.where(drawn.mirrored.to(where)[:, None, None, None], images.flip(3), images)
     if how == "flip":
         return images
     # An index past an edge stays on it: the edge is repeated.

@@ -26,7 +26,7 @@ from ..f1 import counts, f1
 from ..params import NetworkParams, TrainingParams
 from ..progress import bar
 from . import checkpoint as checkpoints
-from .augment import VIEW_AUGMENT, Draw, apply, draw, mix
+from .augment import Draw, apply, draw, mix
 from .batch_norm import share_batch_norm
 from .losses import balanced_class_weights, ce_loss
 from .models import NORMALISATION
@@ -347,8 +347,11 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]
     optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
 
 
-def predict(network: nn.Module, split: Split, view: Draw | None = None, batch: int = 256) -> np.ndarray:
-    """Logits of a split, float32 (n, K), in the order of its rows; of a recorded view of each image, if given."""
+def predict(network: nn.Module, split: Split, view: tuple[str, Draw] | None = None, batch: int = 256) -> np.ndarray:
+    """Logits of a split, float32 (n, K), in the order of its rows.
+
+    Of a recorded view of each image, if its augmentation and what was drawn are given.
+    """
     where = device()
     network.to(where).eval()
     logits = []
@@ -356,7 +359,7 @@ def predict(network: nn.Module, split: Split, view: Draw | None = None, batch: i
         for positions in np.array_split(np.arange(len(split.rows)), max(1, math.ceil(len(split.rows) / batch))):
             images = _tensor(split, positions).to(where)
             if view is not None:
-                images = apply(images, VIEW_AUGMENT, view[torch.from_numpy(positions)])
+                images = apply(images, view[0], view[1][torch.from_numpy(positions)])
             logits.append(network(as_input(images, where)).float().cpu())
     return torch.cat(logits).numpy()
 

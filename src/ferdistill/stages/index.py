@@ -4,7 +4,7 @@ import pandas as pd
 
 from .. import workspace
 from ..data import index, truth
-from ..data.build import build
+from ..data.build import build, write_index
 from ..data.sheets import write_sheets
 from ..files import atomic, write_json
 from ..params import Params
@@ -17,7 +17,7 @@ def run(params: Params) -> None:
     built = build(workspace.corpus(params.corpus), params.classes, params.index)
     rows, report = built.rows, built.report
     csv = workspace.index_csv(params.index_tag)
-    description = index.write(csv, rows, params.classes, params.corpus)
+    description = write_index(csv, rows, params.classes, params.corpus)
     write_json(csv.with_suffix(".report.json"), report)
     with atomic(csv.with_suffix(".left_out.csv")) as temporary:
         built.left_out.to_csv(temporary, index=False, lineterminator="\n", encoding="utf-8")
@@ -45,6 +45,6 @@ def run(params: Params) -> None:
     with atomic(workspace.PLOTS / "class_counts.csv") as temporary:
         table.to_csv(temporary, index=False, lineterminator="\n")
     print(
-        f"{report['rows_listed']} rows listed, {len(rows)} faces indexed; left out: "
+        f"{report['rows_listed']} rows listed, {len(rows)} {params.task.things} indexed; left out: "
         + (", ".join(f"{count} {step}" for step, count in report["left_out"].items()) or "none")
     )

@@ -1,7 +1,7 @@
 """Check params.yaml as a whole, so that a misspelt name stops a run that no other stage would notice."""
 
 from .. import workspace
-from ..data.reader import describe
+from ..data.description import read_description
 from ..distill import weights
 from ..files import write_json
 from ..params import Params
@@ -15,7 +15,7 @@ def run(params: Params) -> None:
     file that is its own.
     """
     if params.corpus != workspace.EMBEDDED.name:  # which the next stage makes
-        describe(workspace.corpus(params.corpus))
+        read_description(workspace.corpus(params.corpus), params.classes)
     networks = {name: params.scale_.teachers[name] for name in params.teachers} | {"student": params.scale_.student}
     for name, network in networks.items():
         write_json(workspace.checked_weights(name), weights.facts(network, f"scales.{params.scale}, {name}"))

@@ -6,7 +6,7 @@ from scipy.special import log_softmax
 from .. import workspace
 from ..data import images, index, truth
 from ..distill import models
-from ..distill.augment import VIEW_AUGMENT, recorded
+from ..distill.augment import recorded
 from ..distill.loop import Split, make_deterministic, predict, splits_of
 from ..errors import require_same
 from ..files import write_json
@@ -39,8 +39,8 @@ def run(params: Params, name: str) -> None:
     if params.views > 1:
         train, _, _ = splits_of(rows, packed, params.classes)
         drawn = recorded(params.views, len(train.rows), packed.shape[1], views.SEED)
-        seen = np.stack([predict(network, train, view) for view in drawn])
-        metrics["views_sha256"] = views.write(out, rows, seen, VIEW_AUGMENT, manifest["table_sha256"])["sha256"]
+        seen = np.stack([predict(network, train, (params.view_augment, view)) for view in drawn])
+        metrics["views_sha256"] = views.write(out, rows, seen, params.view_augment, manifest["table_sha256"])["sha256"]
     test = rows.positions("test")
     known = truth.distribution(workspace.corpus(params.corpus), rows.rows["path"].iloc[test].tolist(), params.classes)
     if known is not None:

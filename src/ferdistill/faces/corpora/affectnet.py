@@ -1,58 +1,39 @@
 """AffectNet of 2017 (Mollahosseini et al.): `training.csv` and `validation.csv` beside the annotated images."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from ...data.sources import (
-    Dropped,
-    Record,
-    Row,
-    join,
-    label_of,
-    leaves,
-    listed_twice,
-    stays_inside,
-    table_rows,
-    whole_number,
-)
-from ...data.sources import Options as BaseOptions
+from ...data import sources
+from ...data.description import stays_inside
+from ...data.labels import Labels
+from ...data.layouts import Found, Layout, LeftOut, Tree, last, parent
+from ...data.sources import Dropped, Record, Row, join, leaves, listed_twice, table_rows, whole_number, wrong
 from ...errors import CheckError
+from . import numbered
 
-CODES = {
-    "0": "neutral",
-    "1": "happy",
-    "2": "sad",
-    "3": "surprise",
-    "4": "fear",
-    "5": "disgust",
-    "6": "angry",
-    "7": "contempt",
-    "8": "none",
-    "9": "uncertain",
-    "10": "no face",
-}
+PRECEDENCE = 60
+
+CODES = numbered(
+    "neutral", "happy", "sad", "surprise", "fear", "disgust", "angry", "contempt", "none", "uncertain", "no face"
+)
 COLUMNS = ("subDirectory_filePath", "face_x", "face_y", "face_width", "face_height", "expression")
 LISTS = ("Manually_Annotated_file_lists", "")
 IMAGES = ("Manually_Annotated/Manually_Annotated_Images", "Manually_Annotated_Images", "")
 
 
-class Options(BaseOptions):
-    """Options of an AffectNet source.
+class Options(sources.Options):
+    """`crop` cuts out the face box: false where the images hold the face alone.
 
-    Attributes
-    ----------
-    crop : bool
-        Whether to cut out the face box; false where the images hold the face alone.
-    validation : {"test", "val"}
-        What the validation part is used as. There is no public test part, and papers report on the validation part.
+    `validation` says what the validation part is used as: there is no public test part, and papers report on it.
     """
 
     crop: bool = True
     validation: Literal["val", "test"] = "test"
 
 
-def read(root: Path, path: str, classes: list[str], options: Options) -> Iterator[Row]:
+def rows(root: Path, path: str, labels: Labels, options: Options) -> Iterator[Row]:
     """Yield every row of both tables, which lie in `path` or in its folder `Manually_Annotated_file_lists`.
 
     Rows whose expression is no class of ours (contempt, none, uncertain) are dropped by its name; no-face rows and
@@ -67,40 +48,46 @@ def read(root: Path, path: str, classes: list[str], options: Options) -> Iterato
             if isinstance(found, CheckError):
                 yield found
                 continue
-            row, (name, *box, code) = found
-            where = f"{file}, data row {row}"
-            label = label_of(code, CODES, f"{where}, column expression")
+            number, (name, *box, code) = found
+            where = f"{file}, data row {number}"
             if not stays_inside(name):
                 yield leaves(name, where)
                 continue
             if name in first:
                 yield listed_twice(name, where, first[name])
                 continue
-            first[name] = f"{table}, data row {row}"
+            first[name] = f"{table}, data row {number}"
             image = join(path, images, name)
-            if isinstance(label, CheckError):
-                yield label
-                continue
-            if label not in classes:
-                yield Dropped(image, label)
+            part = "train" if table == "training.csv" else options.validation
+            row = labels.row(Record(image, code, part, image=image), f"{where}, column expression")
+            if not isinstance(row, Record):
+                yield row
                 continue
             try:
                 x, y, width, height = map(whole_number, box)
             except ValueError:
-                yield CheckError(
+                yield wrong(
                     f"not a face box: {', '.join(box)}",
-                    where=f"{where}, columns face_x to face_height",
-                    expected="four whole numbers of pixels",
-                    hint="correct the row, or take it out",
+                    f"{where}, columns face_x to face_height",
+                    "four whole numbers of pixels",
                 )
                 continue
             if width < 0:
                 yield Dropped(image, "no face")
                 continue
-            yield Record(
-                image,
-                label,
-                "train" if table == "training.csv" else options.validation,
-                image=image,
-                box=(x, y, x + width, y + height) if options.crop else None,
-            )
+            yield replace(row, box=(x, y, x + width, y + height) if options.crop else None)
+
+
+def recognise(tree: Tree) -> Found:
+    """Both tables with the columns of their release."""
+    for name, header in tree.headers.items():
+        if last(name) != "training.csv" or "subDirectory_filePath" not in header:
+            continue
+        folder = parent(name)
+        base = parent(folder) if last(folder) == LISTS[0] else folder
+        tables = [join(folder, table) for table in ("training.csv", "validation.csv")]
+        if all(set(COLUMNS) <= set(tree.headers.get(table, ())) for table in tables):
+            evidence = "training.csv and validation.csv with face boxes, which are cut out; validation serves as test"
+            yield Layout(base, evidence)
+        else:
+            yield LeftOut(base, f"AffectNet, but {tables[1]} or a column of the tables is missing")

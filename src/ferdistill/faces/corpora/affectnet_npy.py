@@ -9,51 +9,48 @@ from typing import Literal
 
 import numpy as np
 
-from ...data.sources import Options as BaseOptions
-from ...data.sources import Record, Row, join, label_of, labelled, labelled_images
+from ...data import sources
+from ...data.labels import Labels
+from ...data.layouts import Found, Layout, LeftOut, Tree
+from ...data.sources import OfficialSplit, Record, Row, join, labelled_images
 from ...errors import CheckError
-from .affectnet import CODES
+from .affectnet import CODES as CODES
 
+PRECEDENCE = 65
 PARTS = ("train_set", "val_set", "valid_set")
 
 
-class Options(BaseOptions):
-    """Options of such a source.
-
-    Attributes
-    ----------
-    validation : {"test", "val"}
-        What the validation part is used as. There is no public test part, and papers report on the validation part.
-    """
+class Options(sources.Options):
+    """What the validation part is used as: there is no public test part, and papers report on it."""
 
     validation: Literal["val", "test"] = "test"
 
 
-def read(root: Path, path: str, classes: list[str], options: Options) -> Iterator[Row]:
+def rows(root: Path, path: str, labels: Labels, options: Options) -> Iterator[Row]:
     """Yield every image of every part that is there; one without its `_exp.npy` is dropped as "unlabelled"."""
     for part in PARTS:
         if part != "train_set" and not (root / path / part).exists():
             continue
         folder = join(path, part)
-        split = "train" if part == "train_set" else options.validation
+        split: OfficialSplit = "train" if part == "train_set" else options.validation
         for found in labelled_images(root, folder, "annotations", "_exp.npy", "an annotation"):
             if not isinstance(found, tuple):
                 yield found
                 continue
             image, annotation = found
-            label = _read_label(annotation)
-            if isinstance(label, CheckError):
-                yield label
+            code = _code(annotation)
+            if isinstance(code, CheckError):
+                yield code
             else:
-                yield labelled(Record(image, label, split, image=image), set(CODES.values()), classes)
+                yield labels.row(Record(image, code, split, image=image), str(annotation))
 
 
-def _read_label(file: Path) -> str | CheckError:
+def _code(file: Path) -> str | CheckError:
     try:
         array = np.load(file, allow_pickle=False)
         if not (isinstance(array, np.ndarray) and array.size == 1 and array.dtype.kind in "iuSU"):
             raise ValueError("one string or whole number is expected")
-        code = array.astype(str).item()
+        return str(array.astype(str).item())
     except Exception as error:  # a hostile file may raise anything
         return CheckError(
             f"a label cannot be read: {error}",
@@ -61,4 +58,13 @@ def _read_label(file: Path) -> str | CheckError:
             expected="a NumPy array of one string or whole number, without Python objects",
             hint="restore the file, or take it and its image out",
         )
-    return label_of(code, CODES, str(file))
+
+
+def recognise(tree: Tree) -> Found:
+    """A folder train_set/annotations with a file for each label."""
+    for base in tree.ending("train_set/annotations"):
+        folders = [tree.by_folder.get(join(base, part, "annotations"), []) for part in PARTS]
+        if any(name.endswith("_exp.npy") for names in folders for name in names):
+            yield Layout(base, "train_set/annotations/*_exp.npy; validation serves as test")
+        else:
+            yield LeftOut(base, "AffectNet by its folder train_set/annotations, but no *_exp.npy is in it")

@@ -6,52 +6,31 @@ which is not AffectNet's own.
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from ... import yaml_file
-from ...data.sources import (
-    Dropped,
-    OfficialSplit,
-    Record,
-    Row,
-    class_name,
-    join,
-    label_of,
-    labelled,
-    labelled_images,
-    listed_twice,
-    text_lines,
-)
-from ...data.sources import Options as BaseOptions
+from ...data import sources
+from ...data.labels import Labels
+from ...data.layouts import Found, Layout, LeftOut, Tree, last, parent
+from ...data.sources import Dropped, OfficialSplit, Record, Row, join, labelled_images, listed_twice, text_lines, wrong
 from ...errors import CheckError, UsageError
 from ...image_files import image_size
+from . import EXPRESSIONS, expression, numbered
 
-CODES = {
-    "0": "angry",
-    "1": "contempt",
-    "2": "disgust",
-    "3": "fear",
-    "4": "happy",
-    "5": "neutral",
-    "6": "sad",
-    "7": "surprise",
-}
+PRECEDENCE = 70
+
+CODES = numbered(*EXPRESSIONS)
 PARTS: dict[str, OfficialSplit] = {"train": "train", "valid": "val", "test": "test"}
 
 
-class Options(BaseOptions):
-    """Options of such a source.
-
-    Attributes
-    ----------
-    crop : bool
-        Whether to cut out the face boxes. If false, an image with several faces is dropped as "several faces".
-    """
+class Options(sources.Options):
+    """`crop` cuts out the face boxes; if false, an image with several faces is dropped as "several faces"."""
 
     crop: bool = True
 
 
-def read(root: Path, path: str, classes: list[str], options: Options) -> Iterator[Row]:
+def rows(root: Path, path: str, labels: Labels, options: Options) -> Iterator[Row]:
     """Yield every line of every image's label file; of several, face k is `image#k`, counted from 0.
 
     An image without a label file is dropped as "unlabelled", with an empty one as "no face".
@@ -65,10 +44,10 @@ def read(root: Path, path: str, classes: list[str], options: Options) -> Iterato
         check_names(root / path / "data.yaml")
     for part, split in PARTS.items():
         if (root / path / part).exists():
-            yield from _read_part(root, join(path, part), split, classes, options.crop)
+            yield from _part(root, join(path, part), split, labels, options.crop)
 
 
-def _read_part(root: Path, folder: str, split: OfficialSplit, classes: list[str], crop: bool) -> Iterator[Row]:
+def _part(root: Path, folder: str, split: OfficialSplit, labels: Labels, crop: bool) -> Iterator[Row]:
     for found in labelled_images(root, folder, "labels", ".txt", "a label file"):
         if not isinstance(found, tuple):
             yield found
@@ -81,19 +60,19 @@ def _read_part(root: Path, folder: str, split: OfficialSplit, classes: list[str]
         seen: dict[str, str] = {}
         for face, (number, line) in enumerate(lines):
             where = f"{file}, line {number}"
-            label = label_of(line.split()[0], CODES, where)
-            box = _box(root, image, line, where)
             if line in seen:
                 yield listed_twice(line, where, seen[line])
-            elif isinstance(label, CheckError):
-                yield label
-            elif isinstance(box, CheckError):
+                continue
+            identifier = image if len(lines) == 1 else f"{image}#{face}"
+            row = labels.row(Record(identifier, line.split()[0], split, image=image), where)
+            box = _box(root, image, line, where)
+            if not isinstance(row, CheckError) and isinstance(box, CheckError):
                 yield box
+            elif isinstance(row, Record) and not isinstance(box, CheckError):
+                yield replace(row, box=box if crop else None)
             else:
-                identifier = image if len(lines) == 1 else f"{image}#{face}"
-                record = Record(identifier, label, split, image=image, box=box if crop else None)
-                yield labelled(record, set(CODES.values()), classes)
-            seen.setdefault(line, f"line {number}")
+                yield row
+            seen[line] = f"line {number}"
 
 
 def _box(root: Path, image: str, line: str, where: str) -> tuple[int, int, int, int] | CheckError:
@@ -103,12 +82,7 @@ def _box(root: Path, image: str, line: str, where: str) -> tuple[int, int, int, 
         if not (0 <= x <= 1 and 0 <= y <= 1 and 0 < width <= 1 and 0 < height <= 1):
             raise ValueError
     except ValueError:
-        return CheckError(
-            f"not a YOLO line: {line!r}",
-            where=where,
-            expected="`class cx cy w h`, the last four from 0 to 1",
-            hint="correct the line, or take it out",
-        )
+        return wrong(f"not a YOLO line: {line!r}", where, "`class cx cy w h`, the last four from 0 to 1")
     try:
         across, down = image_size(root, image)
     except CheckError as error:
@@ -129,7 +103,7 @@ def check_names(file: Path) -> None:
     try:
         names = yaml_file.read(file)["names"]
         names = [names[key] for key in sorted(names)] if isinstance(names, dict) else names
-        found = [class_name(name) for name in names]
+        found = [expression(name) for name in names]
     except (UsageError, KeyError, TypeError, AttributeError):
         found = []
     if found != list(CODES.values()):
@@ -139,3 +113,24 @@ def check_names(file: Path) -> None:
             expected=", ".join(f"{code} {name}" for code, name in CODES.items()),
             hint="this is another data set, for which there is no adapter",
         )
+
+
+def recognise(tree: Tree) -> Found:
+    """Folders images and labels of a part; data.yaml, where it is there, must name these classes."""
+    bases = {
+        parent(part)
+        for part in map(parent, tree.folders)
+        if last(part) in PARTS and {join(part, "labels"), join(part, "images")} <= tree.folders
+    }
+    for base in sorted(bases):
+        evidence = "images and labels/*.txt of train, valid, test"
+        if join(base, "data.yaml") not in tree.files:
+            evidence += "; no data.yaml says whether the classes are AffectNet's, in alphabetical order: check it"
+        else:
+            try:
+                check_names(tree.root / base / "data.yaml")
+            except CheckError as error:
+                yield LeftOut(base, error.what)
+                continue
+            evidence += "; data.yaml names the classes in alphabetical order, which is not AffectNet's own"
+        yield Layout(base, evidence)

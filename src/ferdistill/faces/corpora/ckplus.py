@@ -10,40 +10,28 @@ from typing import Annotated
 
 from pydantic import Field
 
-from ...data.sources import NOT_AN_IMAGE, Dropped, Record, Row, file_names, is_clutter, join, label_of, labelled
-from ...data.sources import Options as BaseOptions
+from ...data import sources
+from ...data.labels import Labels
+from ...data.layouts import Found, Layout, LeftOut, Tree, is_below
+from ...data.sources import NOT_AN_IMAGE, Dropped, Record, Row, file_names, is_clutter, join, unknown_label, wrong
 from ...errors import CheckError
+from . import numbered
 
-CODES = {
-    "0": "neutral",
-    "1": "angry",
-    "2": "contempt",
-    "3": "disgust",
-    "4": "fear",
-    "5": "happy",
-    "6": "sad",
-    "7": "surprise",
-}
+PRECEDENCE = 20
+
+CODES = numbered("neutral", "angry", "contempt", "disgust", "fear", "happy", "sad", "surprise")
 FRAME = re.compile(r"(S\d{3}/\d{3})/S\d{3}_\d{3}_\d{8}\.png")
 LABEL = re.compile(r"(S\d{3}/\d{3})/(S\d{3}_\d{3}_\d{8})_emotion\.txt")
 
 
-class Options(BaseOptions):
-    """Options of a CK+ source.
-
-    Attributes
-    ----------
-    frames : int
-        How many frames of a sequence bear its label: the last ones up to the peak.
-    neutral_first : bool
-        Whether the first frame of each labelled sequence is taken too, as neutral.
-    """
+class Options(sources.Options):
+    """`frames` of a sequence bear its label, the last up to the peak; `neutral_first` takes its first as neutral."""
 
     frames: Annotated[int, Field(ge=1)] = 1
     neutral_first: bool = False
 
 
-def read(root: Path, path: str, classes: list[str], options: Options) -> Iterator[Row]:
+def rows(root: Path, path: str, labels: Labels, options: Options) -> Iterator[Row]:
     """Yield the chosen frames of every labelled sequence; one without a label is dropped once, as "unlabelled".
 
     A sequence too short for `options` is an error. The frames between are not rows: nothing is said of them.
@@ -56,31 +44,31 @@ def read(root: Path, path: str, classes: list[str], options: Options) -> Iterato
             sequences.setdefault(match[1], []).append(name)
         else:
             yield _stray(join(path, f"cohn-kanade-images/{name}"), root, "S005/001/S005_001_00000011.png")
-    labels: dict[str, list[str]] = {}
+    labelled: dict[str, list[str]] = {}
     for name in file_names(emotions):
         match = LABEL.fullmatch(name)
         if match and _agrees(name):
-            labels.setdefault(match[1], []).append(name)
+            labelled.setdefault(match[1], []).append(name)
         else:
             yield _stray(join(path, f"Emotion/{name}"), root, "S005/001/S005_001_00000011_emotion.txt")
 
     for sequence, frames in sequences.items():
-        if sequence not in labels:
+        if sequence not in labelled:
             yield Dropped(join(path, f"cohn-kanade-images/{sequence}"), "unlabelled")
             continue
-        label_file = emotions / labels[sequence][0]
-        peak = f"{labels[sequence][0].removesuffix('_emotion.txt')}.png"
-        label = _read_label(label_file)
+        label_file = emotions / labelled[sequence][0]
+        peak = f"{labelled[sequence][0].removesuffix('_emotion.txt')}.png"
+        code = _code(label_file)
         taken = frames[: frames.index(peak) + 1] if peak in frames else []
-        if len(labels[sequence]) > 1:
+        if len(labelled[sequence]) > 1:
             yield CheckError(
-                f"{len(labels[sequence])} labels for one sequence",
+                f"{len(labelled[sequence])} labels for one sequence",
                 where=str(emotions / sequence),
                 expected="one",
                 hint="take the others out",
             )
-        elif isinstance(label, CheckError):
-            yield label
+        elif isinstance(code, CheckError):
+            yield code
         elif not taken:
             yield CheckError(
                 "a listed image is missing",
@@ -96,16 +84,16 @@ def read(root: Path, path: str, classes: list[str], options: Options) -> Iterato
                 hint="lower `frames`, or restore the images",
             )
         else:
-            chosen = [(taken[0], "neutral")] if options.neutral_first else []
-            chosen += [(frame, label) for frame in taken[-options.frames :]]
+            chosen = [(taken[0], "0")] if options.neutral_first else []
+            chosen += [(frame, code) for frame in taken[-options.frames :]]
             for frame, shown in chosen:
                 image = join(path, f"cohn-kanade-images/{frame}")
                 record = Record(image, shown, None, subject=f"ckplus:{sequence[:4]}", image=image)
-                yield labelled(record, set(CODES.values()), classes)
-    for sequence in sorted(labels.keys() - sequences.keys()):
+                yield labels.row(record, str(label_file))
+    for sequence in sorted(labelled.keys() - sequences.keys()):
         yield CheckError(
             "a label without its images",
-            where=str(emotions / labels[sequence][0]),
+            where=str(emotions / labelled[sequence][0]),
             expected=f"frames in {images / sequence}",
             hint="restore them, or take the label out",
         )
@@ -120,15 +108,10 @@ def _agrees(name: str) -> bool:
 def _stray(name: str, root: Path, expected: str) -> Dropped | CheckError:
     if is_clutter(name):
         return Dropped(name, NOT_AN_IMAGE)
-    return CheckError(
-        "a file that does not fit CK+",
-        where=str(root / name),
-        expected=f"names such as {expected}",
-        hint="move the file out of the corpus",
-    )
+    return wrong("a file that does not fit CK+", str(root / name), f"names such as {expected}")
 
 
-def _read_label(file: Path) -> str | CheckError:
+def _code(file: Path) -> str | CheckError:
     try:
         text = file.read_text(encoding="utf-8-sig").strip()
     except (UnicodeDecodeError, OSError) as error:
@@ -138,4 +121,16 @@ def _read_label(file: Path) -> str | CheckError:
         code = str(int(value)) if value == int(value) else text
     except (ValueError, OverflowError):
         code = text
-    return label_of(code, CODES, str(file))
+    return code if code in CODES else unknown_label(code, CODES, str(file))
+
+
+def recognise(tree: Tree) -> Found:
+    """The folder of sequences, and the labels beside it."""
+    for base in tree.ending("cohn-kanade-images"):
+        labels = [
+            name for name in tree.files if name.endswith("_emotion.txt") and is_below(name, join(base, "Emotion"))
+        ]
+        if labels:
+            yield Layout(base, f"cohn-kanade-images, and {len(labels)} labels in Emotion")
+        else:
+            yield LeftOut(base, "CK+ without its folder Emotion, which holds the labels")

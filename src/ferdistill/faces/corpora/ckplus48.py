@@ -7,40 +7,50 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from ...data.labels import Labels
+from ...data.layouts import Found, Layout, Tree, bases_of, last, parent
 from ...data.sources import (
-    EXPRESSIONS,
     NOT_AN_IMAGE,
     Dropped,
     Options,
     Record,
     Row,
-    class_name,
     file_names,
     has_image_suffix,
     is_clutter,
     join,
-    labelled,
+    wrong,
 )
-from ...errors import CheckError
+from . import EXPRESSIONS, is_expression, named_as
 
+PRECEDENCE = 25
 NAME = re.compile(r"(S\d{3})_\d{3}_\d{8}\.png")
 
 
-def read(root: Path, path: str, classes: list[str], options: Options) -> Iterator[Row]:
+def rows(root: Path, path: str, labels: Labels, options: Options) -> Iterator[Row]:
     """Yield every file; the subject is CK+'s own, since both show the same people."""
     for name in file_names(root / path):
         image = join(path, name)
         folder, _, file = name.rpartition("/")
-        label, match = class_name(folder), NAME.fullmatch(file)
+        match = NAME.fullmatch(file)
         if is_clutter(name) or (not folder and not has_image_suffix(name)):
             yield Dropped(image, NOT_AN_IMAGE)
-        elif label not in EXPRESSIONS or not match:
-            yield CheckError(
-                "a file that does not fit CK+48",
-                where=str(root / image),
-                expected=f"CLASS/S010_004_00000017.png with CLASS one of {', '.join(sorted(EXPRESSIONS))}",
-                hint="move the file out of the corpus",
-            )
+        elif match and (is_expression(folder) or labels.class_of(folder)):
+            record = Record(image, folder, None, subject=f"ckplus:{match[1]}", image=image)
+            yield labels.row(record, str(root / image))
         else:
-            record = Record(image, label, None, subject=f"ckplus:{match[1]}", image=image)
-            yield labelled(record, EXPRESSIONS, classes)
+            yield wrong(
+                "a file that does not fit CK+48",
+                str(root / image),
+                f"CLASS/S010_004_00000017.png with CLASS one of {', '.join(EXPRESSIONS)}",
+            )
+
+
+def recognise(tree: Tree) -> Found:
+    """Class folders of nothing but CK+48's names."""
+
+    def fits(name: str) -> bool:
+        return bool(NAME.fullmatch(last(name))) and is_expression(last(parent(name)))
+
+    for base in bases_of(tree, fits, is_expression):
+        yield Layout(base, named_as(tree, base, "S010_004_00000017.png"), whole=True)

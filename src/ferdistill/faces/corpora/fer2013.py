@@ -7,25 +7,19 @@ without the column Usage, its `test.csv` holds pixels alone.
 from collections.abc import Iterator
 from pathlib import Path
 
-from ...data.sources import (
-    Dropped,
-    OfficialSplit,
-    Options,
-    Record,
-    Row,
-    join,
-    label_of,
-    labelled,
-    table_header,
-    table_rows,
-)
+from ...data.labels import Labels
+from ...data.layouts import Found, Layout, LeftOut, Tree, count_rows, last, parent
+from ...data.sources import Dropped, Options, Record, Row, join, part_of, table_header, table_rows, wrong
 from ...errors import CheckError
 
+PRECEDENCE = 90
 CODES = {"0": "angry", "1": "disgust", "2": "fear", "3": "happy", "4": "sad", "5": "surprise", "6": "neutral"}
-USAGE: dict[str, OfficialSplit] = {"Training": "train", "PublicTest": "val", "PrivateTest": "test"}
+USAGES = "Training, PublicTest, PrivateTest"
+# Rows of the data set itself, and of its training part: of others that are laid out so, the codes may be anything.
+RELEASED = {35_887, 28_709}
 
 
-def read(root: Path, path: str, classes: list[str], options: Options) -> Iterator[Row]:
+def rows(root: Path, path: str, labels: Labels, options: Options) -> Iterator[Row]:
     """Yield every row; PublicTest is the validation part of the original challenge, PrivateTest its test.
 
     A row without a label is dropped as "unlabelled".
@@ -45,29 +39,24 @@ def read(root: Path, path: str, classes: list[str], options: Options) -> Iterato
             expected="a column Usage, or the name train.csv",
             hint="use fer2013.csv or icml_face_data.csv, which hold every part",
         )
-    table, known = join(path), set(CODES.values())
     for found in table_rows(file, columns):
         if isinstance(found, CheckError):
             yield found
             continue
-        row, fields = found
-        name = f"{table}#{row}"
+        number, fields = found
+        name, where = f"{join(path)}#{number}", f"{file}, data row {number}"
+        usage = fields[2].strip() if "Usage" in columns else "Training"
         if columns == ("pixels",):
             yield Dropped(name, "unlabelled")
-            continue
-        label = label_of(fields[0], CODES, f"{file}, data row {row}, column emotion")
-        usage = fields[2].strip() if "Usage" in columns else "Training"
-        if isinstance(label, CheckError):
-            yield label
-        elif usage not in USAGE:
-            yield CheckError(
-                f"unknown Usage {usage!r}",
-                where=f"{file}, data row {row}, column Usage",
-                expected=", ".join(USAGE),
-                hint="correct the row, or take it out",
-            )
+        elif part := part_of(usage):
+            yield labels.row(Record(name, fields[0], part, pixels=fields[1]), f"{where}, column emotion")
         else:
-            yield labelled(Record(name, label, USAGE[usage], pixels=fields[1]), known, classes)
+            yield unknown_usage(usage, where)
+
+
+def unknown_usage(usage: str, where: str) -> CheckError:
+    """The error of a row that is of no known part."""
+    return wrong(f"unknown Usage {usage!r}", f"{where}, column Usage", USAGES)
 
 
 def table_columns(file: Path) -> tuple[str, ...]:
@@ -89,3 +78,51 @@ def table_columns(file: Path) -> tuple[str, ...]:
         expected=f"columns emotion, pixels, Usage; found {', '.join(header) or 'none'}",
         hint="correct `path` or `adapter` in corpus.yaml",
     )
+
+
+def whole_tables(tree: Tree) -> dict[str, int]:
+    """The tables of pixels that say which part each row is of, with their numbers of rows."""
+    return {
+        name: count_rows(tree.root / name)
+        for name, header in tree.headers.items()
+        if {"emotion", "pixels", "Usage"} <= set(header) and not _is_ckplus(name)
+    }
+
+
+def _is_ckplus(name: str) -> bool:
+    return last(name).lower().startswith("ck")
+
+
+def recognise(tree: Tree) -> Found:
+    """Tables of pixels, but for parts and copies of one that is whole, and those that FER+ relabels."""
+    whole = whole_tables(tree)
+    seen = {item.path for item in tree.found}
+    for name, header in tree.headers.items():
+        if "pixels" not in header or name in seen:
+            continue
+        if _is_ckplus(name):
+            yield LeftOut(name, "a table like FER2013's by its columns, of CK+ by its name: the codes differ")
+            continue
+        try:
+            columns = table_columns(tree.root / name)
+        except CheckError as error:
+            yield LeftOut(name, error.what)
+            continue
+        beside = [other for other in whole if parent(other) == parent(name) and other != name]
+        same = [other for other in beside if whole.get(name, 0) == whole[other] and _preferred(other, name)]
+        if same:
+            yield LeftOut(name, f"FER2013, with as many rows as {same[0]} beside it")
+        elif name not in whole and beside:
+            yield LeftOut(name, f"a part of FER2013, which is whole in {beside[0]}")
+        elif columns == ("pixels",):
+            yield LeftOut(name, "FER2013's pixels without labels")
+        elif name not in whole and not last(name).lower().startswith("train"):
+            yield LeftOut(name, "a table of FER2013's kind that does not say which part it is: no Usage, not train.csv")
+        else:
+            known = count_rows(tree.root / name) in RELEASED
+            parts = "parts" if "Usage" in columns else "its name for the part"
+            yield Layout(name, f"a table of pixels with labels and {parts}", positions=not known)
+
+
+def _preferred(one: str, other: str) -> bool:
+    return (last(one) != "fer2013.csv", one) < (last(other) != "fer2013.csv", other)

@@ -8,12 +8,28 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Literal
 
-from ...data.sources import Dropped, Record, Row, SafePath, join, label_of, listed_twice, table_rows, whole_number
-from ...data.sources import Options as BaseOptions
+from ...data import sources
+from ...data.description import SafePath
+from ...data.labels import Labels
+from ...data.layouts import Found, Layout, LeftOut, Tree, count_rows, last, parent
+from ...data.sources import (
+    Dropped,
+    Record,
+    Row,
+    join,
+    listed_twice,
+    part_of,
+    table_rows,
+    unknown_label,
+    whole_number,
+    wrong,
+)
 from ...errors import CheckError
 from . import fer2013
 
-COLUMNS = {
+PRECEDENCE = 50
+# The columns of votes.
+CODES = {
     "neutral": "neutral",
     "happiness": "happy",
     "surprise": "surprise",
@@ -25,25 +41,19 @@ COLUMNS = {
     "unknown": "unknown",
     "NF": "no face",
 }
+# The column that FER2013's own code names.
+OPINIONS = {code: next(c for c, name in CODES.items() if name == of) for code, of in fer2013.CODES.items()}
 
 
-class Options(BaseOptions):
-    """Options of a FER+ source.
-
-    Attributes
-    ----------
-    fer2013 : str
-        FER2013's own table (`fer2013.csv` or `icml_face_data.csv`), relative to the corpus directory.
-    label : {"majority", "plurality"}
-        How votes become a label; see `read`.
-    """
+class Options(sources.Options):
+    """FER2013's own table, relative to the corpus directory, and how votes become a label: see `rows`."""
 
     fer2013: SafePath
     label: Literal["majority", "plurality"] = "majority"
 
 
-def read(root: Path, path: str, classes: list[str], options: Options) -> Iterator[Row]:
-    """Yield every row, with the share of votes for each of `classes` among the votes for any of them.
+def rows(root: Path, path: str, labels: Labels, options: Options) -> Iterator[Row]:
+    """Yield every row, with its votes.
 
     The votes are for ten columns: eight expressions, unknown, and no face. Under "majority", as in Microsoft's own
     reader, a column with a single vote counts as none, and the label is the column with more than half of the votes
@@ -59,7 +69,7 @@ def read(root: Path, path: str, classes: list[str], options: Options) -> Iterato
         If the two tables differ in length or, in any row, in Usage: they are out of step, and no row can be trusted.
     """
     pixels_file, file = root / options.fer2013, root / path
-    columns = ("Usage", "Image name", *COLUMNS)
+    columns = ("Usage", "Image name", *CODES)
     _check_in_step(pixels_file, file)
     first: dict[str, str] = {}
     table = join(path)
@@ -77,29 +87,26 @@ def read(root: Path, path: str, classes: list[str], options: Options) -> Iterato
         if image:
             first[image] = f"data row {row}"
         try:
-            votes = {column: whole_number(cell) for column, cell in zip(COLUMNS.values(), cells, strict=True)}
-            split = fer2013.USAGE[usage.strip()]
-            if min(votes.values()) < 0:
+            votes = {column: whole_number(cell) for column, cell in zip(CODES, cells, strict=True)}
+            part = part_of(usage)
+            if part is None or min(votes.values()) < 0:
                 raise ValueError
-        except (ValueError, KeyError):
-            yield CheckError(
+        except ValueError:
+            yield wrong(
                 f"not a row of votes: {usage}, {', '.join(cells)}",
-                where=where,
-                expected=f"Usage one of {', '.join(fer2013.USAGE)}, and a whole number of votes in each column",
-                hint="correct the row, or take it out, of both tables",
+                where,
+                f"Usage one of {fer2013.USAGES}, and a whole number of votes in each column",
             )
             continue
-        opinion = label_of(emotion, fer2013.CODES, f"{pixels_file}, data row {row}, column emotion")
-        if isinstance(opinion, CheckError):
-            yield opinion
+        opinion = OPINIONS.get(emotion.strip())
+        if opinion is None:
+            yield unknown_label(emotion, fer2013.CODES, f"{pixels_file}, data row {row}, column emotion")
             continue
-        label = "no face" if not image else _label(votes, options.label, opinion)
-        if label not in classes:
+        label = "NF" if not image else _label(votes, options.label, opinion)
+        if label in CODES:
+            yield labels.row(Record(name, label, part, pixels=pixels, votes=votes), where)
+        else:
             yield Dropped(name, label)
-            continue
-        ours = [votes.get(name, 0) for name in classes]
-        shares = tuple(count / sum(ours) for count in ours)
-        yield Record(name, label, split, pixels=pixels, votes=shares)
 
 
 def _label(votes: dict[str, int], rule: str, opinion: str) -> str:
@@ -132,4 +139,23 @@ def _check_in_step(pixels_file: Path, file: Path) -> None:
                 where=where,
                 expected=expected,
                 hint=hint,
+            )
+
+
+def recognise(tree: Tree) -> Found:
+    """Tables of votes, each with a table of pixels of as many rows."""
+    whole = fer2013.whole_tables(tree)
+    for name, header in tree.headers.items():
+        if not {"Usage", "Image name", "NF"} <= set(header):
+            continue
+        count = count_rows(tree.root / name)
+        fitting = [table for table, rows in whole.items() if rows == count]
+        if not fitting:
+            yield LeftOut(name, f"FER+, but there is no whole FER2013 table of {count:,} rows, as fer2013.csv is")
+            continue
+        table = min(fitting, key=lambda table: (parent(table) != parent(name), last(table) != "fer2013.csv", table))
+        yield Layout(name, f"votes for the {count:,} rows of {table}", {"fer2013": table})
+        for other in fitting:
+            yield LeftOut(
+                other, "FER2013; FER+ relabels the same images, and copies that disagree would all be dropped"
             )

@@ -4,51 +4,29 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from ...data.sources import (
-    NOT_AN_IMAGE,
-    Dropped,
-    Options,
-    Record,
-    Row,
-    file_names,
-    has_image_suffix,
-    is_clutter,
-    join,
-    label_of,
-    labelled,
-)
-from ...errors import CheckError
+from ...data.labels import Labels
+from ...data.layouts import Found, Layout, Tree, bases_of, last
+from ...data.sources import Dropped, Options, Record, Row, images_in, wrong
+from . import is_expression, named_as
 
-CODES = {
-    "NE": "neutral",
-    "AN": "angry",
-    "DI": "disgust",
-    "FE": "fear",
-    "HA": "happy",
-    "SA": "sad",
-    "SU": "surprise",
-}
+PRECEDENCE = 30
+CODES = {"NE": "neutral", "AN": "angry", "DI": "disgust", "FE": "fear", "HA": "happy", "SA": "sad", "SU": "surprise"}
 NAME = re.compile(r"([A-Z]{2})\.([A-Z]{2})\d+\.\d+\.[A-Za-z]+")
 
 
-def read(root: Path, path: str, classes: list[str], options: Options) -> Iterator[Row]:
+def rows(root: Path, path: str, labels: Labels, options: Options) -> Iterator[Row]:
     """Yield every file by its name, in whatever folders it lies."""
-    for name in file_names(root / path):
-        image = join(path, name)
-        match = NAME.fullmatch(name.rpartition("/")[2])
-        if is_clutter(name) or not has_image_suffix(name):
-            yield Dropped(image, NOT_AN_IMAGE)
-        elif not match:
-            yield CheckError(
-                "an image that is not named as JAFFE's are",
-                where=str(root / image),
-                expected="names such as KA.AN1.39.tiff",
-                hint="correct the name, or move the file out of the corpus",
-            )
+    for image in images_in(root, path):
+        if isinstance(image, Dropped):
+            yield image
+        elif match := NAME.fullmatch(last(image)):
+            record = Record(image, match[2], None, subject=f"jaffe:{match[1]}", image=image)
+            yield labels.row(record, str(root / image))
         else:
-            label = label_of(match[2], CODES, str(root / image))
-            if isinstance(label, CheckError):
-                yield label
-            else:
-                record = Record(image, label, None, subject=f"jaffe:{match[1]}", image=image)
-                yield labelled(record, set(CODES.values()), classes)
+            yield wrong("an image that is not named as JAFFE's are", str(root / image), "names such as KA.AN1.39.tiff")
+
+
+def recognise(tree: Tree) -> Found:
+    """Folders of nothing but JAFFE's names, or of class folders with such."""
+    for base in bases_of(tree, lambda name: bool(NAME.fullmatch(last(name))), is_expression):
+        yield Layout(base, named_as(tree, base, "KA.AN1.39.tiff"), whole=True)

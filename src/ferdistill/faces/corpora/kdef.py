@@ -10,73 +10,55 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ...data.sources import (
-    NOT_AN_IMAGE,
-    Dropped,
-    Record,
-    Row,
-    file_names,
-    has_image_suffix,
-    is_clutter,
-    join,
-    label_of,
-    labelled,
-)
-from ...data.sources import Options as BaseOptions
+from ...data import sources
+from ...data.labels import Labels
+from ...data.layouts import Found, Layout, Tree, bases_of, last
+from ...data.sources import Dropped, Record, Row, images_in, wrong
 from ...errors import CheckError
+from . import is_expression, named_as
 
-CODES = {
-    "AF": "fear",
-    "AN": "angry",
-    "DI": "disgust",
-    "HA": "happy",
-    "NE": "neutral",
-    "SA": "sad",
-    "SU": "surprise",
-}
+PRECEDENCE = 10
+CODES = {"AF": "fear", "AN": "angry", "DI": "disgust", "HA": "happy", "NE": "neutral", "SA": "sad", "SU": "surprise"}
 NAME = re.compile(r"[AB]([FM]\d{2})([A-Z]{2})(FL|HL|S|HR|FR)\.[A-Z]+")
 MISNAMED = {"AF31V.JPG", "AM31H.JPG"}  # so released, without their expression
 
 
-class Options(BaseOptions):
-    """Options of a KDEF source.
-
-    Attributes
-    ----------
-    angles : tuple of {"FL", "HL", "S", "HR", "FR"}
-        Which angles are read: full left, half left, straight, half right, full right. The others are dropped as
-        "angle".
-    """
+class Options(sources.Options):
+    """Which angles are read: full left, half left, straight, half right, full right; others are dropped as "angle"."""
 
     angles: Annotated[tuple[Literal["FL", "HL", "S", "HR", "FR"], ...], Field(min_length=1)] = ("S",)
 
 
-def read(root: Path, path: str, classes: list[str], options: Options) -> Iterator[Row]:
+def rows(root: Path, path: str, labels: Labels, options: Options) -> Iterator[Row]:
     """Yield every file by its name, in whatever folders it lies.
 
     Two files of the release that lack their expression are dropped as "misnamed in the release".
     """
-    for name in file_names(root / path):
-        image = join(path, name)
-        file = name.rpartition("/")[2].upper()
+    for image in images_in(root, path):
+        if isinstance(image, Dropped):
+            yield image
+            continue
+        file = last(image).upper()
         match = NAME.fullmatch(file)
-        if is_clutter(name) or not has_image_suffix(name):
-            yield Dropped(image, NOT_AN_IMAGE)
-        elif file in MISNAMED:
+        if file in MISNAMED:
             yield Dropped(image, "misnamed in the release")
         elif not match:
-            yield CheckError(
-                "an image that is not named as KDEF's are",
-                where=str(root / image),
-                expected="names such as AF01ANS.JPG",
-                hint="correct the name, or move the file out of the corpus",
-            )
+            yield wrong("an image that is not named as KDEF's are", str(root / image), "names such as AF01ANS.JPG")
         else:
-            label = label_of(match[2], CODES, str(root / image))
-            if isinstance(label, CheckError):
-                yield label
-            elif match[3] not in options.angles:
-                yield Dropped(image, "angle")
-            else:
-                record = Record(image, label, None, subject=f"kdef:{match[1]}", image=image)
-                yield labelled(record, set(CODES.values()), classes)
+            row = labels.row(Record(image, match[2], None, subject=f"kdef:{match[1]}", image=image), str(root / image))
+            other_angle = match[3] not in options.angles and not isinstance(row, CheckError)
+            yield Dropped(image, "angle") if other_angle else row
+
+
+def recognise(tree: Tree) -> Found:
+    """Folders of nothing but KDEF's names, or of actors' or class folders with such."""
+
+    def fits(name: str) -> bool:
+        return bool(NAME.fullmatch(last(name).upper())) or last(name) in MISNAMED
+
+    def is_inner(folder: str) -> bool:
+        return is_expression(folder) or bool(re.fullmatch("[AB][FM][0-9]{2}", folder))
+
+    for base in bases_of(tree, fits, is_inner):
+        evidence = named_as(tree, base, "AF01ANS.JPG") + "; from straight ahead only, unless `angles` names more"
+        yield Layout(base, evidence, whole=True)

@@ -1,0 +1,103 @@
+"""A table of images and their labels, `labels.csv`, with a row an image: any CSV with a column of paths.
+
+Paths are relative to the folder of the table. Labels are names, or codes that `classes` in corpus.yaml explains.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from ...errors import CheckError
+from ...files import folded
+from .. import sources
+from ..description import stays_inside
+from ..labels import Labels
+from ..layouts import Found, Layout, Tree, parent
+from ..sources import PARTS, Dropped, Record, Row, join, leaves, listed_twice, part_of, table_rows, whole_number, wrong
+
+PRECEDENCE = 95
+# What columns are called, in whatever case, where a table is to be recognised.
+COLUMNS = {
+    "image": ("path", "image", "file", "filename", "file_name", "image_path", "img", "filepath"),
+    "label": ("label", "class", "category", "target"),
+    "split": ("split", "set", "subset", "part", "usage"),
+    "subject": ("subject", "subject_id", "person", "person_id"),
+}
+
+
+class Options(sources.Options):
+    """Columns of such a table; an empty name is for none.
+
+    Attributes
+    ----------
+    image, label : str
+        The path of the image, and its label; a row without one is dropped as "unlabelled".
+    split : str
+        train, val or test, or nothing.
+    subject : str
+        Who or what is shown: alike in all sources that show the same.
+    votes : tuple of str
+        Columns of annotators' votes, whole numbers; each is named as a label is.
+    """
+
+    image: str = "path"
+    label: str = "label"
+    split: str = ""
+    subject: str = ""
+    votes: tuple[str, ...] = ()
+
+
+def rows(root: Path, path: str, labels: Labels, options: Options) -> Iterator[Row]:
+    """Yield every row.
+
+    Raises
+    ------
+    CheckError
+        If a column is not there.
+    """
+    file = root / path
+    optional = [name for name in (options.split, options.subject) if name]
+    columns = (options.image, options.label, *optional, *options.votes)
+    first: dict[str, str] = {}
+    for found in table_rows(file, columns):
+        if isinstance(found, CheckError):
+            yield found
+            continue
+        cells = {name: cell.strip() for name, cell in zip(columns, found[1], strict=True)}
+        name, part, where = cells[options.image], cells.get(options.split, ""), f"{file}, data row {found[0]}"
+        image = join(parent(join(path)), name)
+        if not stays_inside(name):
+            yield leaves(name, where)
+            continue
+        if name in first:
+            yield listed_twice(name, where, first[name])
+            continue
+        first[name] = f"data row {found[0]}"
+        try:
+            votes = {column: whole_number(cells[column]) for column in options.votes}
+            if min(votes.values(), default=0) < 0 or (part and not part_of(part)):
+                raise ValueError
+        except ValueError:
+            yield wrong(
+                f"not a row of this table: {', '.join(cells.values())}",
+                where,
+                f"a part out of {', '.join(PARTS)}, or none, and whole numbers of votes",
+            )
+            continue
+        subject = cells.get(options.subject, "")
+        record = Record(image, cells[options.label], part_of(part), subject=subject, image=image, votes=votes or None)
+        yield labels.row(record, f"{where}, column {options.label}") if record.label else Dropped(image, "unlabelled")
+
+
+def recognise(tree: Tree) -> Found:
+    """Tables with a column of paths, of which the first is there, and one of labels."""
+    seen = {item.path for item in tree.found}
+    for name, header in tree.headers.items():
+        columns = {what: next((c for c in header if folded(c) in known), "") for what, known in COLUMNS.items()}
+        if name in seen or not columns["image"] or not columns["label"]:
+            continue
+        first = next(table_rows(tree.root / name, (columns["image"],)), None)
+        if isinstance(first, tuple) and join(parent(name), first[1][0].strip()) in tree.images:
+            evidence = f"a table whose column {columns['image']} names images, and column {columns['label']} labels"
+            defaults = Options()
+            options = {what: column for what, column in columns.items() if column != getattr(defaults, what)}
+            yield Layout(name, evidence, options, positions=True)
