@@ -1,6 +1,7 @@
 """The lists of settings and metrics: complete, and the one place that a new one needs."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -80,3 +81,18 @@ def test_a_setting_is_told_where_it_applies():
     assert (schema.SETTING["lambda"].of(dkd), schema.SETTING["beta"].of(dkd)) == (0.5, 4.0)
     plain = SETTINGS.model_copy(update={"mode": "none"})
     assert [key for key, setting in schema.SETTING.items() if setting.of(plain) is not None] == ["views"]
+
+
+def test_no_other_module_names_a_parameter_of_a_mode():
+    # tables.py reads the printed tables of others.
+    own = [setting.key for setting in schema.SETTINGS if setting.when.needs.startswith("mode ")]
+    assert set(own) == {"beta", "dkd_target_term", "dkd_warmup"}
+    named = re.compile(rf"""["'.]({"|".join(own)})\b""")
+    for folder in ("study", "tracking", "commands"):
+        for path in (ROOT / "src/ferdistill" / folder).glob("*.py"):
+            assert path.name in ("schema.py", "tables.py") or not named.search(path.read_text()), path
+
+
+def test_tracking_knows_nothing_of_studies():
+    for path in (ROOT / "src/ferdistill/tracking").glob("*.py"):
+        assert not re.search(r"^\s*(from \.\.study|import ferdistill\.study)", path.read_text(), re.MULTILINE), path

@@ -155,12 +155,14 @@ def collect(
         print(f"left out {name}: {reason}", file=sys.stderr)
     if not found.rows:
         why, hint = experiments.why_none(experiments.baselines(revs or []))
+        elsewhere = "`git checkout COMMIT && dvc checkout && ferdistill study collect --out older.csv`"
+        makes = (
+            "`ferdistill study run` makes them; those of another index or setting are collected where they were run: "
+        )
         raise CheckError(
             why or "no experiment belongs in the table",
             expected="experiments of this workspace's index, scale and settings",
-            hint=hint
-            or "`ferdistill study run` makes them; those of another index or setting are collected where they "
-            "were run: `git checkout COMMIT && dvc checkout && ferdistill study collect --out older.csv`",
+            hint=hint or makes + elsewhere,
         )
     library.write(out, found.rows)
     if as_json:

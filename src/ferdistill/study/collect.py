@@ -177,8 +177,6 @@ def _code(lock: dict[str, Any]) -> str:
 
 def write(path: Path, rows: list[dict[str, Any]]) -> None:
     """Write rows as CSV: floats in full, true and false in small letters, empty where a recipe has no such value."""
-    frame = pd.DataFrame(rows, dtype=object)
-    for column in frame.columns[frame.map(lambda value: isinstance(value, bool)).any()]:
-        frame[column] = frame[column].map({True: "true", False: "false"})
+    frame = pd.DataFrame(rows, dtype=object).map(lambda value: str(value).lower() if isinstance(value, bool) else value)
     with atomic(path) as temporary:
         frame.to_csv(temporary, index=False, lineterminator="\n")
