@@ -303,6 +303,42 @@ def environment():
     return repository.environment() | {"PYTHONPATH": source}
 
 
+TINY = {
+    "params.yaml": "{family: a, seed: 0, scale: s, corpus: c, index_tag: t}\n",
+    "code.py": "import sys, yaml\nseed = yaml.safe_load(open('params.yaml'))['seed']\n"
+    "open(sys.argv[1], 'w').write(str(seed))\nsys.exit('an unlucky number' if seed == 13 else 0)\n",
+    "dvc.yaml": "stages:\n"
+    + "".join(
+        f"  {stage}:\n    cmd: python code.py {stage}\n    deps: [code.py{before and ', ' + before}]\n"
+        f"    params: [family, seed]\n    outs: [{stage}]\n"
+        for before, stage in zip(("", *experiments.OWN), experiments.OWN, strict=False)
+    ),
+}
+
+
+def test_a_real_queue_runs_what_is_missing_and_says_what_failed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("PATH", "PYTHONPATH"):
+        monkeypatch.setenv(name, environment()[name])
+    for name, text in TINY.items():
+        (tmp_path / name).write_text(text)
+    commands = "git init -q; git config user.name tester; git config user.email tester@example.org; dvc init -q"
+    for command in (*commands.split("; "), "dvc repro -q", "git add -A", "git commit -qm one"):
+        subprocess.run(command.split(), check=True)
+    runs = [PlannedRun(f"run-{seed}", {"family": "b", "seed": seed}) for seed in (1, 13)]
+    now = experiments.present()
+    queue.require_ready(now)
+    told = []
+    (failure,) = queue.run_missing(runs, now, 1, told.append)
+    assert failure.name == "run-13" and "an unlucky number" in failure.why and Path(failure.log).is_file()
+    assert queue.standing(runs, now) == {"run-1": "", "run-13": queue.NOT_RUN}
+    assert (told[-1].done, told[-1].failed, told[-1].running, told[-1].waiting) == (1, 1, 0, 0)
+    # What failed is tried again, what is done is not.
+    (tmp_path / "params.yaml").write_text(TINY["params.yaml"] + "# mine\n")
+    with pytest.raises(UsageError, match=r"not committed: params\.yaml"):
+        queue.require_ready(now)
+
+
 # ---- the real thing ----------------------------------------------------------------------------------------
 
 STUDY = """\
