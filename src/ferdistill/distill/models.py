@@ -57,7 +57,7 @@ def build(
         raise UsageError(
             f"ImageNet weights of `{model}` cannot be had: {str(error).splitlines()[0]}",
             where=f"model {model}, init imagenet",
-            expected="a network connection, or the weights in the Hugging Face cache",
+            expected="a network connection, or the weights in the cache of timm's hub",
             hint="connect once, or use another `init`",
         ) from None
     except (RuntimeError, TypeError, ValueError) as error:
