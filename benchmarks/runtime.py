@@ -28,12 +28,12 @@ import torch
 from PIL import Image
 
 from ferdistill import params
+from ferdistill.deployment.benchmark import eager
 from ferdistill.distill.models import load_network
 from ferdistill.runtime import footprint, latency
 from ferdistill.runtime.classifier import Classifier
 from ferdistill.runtime.session import open_session
-from ferdistill.stages.benchmark import eager
-from ferdistill.stages.export import BUNDLE, STUDENT
+from ferdistill.workspace import BUNDLE, STUDENT
 
 EXAMPLES = """
   python benchmarks/runtime.py                                     the bundle and the images of `dvc repro`

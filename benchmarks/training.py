@@ -39,9 +39,12 @@ from torchvision import transforms
 from ferdistill import params
 from ferdistill.distill import models
 from ferdistill.distill.augment import reach
-from ferdistill.distill.loop import Batch, Loss, Split, as_input, device, fit, make_deterministic
-from ferdistill.distill.losses import kd_loss, soft_targets
-from ferdistill.distill.training_canary import Witness
+from ferdistill.distill.batches import Batch
+from ferdistill.distill.data import Split
+from ferdistill.distill.inference import as_input, make_deterministic, training_device
+from ferdistill.distill.loop import Method, Objective, TrainingData, fit
+from ferdistill.distill.losses import SoftTargets, ce_loss, kd_loss, soft_targets
+from ferdistill.distill.training_canary import TrainingCanary
 from ferdistill.params import Params
 
 EXAMPLES = """
@@ -63,17 +66,17 @@ class Task(NamedTuple):
     student: nn.Module
     teachers: nn.ModuleDict
 
-    def soften(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+    def soften(self, logits: Tensor) -> SoftTargets:
         """Split targets of teachers that count alike, from their logits (M, B, K), on the training device."""
-        logits = logits.to(device())
-        sources = torch.arange(len(logits), device=device())
-        weights = torch.full((len(logits),), 1 / len(logits), device=device())
+        logits = logits.to(training_device())
+        sources = torch.arange(len(logits), device=logits.device)
+        weights = torch.full((len(logits),), 1 / len(logits), device=logits.device)
         return soft_targets(logits, weights, sources, self.settings.temperature, "probability")
 
-    def loss(self, logits: Tensor, labels: Tensor, log_targets: Tensor, log_weights: Tensor) -> Tensor:
+    def loss(self, logits: Tensor, labels: Tensor, targets: SoftTargets) -> dict[str, Tensor]:
         """The student's, of a batch."""
         alpha, temperature = self.settings.alpha, self.settings.temperature
-        return kd_loss(logits, labels, log_targets, log_weights, alpha=alpha, temperature=temperature)
+        return kd_loss(logits, ce_loss(logits, labels), targets, alpha=alpha, temperature=temperature)
 
 
 class Epoch(NamedTuple):
@@ -102,8 +105,8 @@ def make_task(directory: Path, settings: Params, count: int) -> Task:
         np.load(directory / "images.npy", mmap_mode="r"),
         torch.from_numpy(labels),
         torch.from_numpy(logits).float(),
-        student.to(device()),
-        nn.ModuleDict(teachers).to(device()),
+        student.to(training_device()),
+        nn.ModuleDict(teachers).to(training_device()),
     )
 
 
@@ -119,14 +122,14 @@ def settings_for(augment: str = "flip_shift") -> Params:
 
 def ours(task: Task) -> Epoch:
     """Our loop with stored soft labels."""
-    log_targets, log_weights = task.soften(task.logits)
-    witness = Witness(task.logits, list(task.teachers), device())
+    targets = task.soften(task.logits)
+    canary = TrainingCanary(task.logits, list(task.teachers), training_device())
 
-    def distil(logits: Tensor, batch: Batch) -> Tensor:
-        witness.see(batch.positions, batch.labels)
-        return task.loss(logits, batch.labels, log_targets[:, batch.positions], log_weights)
+    def distil(logits: Tensor, batch: Batch) -> dict[str, Tensor]:
+        canary.see(batch.positions, batch.labels)
+        return task.loss(logits, batch.labels, targets.at(batch.positions))
 
-    return fit_one_epoch(task, deepcopy(task.student), distil, witness.epoch)
+    return fit_one_epoch(task, deepcopy(task.student), Objective(distil, canary.epoch))
 
 
 def ours_online(task: Task) -> Epoch:
@@ -135,20 +138,20 @@ def ours_online(task: Task) -> Epoch:
     seen: dict[str, Tensor] = {}
     network.register_forward_pre_hook(lambda _, inputs: seen.update(inputs=inputs[0]))
 
-    def distil(logits: Tensor, batch: Batch) -> Tensor:
+    def distil(logits: Tensor, batch: Batch) -> dict[str, Tensor]:
         with torch.no_grad():
             taught = torch.stack([teacher(seen["inputs"]) for teacher in task.teachers.values()])
-        return task.loss(logits, batch.labels, *task.soften(taught))
+        return task.loss(logits, batch.labels, task.soften(taught))
 
-    return fit_one_epoch(task, network, distil, dict)
+    return fit_one_epoch(task, network, Objective(distil))
 
 
-def fit_one_epoch(task: Task, network: nn.Module, loss: Loss, watch: Callable[[], dict[str, float]]) -> Epoch:
-    """Train by our loop, which calls `watch` after the last batch of an epoch and before it evaluates."""
+def fit_one_epoch(task: Task, network: nn.Module, objective: Objective) -> Epoch:
+    """Train by our loop, which calls `after_epoch` after the last batch of an epoch and before it evaluates."""
     settings, labels, ends = task.settings, task.labels.numpy(), []
 
     def stop_the_clock() -> dict[str, float]:
-        record = watch()
+        record = objective.after_epoch()
         ends.append(perf_counter())
         return record
 
@@ -158,7 +161,11 @@ def fit_one_epoch(task: Task, network: nn.Module, loss: Loss, watch: Callable[[]
     make_deterministic(settings.seed)
     start = perf_counter()
     result = fit(
-        network, train, val, recipe, settings.training, settings.seed, loss, name="benchmark", watch=stop_the_clock
+        network,
+        Method(recipe, settings.training, settings.seed),
+        TrainingData(train, val),
+        Objective(objective.loss, stop_the_clock),
+        name="benchmark",
     )
     torch.use_deterministic_algorithms(False)
     return Epoch(ends[0] - start, result.history[0]["train_loss"])
@@ -166,16 +173,17 @@ def fit_one_epoch(task: Task, network: nn.Module, loss: Loss, watch: Callable[[]
 
 def bare(task: Task) -> Epoch:
     """No more than training needs."""
-    recipe, where, network = task.settings.scale_.student, device(), deepcopy(task.student).train()
-    inputs = as_input(torch.from_numpy(np.array(task.images)).permute(0, 3, 1, 2), where)
-    log_targets, log_weights = task.soften(task.logits)
-    labels = task.labels.to(where)
+    recipe, device, network = task.settings.scale_.student, training_device(), deepcopy(task.student).train()
+    inputs = as_input(torch.from_numpy(np.array(task.images)).permute(0, 3, 1, 2), device)
+    targets = task.soften(task.logits)
+    labels = task.labels.to(device)
     start = perf_counter()
     optimizer = create_optimizer_v2(network, "adamw", lr=recipe.phases[0].lr, weight_decay=recipe.weight_decay)
-    total = torch.zeros((), device=where)
+    total = torch.zeros((), device=device)
     for first in range(0, len(labels), recipe.batch):
         part = slice(first, first + recipe.batch)
-        loss = task.loss(network(inputs[part]), labels[part], log_targets[:, part], log_weights)
+        own = SoftTargets(targets.log_targets[:, part], targets.log_weights)
+        loss = task.loss(network(inputs[part]), labels[part], own)["loss"]
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -235,7 +243,7 @@ def torchdistill(task: Task, teacher: nn.Module) -> Epoch:
     """An epoch of torchdistill's DistillationBox, driven as its examples do, without their logging."""
     from torchdistill.core.distillation import get_distillation_box
 
-    settings, where = task.settings, device()
+    settings, device = task.settings, training_device()
     recipe = settings.scale_.student
     steps = -(-len(task.labels) // recipe.batch)
     parts = {name: f"parts.{name}" for name in task.teachers}
@@ -278,12 +286,12 @@ def torchdistill(task: Task, teacher: nn.Module) -> Epoch:
         "scheduler": {"key": "CosineAnnealingLR", "kwargs": {"T_max": steps}, "scheduling_step": 1},
         "criterion": {"key": "WeightedSumLoss", "kwargs": {"sub_terms": terms}},
     }
-    faces, network, total = {"train": Faces(task)}, deepcopy(task.student), torch.zeros((), device=where)
+    faces, network, total = {"train": Faces(task)}, deepcopy(task.student), torch.zeros((), device=device)
     start = perf_counter()
-    box = get_distillation_box(teacher.to(where), network, faces, config, where, None, False, 1)
+    box = get_distillation_box(teacher.to(device), network, faces, config, device, None, False, 1)
     box.pre_epoch_process(epoch=0)
     for inputs, labels, more in box.train_data_loader:
-        inputs, labels = inputs.to(where), labels.to(where)
+        inputs, labels = inputs.to(device), labels.to(device)
         loss = box.forward_process(inputs, labels, more)
         box.post_forward_process(loss=loss)
         total += loss.detach() * len(labels)

@@ -1,6 +1,7 @@
 """Export: the graph against torch, Pillow and float64; int8; the bundle."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +17,23 @@ from PIL import Image
 from scipy.special import softmax
 from sklearn.metrics import f1_score
 
+from ferdistill.deployment import bundle as bundles
 from ferdistill.deployment import graph, precision
 from ferdistill.deployment.card import model_card
-from ferdistill.deployment.graph import Deployed, Part
+from ferdistill.deployment.graph import EvaluatedSplit, InferenceGraph
 from ferdistill.errors import CheckError, UsageError
+from ferdistill.faces.caution import caution_for
 from ferdistill.files import read_json, sha256_file
 from ferdistill.image_files import resize
-from ferdistill.params import BenchmarkParams, ExportParams, Int8Params
+from ferdistill.params import BenchmarkParams, ExportParams, Int8Params, TaskParams
 from ferdistill.runtime.classifier import Classifier
-from ferdistill.stages import benchmark, export
+from ferdistill.stages import benchmark
 
 CLASSES = ["angry", "happy", "sad"]
 MEAN, STD = [0.4], [0.2]
 INT8 = Int8Params(max_macro_f1_loss=0.05, max_ece_rise=0.05, min_same_class=0.9, max_attempts=4)
 SETTINGS = ExportParams(opset=17, tolerance=1e-5, confidence=0.5, int8=None)
-CALIBRATION = {"t_star": 1.7}
+TASK = TaskParams(thing="face", things="faces", label="expression", labels="expressions", detector="faces")
 SCORES = {"nll": 0.9, "brier": 0.5, "ece": 0.1, "mce": 0.2}
 EVALUATION = {
     "test": {
@@ -87,22 +90,24 @@ def export_to(
     network: Any,
     images: np.ndarray,
     evaluated: np.ndarray | None = None,
-    calibration: dict[str, Any] = CALIBRATION,
     settings: ExportParams = SETTINGS,
+    task: TaskParams = TASK,
 ) -> dict[str, Any]:
-    arguments = (network, CONFIG, calibration, EVALUATION, images, parts_of(network, images, evaluated), SOURCES)
-    return export.export_bundle(*arguments, directory, settings)
+    splits = splits_of(network, images, evaluated)
+    student = bundles.EvaluatedStudent(network, CONFIG, 1.7, EVALUATION["test"], images, splits)
+    return bundles.write(student, directory, settings, task, SOURCES, caution_for(task))
 
 
-def parts_of(network: Any, images: np.ndarray, evaluated: np.ndarray | None = None) -> dict[str, Part]:
+def splits_of(network: Any, images: np.ndarray, evaluated: np.ndarray | None = None) -> dict[str, EvaluatedSplit]:
     """Splits whose labels are the network's own classes, but for every fifth image."""
-    parts = {}
+    splits = {}
     for name, rows in {"test": range(319, 19, -1), "val": range(200), "calib": range(200, 320)}.items():
         positions = np.array(rows)
         logits = logits_of(network, images[positions])
         labels = (logits.argmax(axis=1) + (positions % 5 == 0)) % 3
-        parts[name] = Part(positions, labels, logits if name != "test" or evaluated is None else evaluated)
-    return parts
+        told = logits if name != "test" or evaluated is None else evaluated
+        splits[name] = EvaluatedSplit(positions, labels, told)
+    return splits
 
 
 def test_bundle_gives_torchs_probabilities_at_t_star(network: Any, images: np.ndarray, tmp_path: Path) -> None:
@@ -139,7 +144,7 @@ def preprocessing(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
     channels = request.param
     image = {"size": 32, "channels": channels, "mean": [0] * channels, "std": [1 / 255] * channels}
     file = tmp_path_factory.mktemp("pixels") / f"{channels}.onnx"
-    graph.export_onnx(Deployed(Pixels(), image, 1.0), file, 17)
+    graph.export_onnx(InferenceGraph(Pixels(), image, 1.0), file, 17)
     return file
 
 
@@ -196,17 +201,17 @@ def test_parity_failure_leaves_the_last_bundle(
     bundle = tmp_path / "bundle"
     export_to(bundle, network, images)
     before = {path.name: path.read_bytes() for path in bundle.iterdir()}
-    original = export.export_onnx
+    original = bundles.export_onnx
 
-    def export_altered(deployed: Deployed, *arguments: Any) -> None:
-        network: Any = deployed.network
+    def export_altered(exported: InferenceGraph, *arguments: Any) -> None:
+        network: Any = exported.network
         bias = network.get_classifier().bias
         with torch.no_grad():
             bias[0] += 0.001
-            original(deployed, *arguments)
+            original(exported, *arguments)
             bias[0] -= 0.001
 
-    monkeypatch.setattr(export, "export_onnx", export_altered)
+    monkeypatch.setattr(bundles, "export_onnx", export_altered)
     with pytest.raises(CheckError, match=r"ONNX Runtime and torch disagree(.|\n)*at most 1e-05"):
         export_to(bundle, network, images)
     assert {path.name: path.read_bytes() for path in bundle.iterdir()} == before
@@ -240,6 +245,17 @@ def test_model_card_says_what_was_measured_and_on_what(network: Any, images: np.
         assert text in card, text
     info = read_json(tmp_path / "bundle" / "bundle.json") | {"run_family": "none", "run_mode": "none"}
     assert "cross-entropy alone, without teachers" in model_card(info, SOURCES)
+
+
+def test_the_card_of_another_task_speaks_of_that_task(network: Any, images: np.ndarray, tmp_path: Path) -> None:
+    digits = TaskParams(thing="scan", things="scans", label="digit", labels="digits", detector=None)
+    export_to(tmp_path / "bundle", network, images, task=digits)
+    assert read_json(tmp_path / "bundle" / "bundle.json")["task"] == digits.model_dump()
+    card = (tmp_path / "bundle" / "README.md").read_text(encoding="utf-8")
+    assert "# Classifier of scans by digit\n" in card and "probabilities of 3 digits" in card
+    assert not re.search("face|facial|expression|emotion|Ethics", card)
+    export_to(tmp_path / "bundle", network, images)
+    assert "is not an emotion" in (tmp_path / "bundle" / "README.md").read_text(encoding="utf-8")
 
 
 def with_an_outlier(network: Any) -> Any:
@@ -290,7 +306,7 @@ def test_int8_that_costs_too_much_is_left_out_with_its_figures(
     with pytest.raises(UsageError, match=r"has no int8(.|\n)*expected: one of fp32"):
         Classifier(tmp_path / "bundle", variant="int8")
     lost = f"{-100 * result['val_and_calib']['macro_f1_loss']:+.2f} points"
-    assert lost in export.refusal(result, limits) and "export.int8.max_attempts" in export.refusal(result, limits)
+    assert lost in bundles.refusal(result, limits) and "export.int8.max_attempts" in bundles.refusal(result, limits)
     assert "No int8" in (tmp_path / "bundle" / "README.md").read_text(encoding="utf-8")
 
 

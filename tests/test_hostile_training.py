@@ -36,7 +36,7 @@ def network(root):
 
 
 def whole_checkpoint(root):
-    checkpoint.save(root / "c.safetensors", {"a": torch.ones(2, 2)}, {"epoch": 3})
+    checkpoint.save(root / "c.safetensors", checkpoint.Checkpoint({"a": torch.ones(2, 2)}, {"epoch": 3}))
 
     def read():
         found = checkpoint.load(root / "c.safetensors")

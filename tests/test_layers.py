@@ -34,6 +34,7 @@ WORDS = re.compile(
 ALLOWED = {
     ("cli.py", "from .faces.commands import pretrain, serve, watch"): "the commands of that room are registered here",
     ("params.py", 'detector: Literal["faces"] | None'): "the detectors that a params.yaml may name",
+    ("stages/export.py", "from ..faces.caution import caution_for"): "what that room has to say in a model card",
     ("stages/corpus.py", "from ..faces.rendered import write_corpus"): "the stage that writes the embedded corpus",
 }
 

@@ -1,5 +1,7 @@
 """Losses against float64 references written from the papers, and the identities that tie the losses together."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
@@ -9,10 +11,34 @@ from scipy.special import log_softmax, softmax
 from sklearn.utils.class_weight import compute_class_weight
 
 from ferdistill.distill import losses
+from ferdistill.distill.batches import Batch
+from ferdistill.distill.modes import MODES
 from ferdistill.errors import CheckError, UsageError
+from ferdistill.params import Fusion, Mode, load
 
-FUSIONS = ["probability", "probability_t1", "logit"]
+FUSIONS = get_args(Fusion)
 TERMS = ["official", "report"]
+
+
+def terms_of(loss, student, labels, log_targets, log_weights, *, class_weights=None, label_smoothing=0.0, **options):
+    """What a loss returns, given the cross-entropy and what it takes beside."""
+    ce = losses.ce_loss(student, labels, class_weights=class_weights, label_smoothing=label_smoothing)
+    targets = losses.SoftTargets(log_targets, log_weights)
+    if loss is losses.dkd_loss:
+        return loss(student, labels, ce, targets, **options)
+    return loss(student, ce, targets, **options)
+
+
+def kd_loss(*arguments, **options):
+    return terms_of(losses.kd_loss, *arguments, **options)["loss"]
+
+
+def dkd_loss(*arguments, **options):
+    return terms_of(losses.dkd_loss, *arguments, **options)["loss"]
+
+
+def kl_to_sources(student, log_targets, log_weights, temperature):
+    return losses.kl_to_sources(student, losses.SoftTargets(log_targets, log_weights), temperature)
 
 
 def draw(seed, teachers=4, batch=6, classes=7, scale=3.0):
@@ -120,19 +146,19 @@ def test_all_losses_agree_with_the_float64_reference(case, temperature, fusion, 
     soft = {"alpha": alpha, "temperature": temperature}
     single = targets[0].float(), targets[1].float()
 
-    kd = losses.kd_loss(student, labels, *targets, **soft, **hard)
+    kd = kd_loss(student, labels, *targets, **soft, **hard)
     expected = reference_kd(student, labels, p, w, **soft, **reference_hard)
     np.testing.assert_allclose(kd, expected, rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(
-        losses.kd_loss(student.float(), labels, *single, **soft, **hard), expected, rtol=1e-3, atol=1e-4
+        kd_loss(student.float(), labels, *single, **soft, **hard), expected, rtol=1e-3, atol=1e-4
     )
     for term in TERMS:
         options = soft | {"beta": 4.0, "target_term": term, "warmup": warmup}
-        dkd = losses.dkd_loss(student, labels, *targets, **options, **hard)
+        dkd = dkd_loss(student, labels, *targets, **options, **hard)
         expected = reference_dkd(student, labels, p, w, **options, **reference_hard)
         np.testing.assert_allclose(dkd, expected, rtol=1e-9, atol=1e-9)
         np.testing.assert_allclose(
-            losses.dkd_loss(student.float(), labels, *single, **options, **hard), expected, rtol=1e-3, atol=1e-4
+            dkd_loss(student.float(), labels, *single, **options, **hard), expected, rtol=1e-3, atol=1e-4
         )
 
 
@@ -146,11 +172,11 @@ def test_gradients_are_those_of_the_values(fusion, classes):
     options = {"alpha": 0.3, "temperature": 2.0, **hard}
     student.requires_grad_()
     assert torch.autograd.gradcheck(lambda z: losses.ce_loss(z, labels, **hard), student)
-    assert torch.autograd.gradcheck(lambda z: losses.kl_to_sources(z, *targets, temperature=2.0), student)
-    assert torch.autograd.gradcheck(lambda z: losses.kd_loss(z, labels, *targets, **options), student)
+    assert torch.autograd.gradcheck(lambda z: kl_to_sources(z, *targets, temperature=2.0), student)
+    assert torch.autograd.gradcheck(lambda z: kd_loss(z, labels, *targets, **options), student)
     for term in TERMS:
         dkd = options | {"beta": 4.0, "target_term": term, "warmup": 0.5}
-        assert torch.autograd.gradcheck(lambda z, dkd=dkd: losses.dkd_loss(z, labels, *targets, **dkd), student)
+        assert torch.autograd.gradcheck(lambda z, dkd=dkd: dkd_loss(z, labels, *targets, **dkd), student)
 
 
 # ---- split and fused ------------------------------------------------------------------------------------------
@@ -165,8 +191,8 @@ def test_split_and_fused_kd_have_one_gradient_to_the_last_bit(case, temperature)
     fused = losses.soft_targets(teachers, weights, torch.zeros(number, dtype=torch.int64), temperature, "probability")
     split = losses.soft_targets(teachers, weights, torch.arange(number), temperature, "probability")
     options = {"alpha": 0.5, "temperature": temperature}
-    one = gradient(losses.kd_loss, student, labels, *fused, **options)
-    assert torch.equal(one, gradient(losses.kd_loss, student, labels, *split, **options))
+    one = gradient(kd_loss, student, labels, *fused, **options)
+    assert torch.equal(one, gradient(kd_loss, student, labels, *split, **options))
 
 
 @given(cases(), temperatures)
@@ -175,11 +201,10 @@ def test_any_grouping_of_the_teachers_into_sources_is_one_loss_up_to_a_constant(
     teachers, student, _, weights, sources = case
     grouped = losses.soft_targets(teachers, weights, sources, temperature, "probability")
     split = losses.soft_targets(teachers, weights, torch.arange(len(weights)), temperature, "probability")
-    one = gradient(losses.kl_to_sources, student, *grouped, temperature=temperature)
-    torch.testing.assert_close(one, gradient(losses.kl_to_sources, student, *split, temperature=temperature))
+    one = gradient(kl_to_sources, student, *grouped, temperature=temperature)
+    torch.testing.assert_close(one, gradient(kl_to_sources, student, *split, temperature=temperature))
     constant = [
-        losses.kl_to_sources(z, *split, temperature) - losses.kl_to_sources(z, *grouped, temperature)
-        for z in (student, -student)
+        kl_to_sources(z, *split, temperature) - kl_to_sources(z, *grouped, temperature) for z in (student, -student)
     ]
     torch.testing.assert_close(*constant)
     assert constant[0] > -1e-12  # Jensen: to mix is to lose what the sources disagree about
@@ -191,7 +216,7 @@ def test_kd_pulls_by_the_plain_sum_over_sources():
     p, w = reference_targets(teachers, weights, torch.arange(4), 2.0, "probability")
     plain = np.einsum("s,sbk->bk", w, softmax(student.numpy() / 2, -1) - p)  # of each KL, in the softened logits
     targets = losses.soft_targets(teachers, weights, torch.arange(4), 2.0, "probability")
-    found = gradient(losses.kl_to_sources, student, *targets, temperature=2.0)
+    found = gradient(kl_to_sources, student, *targets, temperature=2.0)
     np.testing.assert_allclose(found, plain / 2 / len(labels), atol=1e-15)
 
 
@@ -203,11 +228,11 @@ def test_every_other_way_to_fuse_changes_the_gradient():
     weights, split, fused = torch.full((4,), 0.25), torch.arange(4), torch.zeros(4, dtype=torch.int64)
 
     def kl_gradient(targets):
-        return gradient(losses.kl_to_sources, student, *targets, temperature=2.0)
+        return gradient(kl_to_sources, student, *targets, temperature=2.0)
 
     def nckd_gradient(targets):
         options = {"alpha": 0.0, "temperature": 2.0, "target_term": "official"}
-        with_nckd, without = (gradient(losses.dkd_loss, student, labels, *targets, beta=b, **options) for b in (1, 0))
+        with_nckd, without = (gradient(dkd_loss, student, labels, *targets, beta=b, **options) for b in (1, 0))
         return with_nckd - without
 
     def difference(one, other):
@@ -244,11 +269,11 @@ def test_kl_decouples_into_the_target_and_the_other_classes(seed, classes, tempe
     teachers, student, labels = draw(seed, 1, 1, classes)
     targets = one_teacher(teachers, temperature)
     options = {"temperature": temperature, "target_term": "official"}
-    tckd = losses.dkd_loss(student, labels, *targets, alpha=1.0, beta=0.0, **options)
-    hard = losses.dkd_loss(student, labels, *targets, alpha=0.0, beta=0.0, **options)
-    nckd = losses.dkd_loss(student, labels, *targets, alpha=0.0, beta=1.0, **options) - hard
+    tckd = dkd_loss(student, labels, *targets, alpha=1.0, beta=0.0, **options)
+    hard = dkd_loss(student, labels, *targets, alpha=0.0, beta=0.0, **options)
+    nckd = dkd_loss(student, labels, *targets, alpha=0.0, beta=1.0, **options) - hard
     rest = 1 - targets[0].exp()[0, 0, labels[0]]
-    kl = losses.kl_to_sources(student, *targets, temperature=temperature)
+    kl = kl_to_sources(student, *targets, temperature=temperature)
     torch.testing.assert_close(kl, (tckd + rest * nckd) / temperature**2)
 
 
@@ -257,8 +282,8 @@ def test_only_the_official_target_term_rests_where_student_and_teacher_agree(cla
     teachers, _, labels = draw(7, teachers=1, classes=classes)
     targets = one_teacher(teachers, 4.0)
     options = {"alpha": 1.0, "beta": 8.0, "temperature": 4.0}
-    official = gradient(losses.dkd_loss, teachers[0], labels, *targets, target_term="official", **options)
-    report = gradient(losses.dkd_loss, teachers[0], labels, *targets, target_term="report", **options)
+    official = gradient(dkd_loss, teachers[0], labels, *targets, target_term="official", **options)
+    report = gradient(dkd_loss, teachers[0], labels, *targets, target_term="report", **options)
     assert official.abs().max() < 1e-14
     assert report.abs().max() > 1e-2
 
@@ -272,9 +297,9 @@ def test_the_reports_target_term_is_least_at_certainty_and_the_official_one_at_t
     def at(term, q):
         student = torch.log(torch.stack([q, (1 - q) * 5 / 7, (1 - q) * 2 / 7]))[None]
         options = {"alpha": 1.0, "beta": 0.0, "temperature": 1.0, "target_term": term}
-        return losses.dkd_loss(student, labels, *targets, **options), gradient(
-            losses.dkd_loss, student, labels, *targets, **options
-        )[0, 0]
+        return dkd_loss(student, labels, *targets, **options), gradient(dkd_loss, student, labels, *targets, **options)[
+            0, 0
+        ]
 
     least = {term: float(q_target[torch.stack([at(term, q)[0] for q in q_target]).argmin()]) for term in TERMS}
     assert least["report"] == pytest.approx(0.999)
@@ -289,8 +314,8 @@ def test_the_non_target_term_is_0_for_two_classes():
     targets = losses.soft_targets(teachers, torch.full((4,), 0.25), torch.arange(4), 2.0, "probability")
     call = (student, labels, *targets)
     options = {"alpha": 0.5, "temperature": 2.0, "target_term": "official"}
-    assert losses.dkd_loss(*call, beta=8.0, **options) == losses.dkd_loss(*call, beta=0.0, **options)
-    with_nckd, without = (gradient(losses.dkd_loss, *call, beta=beta, **options) for beta in (8.0, 0.0))
+    assert dkd_loss(*call, beta=8.0, **options) == dkd_loss(*call, beta=0.0, **options)
+    with_nckd, without = (gradient(dkd_loss, *call, beta=beta, **options) for beta in (8.0, 0.0))
     torch.testing.assert_close(with_nckd, without, rtol=0, atol=1e-15)
 
 
@@ -298,10 +323,49 @@ def test_the_warm_up_scales_the_soft_part_alone():
     teachers, student, labels = draw(6)
     targets = losses.soft_targets(teachers, torch.full((4,), 0.25), torch.arange(4), 2.0, "probability")
     options = {"alpha": 0.5, "beta": 4.0, "temperature": 2.0, "target_term": "official"}
-    at = {w: losses.dkd_loss(student, labels, *targets, warmup=w, **options) for w in (0.0, 0.25, 1.0)}
+    at = {w: dkd_loss(student, labels, *targets, warmup=w, **options) for w in (0.0, 0.25, 1.0)}
     torch.testing.assert_close(at[0.0], 0.5 * losses.ce_loss(student, labels))
     torch.testing.assert_close(at[0.25] - at[0.0], 0.25 * (at[1.0] - at[0.0]))
-    assert at[1.0] == losses.dkd_loss(student, labels, *targets, **options)
+    assert at[1.0] == dkd_loss(student, labels, *targets, **options)
+
+
+# ---- terms and modes ------------------------------------------------------------------------------------------
+
+
+def test_the_terms_make_up_the_loss():
+    teachers, student, labels = draw(9)
+    targets = losses.soft_targets(teachers, torch.full((4,), 0.25), torch.arange(4), 2.0, "probability")
+    found = terms_of(losses.kd_loss, student, labels, *targets, alpha=0.3, temperature=2.0)
+    assert found.keys() == {"loss", "ce", "kd"}
+    torch.testing.assert_close(found["loss"], 0.7 * found["ce"] + 0.3 * 4 * found["kd"])
+    options = {"alpha": 0.3, "beta": 5.0, "temperature": 2.0, "target_term": "official", "warmup": 0.5}
+    found = terms_of(losses.dkd_loss, student, labels, *targets, **options)
+    assert found.keys() == {"loss", "ce", "tckd", "nckd"}
+    soft = 0.3 * found["tckd"] + 5 * found["nckd"]
+    torch.testing.assert_close(found["loss"], 0.7 * found["ce"] + 0.5 * 4 * soft)
+
+
+def test_every_mode_of_params_has_its_loss_and_no_other_has():
+    assert tuple(MODES) == get_args(Mode)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_mode_gives_a_loss_with_the_settings_of_params(mode):
+    settings_of = load("params.yaml").model_copy(update={"alpha": 0.3, "dkd_warmup": 4})
+    teachers, student, labels = draw(10)
+    targets = losses.soft_targets(teachers, torch.full((4,), 0.25), torch.arange(4), 2.0, "probability")
+    ce = losses.ce_loss(student, labels)
+    batch = Batch(torch.empty(0), labels, torch.arange(len(labels)), None, epoch=1, images=len(labels))
+    found = MODES[mode](settings_of, student, batch, ce, targets)
+    options = {"alpha": 0.3, "temperature": settings_of.temperature}
+    expected = {
+        "none": ce,
+        "kd": kd_loss(student, labels, *targets, **options),
+        "dkd": dkd_loss(
+            student, labels, *targets, **options, beta=settings_of.beta, target_term="official", warmup=0.5
+        ),
+    }
+    assert found["loss"] == expected[mode] and found["ce"] == ce
 
 
 # ---- class weights --------------------------------------------------------------------------------------------
@@ -321,7 +385,7 @@ def test_class_weights_leave_the_soft_part_alone():
     weights = torch.arange(1.0, 8.0)
     kd = {"alpha": 1.0, "temperature": 2.0}
     dkd = {**kd, "beta": 4.0, "target_term": "official"}
-    for loss, options in ((losses.kd_loss, kd), (losses.dkd_loss, dkd)):
+    for loss, options in ((kd_loss, kd), (dkd_loss, dkd)):
         assert loss(student, labels, *targets, class_weights=weights, **options) == loss(
             student, labels, *targets, **options
         )
@@ -362,8 +426,8 @@ def test_losses_and_gradients_are_finite_for_logits_of_ten_thousand(case, temper
     student = (-teachers[0] if opposed else student.sign() * 1e4).to(dtype)
     targets = losses.soft_targets(teachers.to(dtype), weights, sources, temperature, fusion)
     options = {"alpha": 0.5, "temperature": temperature}
-    found = [(losses.kd_loss, options)]
-    found += [(losses.dkd_loss, options | {"beta": 4.0, "target_term": term}) for term in TERMS]
+    found = [(kd_loss, options)]
+    found += [(dkd_loss, options | {"beta": 4.0, "target_term": term}) for term in TERMS]
     for loss, chosen in found:
         assert loss(student, labels, *targets, **chosen).isfinite()
         assert gradient(loss, student, labels, *targets, **chosen).isfinite().all()
@@ -383,7 +447,7 @@ def test_half_precision_and_autocast_change_nothing_but_the_rounding_of_the_logi
         assert found[0].dtype == torch.float32
         assert torch.equal(found[0], expected[0])
         assert torch.equal(found[1], expected[1])
-        for loss, options in ((losses.kd_loss, kd), (losses.dkd_loss, dkd)):
+        for loss, options in ((kd_loss, kd), (dkd_loss, dkd)):
             for autocast in (False, True):
                 with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
                     loss_of_half = loss(student, labels, *found, **options)
@@ -431,13 +495,13 @@ def test_shapes_that_would_broadcast_are_refused(targets, weights):
     soft = torch.zeros(targets), torch.zeros(weights)
     kd = {"alpha": 0.5, "temperature": 2.0}
     with pytest.raises(UsageError, match="do not fit together"):
-        losses.kd_loss(student, labels, *soft, **kd)
+        kd_loss(student, labels, *soft, **kd)
     with pytest.raises(UsageError, match="do not fit together"):
-        losses.dkd_loss(student, labels, *soft, **kd, beta=1.0, target_term="official")
+        dkd_loss(student, labels, *soft, **kd, beta=1.0, target_term="official")
 
 
 def test_an_unknown_target_term_is_refused():
     teachers, student, labels = draw(12, teachers=1)
     targets = one_teacher(teachers, 2.0)
     with pytest.raises(UsageError, match="official or report"):
-        losses.dkd_loss(student, labels, *targets, alpha=0.5, beta=1.0, temperature=2.0, target_term="half")
+        dkd_loss(student, labels, *targets, alpha=0.5, beta=1.0, temperature=2.0, target_term="half")

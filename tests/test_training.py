@@ -6,18 +6,24 @@ import subprocess
 import sys
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from accelerate.state import AcceleratorState
 
-from conftest import CLASSES
+from conftest import CLASSES, make_index
 from ferdistill import params
 from ferdistill.distill import checkpoint as checkpoints
-from ferdistill.distill import losses, models
+from ferdistill.distill import losses, models, student
 from ferdistill.distill.augment import apply, draw, mix, recorded
-from ferdistill.distill.loop import Split, evaluate, fit, make_deterministic, predict
+from ferdistill.distill.curves import curves
+from ferdistill.distill.data import Split
+from ferdistill.distill.inference import evaluate, make_deterministic, predict
+from ferdistill.distill.loop import Method, Objective, TrainingData, fit
 from ferdistill.errors import CheckError, UsageError
 from support.learning import GREY, bars, hard, recipe, train, training
 
@@ -55,12 +61,11 @@ def test_split_and_fused_kd_train_one_student_bit_for_bit():
     logits = torch.from_numpy(rng.normal(0, 3, (4, 64, 7)).astype(np.float32))
     states = []
     for sources in (torch.zeros(4, dtype=torch.int64), torch.arange(4)):
-        log_targets, log_weights = losses.soft_targets(logits, torch.full((4,), 0.25), sources, 2.0, "probability")
+        targets = losses.soft_targets(logits, torch.full((4,), 0.25), sources, 2.0, "probability")
 
-        def distil(outputs, batch, targets=log_targets, weights=log_weights):
-            return losses.kd_loss(
-                outputs, batch.labels, targets[:, batch.positions], weights, alpha=0.5, temperature=2.0
-            )
+        def distil(outputs, batch, targets=targets):
+            ce = losses.ce_loss(outputs, batch.labels)
+            return losses.kd_loss(outputs, ce, targets.at(batch.positions), alpha=0.5, temperature=2.0)
 
         states.append(train(3, loss=distil)[0].state_dict())
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
@@ -113,13 +118,14 @@ def test_with_views_every_image_is_seen_in_each_view_in_turn():
     settings = recipe(phases=[{"epochs": 4, "lr": 1e-3, "augment": "flip_shift"}])
     network = models.build_for(settings, CLASSES, GREY)
     views = recorded(4, 64, 32, seed=1)
-    fit(network, bars(64), bars(40, 1), settings, training(), 0, note, name="bars", views=views)
+    data = TrainingData(bars(64), bars(40, 1), views=views)
+    fit(network, Method(settings, training(), 0), data, Objective(note), name="bars")
     assert len(seen) == 64 and all(sorted(found) == [0, 1, 2, 3] for found in seen.values())
 
 
 def test_a_diverging_loss_and_a_batch_too_large_are_refused():
     with pytest.raises(CheckError, match="the loss became nan"):
-        train(loss=lambda logits, batch: logits.sum() * float("nan"))
+        train(loss=lambda logits, batch: {"loss": logits.sum() * float("nan")})
     with pytest.raises(CheckError, match="a batch of 65 for 64 training images"):
         train(batch=65)
 
@@ -162,7 +168,7 @@ def test_a_run_that_was_broken_off_ends_with_the_same_bytes(tmp_path, ema, after
 
 def test_a_damaged_checkpoint_is_passed_over_and_another_run_has_another(tmp_path, capsys):
     path = tmp_path / "c.safetensors"
-    checkpoints.save(path, {"a": torch.ones(3)}, {"history": []})
+    checkpoints.save(path, checkpoints.Checkpoint({"a": torch.ones(3)}, {"history": []}))
     tensors, state = checkpoints.load(path)
     assert state == {"history": []} and torch.equal(tensors["a"], torch.ones(3))
     path.write_bytes(path.read_bytes()[:20])
@@ -170,6 +176,39 @@ def test_a_damaged_checkpoint_is_passed_over_and_another_run_has_another(tmp_pat
     facts = {"stage": "student", "seed": 1}
     assert checkpoints.path_for(facts) == checkpoints.path_for(dict(facts))
     assert checkpoints.path_for(facts) != checkpoints.path_for(facts | {"seed": 2})
+
+
+def test_a_checkpoint_of_the_student_is_named_after_every_param_that_dvc_yaml_lists(tmp_path):
+    settings = params.load("params.yaml")
+    rows = make_index(tmp_path / "i.csv", {"train": 14, "val": 7, "calib": 7, "test": 7}, CLASSES)
+    targets = SimpleNamespace(plan={"sha256": "0" * 64})
+    listed = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"]["student"]["params"]
+    others = {
+        "family": "6C", "mode": "dkd", "dkd_target_term": "report", "alpha": 0.25, "classes": CLASSES[::-1],
+        "launch": settings.launch.model_copy(update={"processes": 2}), "training": training(ema=0.9),
+    }  # fmt: skip
+    names = {name for name in listed if not name.startswith("scales.")}
+    paths = {student.checkpoint_for(settings, {}, rows, targets)}
+    for name in names:
+        other = others[name] if name in others else getattr(settings, name) + 1
+        paths.add(student.checkpoint_for(settings.model_copy(update={name: other}), {}, rows, targets))
+    assert len(paths) == 1 + len(names)
+    moved = settings.model_copy(update={"index_tag": "other", "lambda_": 0.25})  # the index and the targets say so
+    assert student.checkpoint_for(moved, {}, rows, targets) in paths
+
+
+def test_every_term_of_the_loss_is_logged(tmp_path):
+    def loss(logits, batch):
+        ce = hard(logits, batch)["loss"]
+        return {"loss": 2 * ce, "ce": ce}
+
+    with curves(tmp_path / "plots") as log:
+        _, result = train(loss=loss, log=log, phases=[{"epochs": 2, "lr": 1e-3, "augment": "none"}])
+    for term in ("loss", "ce"):
+        rows = (tmp_path / f"plots/plots/metrics/train/{term}.tsv").read_text().split()
+        found = [float(value) for value in rows[3::2]]
+        assert found == pytest.approx([record[f"train_{term}"] for record in result.history])
+    assert all(r["train_loss"] == pytest.approx(2 * r["train_ce"]) for r in result.history)
 
 
 def test_a_moving_average_is_what_is_judged_and_kept(trained):
@@ -255,7 +294,7 @@ def test_every_network_of_the_smoke_scale_overfits_one_batch(name):
     settings = type(each).model_validate(each.model_dump() | {"batch": 16, "phases": phases})
     make_deterministic(0)
     network = models.build_for(settings, CLASSES, scale.image)
-    fit(network, data, data, settings, training(), 0, hard, name=name)
+    fit(network, Method(settings, training(), 0), TrainingData(data, data), Objective(hard), name=name)
     assert evaluate(network, data)["accuracy"] > 0.99
 
 
@@ -320,5 +359,6 @@ def test_the_paper_scale_takes_two_steps_with_each_of_its_five_networks():
         phases = [{"epochs": 1, "lr": 1e-4, "augment": "flip_shift"}]
         small = type(each).model_validate(each.model_dump() | {"init": "scratch", "batch": 2, "phases": phases})
         network = models.build_for(small, CLASSES, settings.image)
-        result = fit(network, data, data, small, training(), 0, hard, name=each.model)
+        method = Method(small, training(), 0)
+        result = fit(network, method, TrainingData(data, data), Objective(hard), name=each.model)
         assert np.isfinite(result.history[0]["train_loss"])

@@ -201,7 +201,7 @@ class TeacherParams(NetworkParams):
 
 
 class FrozenTeacher(StrictModel):
-    """A teacher brought from elsewhere, that is not trained here.
+    """A teacher from elsewhere, that is not trained here.
 
     It takes float32 (N, channels, size, size), pixels scaled to [0, 1], less `mean`, divided by `std`, and gives
     logits in the order of `classes`.

@@ -5,7 +5,9 @@ from torch.nn.functional import cross_entropy
 
 from conftest import CLASSES
 from ferdistill.distill import models
-from ferdistill.distill.loop import Split, fit, make_deterministic
+from ferdistill.distill.data import Split
+from ferdistill.distill.inference import make_deterministic
+from ferdistill.distill.loop import Method, Objective, TrainingData, fit
 from ferdistill.params import ImageParams, StudentParams, TrainingParams
 
 GREY = ImageParams(size=32, channels=1)
@@ -36,14 +38,13 @@ def training(**changes):
 
 
 def hard(logits, batch):
-    return cross_entropy(logits.float(), batch.labels)
+    return {"loss": cross_entropy(logits.float(), batch.labels)}
 
 
 def train(seed=0, settings=None, loss=hard, log=lambda record: None, checkpoint=None, **changes):
     make_deterministic(seed)
     network = models.build_for(recipe(**changes), CLASSES, GREY)
-    result = fit(
-        network, bars(64), bars(40, 1), recipe(**changes), settings or training(), seed, loss, name="bars",
-        test=bars(40, 2), test_every=5, log=log, checkpoint=checkpoint,
-    )  # fmt: skip
+    data = TrainingData(bars(64), bars(40, 1), bars(40, 2), test_every=5)
+    method = Method(recipe(**changes), settings or training(), seed)
+    result = fit(network, method, data, Objective(loss), name="bars", log=log, checkpoint=checkpoint)
     return network, result

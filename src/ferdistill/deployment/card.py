@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 
 
-def model_card(info: dict[str, Any], sources: pd.DataFrame) -> str:
+def model_card(info: dict[str, Any], sources: pd.DataFrame, caution: str = "") -> str:
     """The model card, Markdown.
 
     Parameters
@@ -14,8 +14,10 @@ def model_card(info: dict[str, Any], sources: pd.DataFrame) -> str:
         What `bundle.json` holds.
     sources : DataFrame
         Number of images by source (rows) and split (columns).
+    caution : str
+        Markdown: what is to be said of the use of such a model; empty for no such section.
     """
-    test = info["test"]
+    test, task = info["test"], info["task"]
     size, channels = info["image"]["size"], info["image"]["channels"]
     recipe = (
         "cross-entropy alone, without teachers"
@@ -27,23 +29,25 @@ def model_card(info: dict[str, Any], sources: pd.DataFrame) -> str:
         " | ".join([f"| {source}", *(str(row[name]) for name in splits)]) + " |" for source, row in sources.iterrows()
     )
     scores = "\n".join(f"| {name} | {value:.3f} |" for name, value in test["f1"].items())
+    ethics = f"\n## Ethics\n{caution}" if caution else ""
     confidence = info["thresholds"]["confidence"]
-    return f"""# Facial-expression classifier
+    return f"""# Classifier of {task["things"]} by {task["label"]}
 
 {info["architecture"]}, {recipe}, seed {info["seed"]}.
-One face image in, probabilities of {len(info["classes"])} expressions out: {", ".join(info["classes"])}.
+One {task["thing"]} in, probabilities of {len(info["classes"])} {task["labels"]} out: {", ".join(info["classes"])}.
 
 ```python
 from ferdistill.runtime.classifier import Classifier  # pip install ferdistill[runtime]
 
 classifier = Classifier(".")  # this directory
-probabilities = classifier.predict(faces)  # uint8 (N, H, W, 1 or 3) -> (N, {len(info["classes"])})
+probabilities = classifier.predict(images)  # uint8 (N, H, W, 1 or 3) -> (N, {len(info["classes"])})
 ```
 
 ## Intended use
-Research on facial-expression recognition and on distillation. The input is one cropped face, uint8, grey or RGB, of
-any size, cropped as the training images were. The file itself makes it {"RGB" if channels == 3 else "grey"} and
-resizes it to {size} x {size} pixels (bilinear, antialiased; a crop that is not square is squeezed, as in training).
+Research on classifying {task["things"]} by {task["label"]} and on distillation. The input is one picture of one
+{task["thing"]}, uint8, grey or RGB, of any size, cropped as the training images were. The file itself makes it
+{"RGB" if channels == 3 else "grey"} and resizes it to {size} x {size} pixels (bilinear, antialiased; a crop that is
+not square is squeezed, as in training).
 Probabilities are softmax(logits / T*) with T* = {info["t_star"]:.4g}, fitted on the calib split.
 
 ## Files
@@ -80,17 +84,10 @@ test {_abstention(info["abstention"])}.
 
 ## Limits
 - One training run. Another seed gives other numbers; differences between runs need several seeds.
-- Scores hold for images like the test split's. Other cameras, crops, ages, skin tones and cultures were not
-  measured.
+- Scores hold for images like the test split's. Other cameras, crops and subjects were not measured.
 - Calibration holds for the class frequencies of the calib split.
 - Classes with a low F1 above are not to be relied on.
-
-## Ethics
-A facial expression is not an emotion: the same face can go with different feelings, and people differ in how
-they show them. Do not use this model to judge a person's state of mind, honesty, health or fitness, nor for
-decisions on employment, education, credit, policing or migration. The law restricts emotion recognition in
-some places (in the European Union, at work and in education). Ask people before their faces are processed.
-"""
+{ethics}"""
 
 
 def _files(info: dict[str, Any]) -> str:

@@ -23,8 +23,8 @@ LUMA = (19595.0, 38470.0, 7471.0)
 EVALUATED_TOLERANCE = 0.01
 
 
-class Part(NamedTuple):
-    """One split, as the deployed model is checked on it.
+class EvaluatedSplit(NamedTuple):
+    """One split, as the exported model is checked on it.
 
     Attributes
     ----------
@@ -41,7 +41,7 @@ class Part(NamedTuple):
     logits: np.ndarray
 
 
-class Deployed(torch.nn.Module):
+class InferenceGraph(torch.nn.Module):
     """Images uint8 (N, H, W, C) to logits (N, K) and probabilities softmax(logits / T*), both float32.
 
     H and W are any, C is 1 (grey) or 3 (RGB), whatever the network takes. Grey is ITU-R 601, rounded, as Pillow's;
@@ -89,16 +89,16 @@ def resampling(length: int, size: int) -> Tensor:
     return rows / rows.sum(1, keepdim=True)
 
 
-def export_onnx(deployed: Deployed, path: Path, opset: int) -> None:
+def export_onnx(graph: InferenceGraph, path: Path, opset: int) -> None:
     """Write one ONNX file with input `images`, outputs `logits` and `probabilities`; all of N, H, W and C are free."""
     # Two images: of one, the exporter would fix the batch size in some networks.
-    example = torch.zeros((2, deployed.size, deployed.size, deployed.channels), dtype=torch.uint8)
+    example = torch.zeros((2, graph.size, graph.size, graph.channels), dtype=torch.uint8)
     with warnings.catch_warnings():
         # The newer exporter splits weights into a second file; this one is deprecated, but does not.
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", torch.jit.TracerWarning)
         torch.onnx.export(
-            deployed,
+            graph,
             (example,),
             path,
             dynamo=False,
@@ -121,37 +121,39 @@ def open_model(model: Path) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def batches(images: np.ndarray, positions: np.ndarray) -> Iterator[np.ndarray]:
+def in_batches(images: np.ndarray, positions: np.ndarray) -> Iterator[np.ndarray]:
     """The images at these rows, (B, H, W, C) at a time, read from the memory map."""
     for start in range(0, len(positions), BATCH):
         yield np.array(images[positions[start : start + BATCH]])
 
 
-def logits_of(model: Path, images: np.ndarray, positions: np.ndarray) -> np.ndarray:
+def onnx_logits(model: Path, images: np.ndarray, positions: np.ndarray) -> np.ndarray:
     """Logits (M, K) of the images at these rows."""
     session = open_model(model)
-    return np.concatenate([session.run(["logits"], {"images": batch})[0] for batch in batches(images, positions)])
+    return np.concatenate([session.run(["logits"], {"images": batch})[0] for batch in in_batches(images, positions)])
 
 
-def check_parity(deployed: Deployed, model: Path, images: np.ndarray, test: Part, tolerance: float) -> dict[str, Any]:
+def check_parity(
+    graph: InferenceGraph, model: Path, images: np.ndarray, test: EvaluatedSplit, tolerance: float
+) -> dict[str, Any]:
     """Run torch and ONNX Runtime on the same images: the test split as it is, and its first batch in another shape.
 
     Raises
     ------
     CheckError
-        As `stages.export.export_bundle` says.
+        As `bundle.write` says.
     """
     session = open_model(model)
     parity = evaluated_difference = 0.0
     same = 0
-    for number, batch in enumerate(batches(images, test.positions)):
-        expected, logits, probabilities = run_both(deployed, session, batch)
+    for number, batch in enumerate(in_batches(images, test.positions)):
+        expected, logits, probabilities = run_both(graph, session, batch)
         reference = softmax(test.logits[number * BATCH :][: len(batch)], axis=1)
         # np.maximum keeps a NaN, which max() might drop.
         parity = np.maximum(parity, np.abs(probabilities - expected).max())
         evaluated_difference = np.maximum(evaluated_difference, np.abs(softmax(logits, axis=1) - reference).max())
         same += int((probabilities.argmax(axis=1) == expected.argmax(axis=1)).sum())
-    expected, _, probabilities = run_both(deployed, session, other_shape(next(batches(images, test.positions))))
+    expected, _, probabilities = run_both(graph, session, other_shape(next(in_batches(images, test.positions))))
     resized = np.abs(probabilities - expected).max()
     if not np.maximum(parity, resized) <= tolerance or same != len(test.positions):
         raise CheckError(
@@ -177,11 +179,11 @@ def check_parity(deployed: Deployed, model: Path, images: np.ndarray, test: Part
 
 
 def run_both(
-    deployed: Deployed, session: onnxruntime.InferenceSession, batch: np.ndarray
+    graph: InferenceGraph, session: onnxruntime.InferenceSession, batch: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Torch's probabilities, then ONNX Runtime's logits and probabilities, each (B, K)."""
     with torch.inference_mode():
-        expected = deployed(torch.from_numpy(batch))[1].numpy()
+        expected = graph(torch.from_numpy(batch))[1].numpy()
     logits, probabilities = session.run(["logits", "probabilities"], {"images": batch})
     return expected, logits, probabilities
 

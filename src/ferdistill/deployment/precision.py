@@ -16,14 +16,14 @@ from scipy.special import log_softmax
 from ..evaluation.metrics import score
 from ..params import Int8Params
 from ..progress import track
-from .graph import Part, batches, logits_of
+from .graph import EvaluatedSplit, in_batches, onnx_logits
 
 LAYERS = ("Conv", "Gemm", "MatMul")
 # Images by which layers are told apart: 64 named the same costliest quarter of a MobileNetV3 as 256 did.
 SENSITIVITY_IMAGES = 64
 
 
-class Batches(CalibrationDataReader):
+class CalibrationImages(CalibrationDataReader):
     """Images as ONNX Runtime's calibration reads them."""
 
     def __init__(self, images: Iterable[np.ndarray]) -> None:
@@ -38,8 +38,8 @@ def quantise(
     model: Path,
     path: Path,
     images: np.ndarray,
-    calib: Part,
-    judged: Part,
+    calib: EvaluatedSplit,
+    judged: EvaluatedSplit,
     classes: list[str],
     t_star: float,
     settings: Int8Params,
@@ -59,7 +59,7 @@ def quantise(
         The last attempt is written here, whether it passes or not.
     images : (N, H, W, C) uint8 array
         All images; may be memory-mapped.
-    calib, judged : Part
+    calib, judged : EvaluatedSplit
         What ranges are taken from and layers ranked on, and what attempts are judged on.
     classes : list of str
         Names of the K columns.
@@ -76,14 +76,14 @@ def quantise(
         - `layers`: number of layers that can be quantised.
         - `float_layers`: names of those that the last attempt left in float.
     """
-    reference = logits_of(model, images, judged.positions)
+    reference = onnx_logits(model, images, judged.positions)
     attempts: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as temporary:
         prepared, ranges, candidate = (Path(temporary) / name for name in ("prepared.onnx", "ranges.json", "int8.onnx"))
         # Gives every layer a bias of its own, for one: a shared one would keep layers from being fused to int8.
         quant_pre_process(model, prepared, skip_symbolic_shape=True)
         layers = quantisable(prepared)
-        write_int8(prepared, candidate, batches(images, calib.positions), ranges, [])
+        write_int8(prepared, candidate, in_batches(images, calib.positions), ranges, [])
         ranked: list[str] = []
         for attempt in range(settings.max_attempts):
             if attempt == 1:
@@ -91,7 +91,9 @@ def quantise(
             in_float = ranked[: round(len(layers) * 2.0 ** (attempt - 4))]
             if attempt > 0:
                 write_int8(prepared, candidate, [], ranges, in_float)
-            losses = compare(reference, logits_of(candidate, images, judged.positions), judged.labels, classes, t_star)
+            losses = compare(
+                reference, onnx_logits(candidate, images, judged.positions), judged.labels, classes, t_star
+            )
             attempts.append({"float_layers": len(in_float), **losses})
             taken = (
                 losses["macro_f1_loss"] <= settings.max_macro_f1_loss
@@ -121,7 +123,7 @@ def write_int8(
         quantize_static(
             model,
             path,
-            None if ranges.exists() else Batches(images),
+            None if ranges.exists() else CalibrationImages(images),
             op_types_to_quantize=list(LAYERS),
             per_channel=True,
             # A bit less for weights: x86 without VNNI adds pairs of products in 16 bits, which would saturate, and
@@ -138,15 +140,15 @@ def write_int8(
         logging.root.setLevel(before)
 
 
-def rank(model: Path, layers: list[str], images: np.ndarray, calib: Part, ranges: Path) -> list[str]:
+def rank(model: Path, layers: list[str], images: np.ndarray, calib: EvaluatedSplit, ranges: Path) -> list[str]:
     """The layers, costliest first: each is quantised alone and compared with float32 on images of the calib split."""
     positions = calib.positions[:: max(1, len(calib.positions) // SENSITIVITY_IMAGES)][:SENSITIVITY_IMAGES]
-    reference = log_softmax(logits_of(model, images, positions).astype(np.float64), axis=1)
+    reference = log_softmax(onnx_logits(model, images, positions).astype(np.float64), axis=1)
     costs = {}
     alone = ranges.with_name("alone.onnx")
     for layer in track(layers, "ranking layers", total=len(layers)):
         write_int8(model, alone, [], ranges, [], only=layer)
-        found = log_softmax(logits_of(alone, images, positions).astype(np.float64), axis=1)
+        found = log_softmax(onnx_logits(alone, images, positions).astype(np.float64), axis=1)
         costs[layer] = float((np.exp(reference) * (reference - found)).sum(axis=1).mean())
     return sorted(layers, key=lambda layer: -costs[layer])
 

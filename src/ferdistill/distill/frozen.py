@@ -1,4 +1,4 @@
-"""Teachers brought from elsewhere, made to look like ours: our normalised input in, logits in our order out."""
+"""Teachers from elsewhere, made to look like ours: our normalised input in, logits in our order out."""
 
 import shutil
 from pathlib import Path
@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import CheckError, UsageError, require_same
-from ..files import atomic, sha256_file, write_json
+from ..errors import CheckError, require_same
+from ..files import atomic, read_json, sha256_file, write_json
 from ..params import FrozenTeacher, ImageParams
 from . import models
 
 
-class Frozen(nn.Module):
+class FrozenNetwork(nn.Module):
     """A network with its own preprocessing and order of classes inside.
 
     Parameters
@@ -26,7 +26,7 @@ class Frozen(nn.Module):
     classes : list of str
         Order of the logits given out.
     image : ImageParams
-        What comes in: normalised float32 (N, C, S, S), as `loop.as_input` gives it.
+        What comes in: normalised float32 (N, C, S, S), as `inference.as_input` gives it.
     """
 
     in_mean: Tensor
@@ -61,38 +61,35 @@ class Frozen(nn.Module):
         return logits[:, self.order]
 
 
-def save(brought: FrozenTeacher, directory: Path, classes: list[str], image: ImageParams, **more: Any) -> None:
-    """Copy the file into a teacher's directory, with a config.json; `more` is recorded in the latter.
+def save(params: FrozenTeacher, directory: Path, classes: list[str], image: ImageParams, **facts: Any) -> None:
+    """Copy the file into a teacher's directory, with a config.json; `facts` are recorded in the latter.
 
-    Raises
-    ------
-    UsageError
-        If the file is missing.
+    That the file is there `weights.require` has seen.
     """
-    source = Path(brought.frozen)
-    if not source.is_file():
-        raise UsageError("no file of a frozen teacher", where=str(source), hint="put it there, or correct `frozen`")
-    copy = directory / f"frozen{source.suffix}"
+    copy = directory / f"frozen{Path(params.frozen).suffix}"
     with atomic(copy) as temporary:
-        shutil.copyfile(source, temporary)
+        shutil.copyfile(params.frozen, temporary)
     config = {
-        "frozen": brought.model_dump(mode="json"),
+        "frozen": params.model_dump(mode="json"),
         "classes": classes,
         "image": {"size": image.size, "channels": image.channels},
-        **more,
+        **facts,
         "sha256": sha256_file(copy),
     }
     write_json(directory / "config.json", config)
 
 
-def load(directory: Path, config: dict[str, Any]) -> nn.Module:
-    """The network of a directory that `save` wrote, in eval mode.
+def load_teacher(directory: Path) -> tuple[nn.Module, dict[str, Any]]:
+    """Read a teacher, trained or frozen, in eval mode, with its config; as `models.load_network`.
 
     Raises
     ------
     UsageError, CheckError
-        If the file is missing, is not the one that was saved, or is of another architecture.
+        If a file is missing, is not the one that was saved, or is of another architecture.
     """
+    config = read_json(directory / "config.json", "classes", "image", "sha256")
+    if "frozen" not in config:
+        return models.load_network(directory)
     teacher = FrozenTeacher.model_validate(config["frozen"])
     file = directory / f"frozen{Path(teacher.frozen).suffix}"
     require_same(
@@ -103,7 +100,7 @@ def load(directory: Path, config: dict[str, Any]) -> nn.Module:
     )
     image = ImageParams.model_validate(config["image"])
     body = _Onnx(file) if teacher.model is None else _timm(file, teacher)
-    return Frozen(body, teacher, config["classes"], image).eval()
+    return FrozenNetwork(body, teacher, config["classes"], image).eval(), config
 
 
 def _timm(file: Path, teacher: FrozenTeacher) -> nn.Module:
@@ -119,8 +116,10 @@ class _Onnx:
     def __init__(self, file: Path) -> None:
         import onnxruntime
 
+        # Asked for CUDA where there is no GPU, onnxruntime-gpu prints errors.
+        there = onnxruntime.get_available_providers() if torch.cuda.is_available() else []
+        providers = [name for name in ("CUDAExecutionProvider",) if name in there] + ["CPUExecutionProvider"]
         try:
-            providers = onnxruntime.get_available_providers()
             self.session = onnxruntime.InferenceSession(file, providers=providers)
         except Exception as error:  # onnxruntime's errors have no common base of their own
             raise CheckError(

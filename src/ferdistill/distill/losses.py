@@ -1,24 +1,46 @@
-"""Distillation losses, in log space and in float32 or better throughout.
+"""Losses with named terms, in log space and in float32 or better throughout.
 
 Shapes: B images, K classes, M teachers, S sources (the targets of a family; one if the teachers are fused, one a
 teacher if they are split). Losses are means over the batch. Half and bfloat16 logits are raised to float32, also
 under autocast; float64 stays float64. Values and gradients are finite for logits of +-1e4.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import CheckError, UsageError
+from ..params import Fusion, NetworkParams, TrainingParams
 
-FUSIONS = ("probability", "probability_t1", "logit")
+
+class SoftTargets(NamedTuple):
+    """What sources say of each image, and how much each counts.
+
+    Attributes
+    ----------
+    log_targets : Tensor, (S, B, K)
+        Log-probabilities at the temperature of the loss.
+    log_weights : Tensor, (S,)
+        Logarithm of each source's weight.
+    """
+
+    log_targets: Tensor
+    log_weights: Tensor
+
+    def at(self, rows: Tensor) -> "SoftTargets":
+        """Of these rows alone."""
+        return SoftTargets(self.log_targets[:, rows], self.log_weights)
+
+    def to(self, device: torch.device) -> "SoftTargets":
+        """The same on a device."""
+        return SoftTargets(self.log_targets.to(device), self.log_weights.to(device))
 
 
-def soft_targets(
-    logits: Tensor, weights: Tensor, sources: Tensor, temperature: float, fusion: str
-) -> tuple[Tensor, Tensor]:
+def soft_targets(logits: Tensor, weights: Tensor, sources: Tensor, temperature: float, fusion: str) -> SoftTargets:
     """Soften the teachers' logits and fuse those of one source.
 
     Called once a run, so it is here that the teachers' side is checked.
@@ -38,10 +60,8 @@ def soft_targets(
 
     Returns
     -------
-    log_targets : Tensor, (S, B, K)
-        Log-probabilities at `temperature`, of the sources whose weight is not 0, in ascending order of their number.
-    log_weights : Tensor, (S,)
-        Logarithm of each such source's weight.
+    SoftTargets
+        Of the sources whose weight is not 0, in ascending order of their number.
 
     Raises
     ------
@@ -61,16 +81,16 @@ def soft_targets(
     for source in sources.unique():
         members = sources == source
         total = torch.logsumexp(log_weights[members], 0)
-        share = (log_weights[members] - total).to(logits.dtype)[:, None, None]
+        within = (log_weights[members] - total).to(logits.dtype)[:, None, None]
         if fusion == "probability":
-            target = torch.logsumexp(share + F.log_softmax(logits[members] / temperature, -1), 0)
+            target = torch.logsumexp(within + F.log_softmax(logits[members] / temperature, -1), 0)
         elif fusion == "probability_t1":
-            target = F.log_softmax(torch.logsumexp(share + F.log_softmax(logits[members], -1), 0) / temperature, -1)
+            target = F.log_softmax(torch.logsumexp(within + F.log_softmax(logits[members], -1), 0) / temperature, -1)
         else:
-            target = F.log_softmax((share.exp() * logits[members]).sum(0) / temperature, -1)
+            target = F.log_softmax((within.exp() * logits[members]).sum(0) / temperature, -1)
         targets.append(target)
         totals.append(total.to(logits.dtype))
-    return torch.stack(targets), torch.stack(totals)
+    return SoftTargets(torch.stack(targets), torch.stack(totals))
 
 
 def balanced_class_weights(labels: Tensor, classes: Sequence[str]) -> Tensor:
@@ -133,79 +153,84 @@ def ce_loss(
     return F.cross_entropy(logits, labels, weight=weights, label_smoothing=label_smoothing)
 
 
-def kl_to_sources(logits: Tensor, log_targets: Tensor, log_weights: Tensor, temperature: float) -> Tensor:
+def cross_entropy_for(
+    recipe: NetworkParams, settings: TrainingParams, labels: Tensor, classes: Sequence[str], device: torch.device
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """`ce_loss` of logits and labels, with the label smoothing and class weights that params ask for.
+
+    `labels`, int64 (N,), are the train split's; the weights lie on `device`, as the logits will.
+    """
+    balanced = settings.class_weights == "balanced"
+    weights = balanced_class_weights(labels, classes).to(device) if balanced else None
+    return partial(ce_loss, class_weights=weights, label_smoothing=recipe.label_smoothing)
+
+
+def kl_to_sources(logits: Tensor, targets: SoftTargets, temperature: float) -> Tensor:
     """Weighted mean over sources of KL(p_s || q), without the factor T^2.
 
-    Computed as the cross-entropy of q under the mixture of the sources, less the weighted mean of their entropies:
+    Computed as the cross-entropy of q under the mixture of the sources, minus the weighted mean of their entropies:
     for any weights that sum to 1, `sum_s w_s KL(p_s || q) = KL(sum_s w_s p_s || q) + constant`. So split and fused
     targets of the same probabilities give the same gradient, in float32 to the last bit.
 
     Shapes as in `kd_loss`. Raises UsageError if they do not fit together.
     """
-    _check_shapes(logits, log_targets, log_weights)
+    _check_shapes(logits, targets)
+    log_targets, log_weights = targets
     mixture = torch.logsumexp(log_weights[:, None, None] + log_targets, 0).exp()
     cross_entropy = -(mixture * F.log_softmax(_at_least_float32(logits) / temperature, -1)).sum(-1)
     entropy = -(log_weights.exp()[:, None] * (log_targets.exp() * log_targets).sum(-1)).sum(0)
     return (cross_entropy - entropy).mean()
 
 
-def kd_loss(
-    logits: Tensor,
-    labels: Tensor,
-    log_targets: Tensor,
-    log_weights: Tensor,
-    *,
-    alpha: float,
-    temperature: float,
-    class_weights: Tensor | None = None,
-    label_smoothing: float = 0.0,
-) -> Tensor:
+def kd_loss(logits: Tensor, ce: Tensor, targets: SoftTargets, *, alpha: float, temperature: float) -> dict[str, Tensor]:
     """(1 - alpha) CE + alpha T^2 sum_s w_s KL(p_s || q): Hinton et al. (2015); the report, §4.1.3 and §4.1.4.
 
     Parameters
     ----------
     logits : Tensor, (B, K)
         The student's.
-    labels : Tensor of int64, (B,)
-    log_targets, log_weights : Tensor, (S, B, K) and (S,)
+    ce : Tensor, ()
+        The cross-entropy with hard labels, as `ce_loss` gives it.
+    targets : SoftTargets
         From `soft_targets`, at the same temperature.
     alpha : float, in [0, 1]
     temperature : float, > 0
-    class_weights, label_smoothing
-        Of CE alone; see `ce_loss`.
+
+    Returns
+    -------
+    dict of Tensor, ()
+        `loss`, and its terms without their factors: `ce`, and `kd`, the weighted mean of the divergences.
 
     Raises
     ------
     UsageError
         If the student's and the teachers' shapes do not fit together: nothing broadcasts.
     """
-    hard = ce_loss(logits, labels, class_weights=class_weights, label_smoothing=label_smoothing)
-    soft = kl_to_sources(logits, log_targets, log_weights, temperature)
-    return (1 - alpha) * hard + alpha * temperature**2 * soft
+    kd = kl_to_sources(logits, targets, temperature)
+    return {"loss": (1 - alpha) * ce + alpha * temperature**2 * kd, "ce": ce, "kd": kd}
 
 
 def dkd_loss(
     logits: Tensor,
     labels: Tensor,
-    log_targets: Tensor,
-    log_weights: Tensor,
+    ce: Tensor,
+    targets: SoftTargets,
     *,
     alpha: float,
     beta: float,
     temperature: float,
     target_term: str,
     warmup: float = 1.0,
-    class_weights: Tensor | None = None,
-    label_smoothing: float = 0.0,
-) -> Tensor:
+) -> dict[str, Tensor]:
     """(1 - alpha) CE + warmup T^2 sum_s w_s (alpha TCKD_s + beta NCKD_s): the report, §4.1.5.
 
     After Zhou et al. (CVPR 2022), whose code weighs CE by 1, with alpha 1, beta 8 and a warm-up of 20 epochs.
 
     Parameters
     ----------
-    logits, labels, log_targets, log_weights, temperature, class_weights, label_smoothing
+    logits, ce, targets, temperature
         As in `kd_loss`.
+    labels : Tensor of int64, (B,)
     alpha : float, in [0, 1]
         Weight of TCKD, on the target class g against the rest.
     beta : float, at least 0
@@ -216,13 +241,18 @@ def dkd_loss(
     warmup : float, in [0, 1]
         Factor of the soft part: `min(epoch / warm-up epochs, 1)`.
 
+    Returns
+    -------
+    dict of Tensor, ()
+        `loss`, and its terms without their factors: `ce`, `tckd` and `nckd`, weighted means over the sources.
+
     Raises
     ------
     UsageError
         If the student's and the teachers' shapes do not fit together, or on an unknown target term.
     """
-    _check_shapes(logits, log_targets, log_weights)
-    hard = ce_loss(logits, labels, class_weights=class_weights, label_smoothing=label_smoothing)
+    _check_shapes(logits, targets)
+    log_targets, weights = targets.log_targets, targets.log_weights.exp()[:, None]
     log_q = F.log_softmax(_at_least_float32(logits) / temperature, -1)
     is_target = F.one_hot(labels, logits.shape[-1]).bool()
     p_target, p_rest = _target_and_rest(log_targets, is_target)
@@ -238,8 +268,9 @@ def dkd_loss(
     p_others, q_others = log_targets - p_rest[..., None], log_q - q_rest[..., None]
     nckd = (p_others.where(~is_target, -torch.inf).exp() * (p_others - q_others)).sum(-1)
 
-    soft = (log_weights.exp()[:, None] * (alpha * tckd + beta * nckd)).sum(0).mean()
-    return (1 - alpha) * hard + warmup * temperature**2 * soft
+    soft = (weights * (alpha * tckd + beta * nckd)).sum(0).mean()
+    terms = {"tckd": (weights * tckd.detach()).sum(0).mean(), "nckd": (weights * nckd.detach()).sum(0).mean()}
+    return {"loss": (1 - alpha) * ce + warmup * temperature**2 * soft, "ce": ce, **terms}
 
 
 def _target_and_rest(log_p: Tensor, is_target: Tensor) -> tuple[Tensor, Tensor]:
@@ -251,7 +282,8 @@ def _at_least_float32(values: Tensor) -> Tensor:
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
-def _check_shapes(logits: Tensor, log_targets: Tensor, log_weights: Tensor) -> None:
+def _check_shapes(logits: Tensor, targets: SoftTargets) -> None:
+    log_targets, log_weights = targets
     if log_targets.shape != (len(log_weights), *logits.shape) or logits.ndim != 2:
         raise UsageError(
             "student and soft targets do not fit together",
@@ -276,8 +308,8 @@ def _check_teachers(logits: Tensor, weights: Tensor, sources: Tensor, temperatur
         )
     if not 0 < temperature < float("inf"):
         raise UsageError("a temperature must be above 0 and finite", where=f"temperature {temperature}")
-    if fusion not in FUSIONS:
-        raise UsageError(f"unknown fusion {fusion!r}", expected=f"one of {', '.join(FUSIONS)}")
+    if fusion not in get_args(Fusion):
+        raise UsageError(f"unknown fusion {fusion!r}", expected=f"one of {', '.join(get_args(Fusion))}")
     finite = logits.isfinite().flatten(1).all(1)
     if not finite.all():
         raise CheckError(

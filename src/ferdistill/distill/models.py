@@ -16,8 +16,8 @@ from ..errors import CheckError, UsageError, require_same
 from ..files import atomic, read_json, sha256_file, write_json
 from ..params import ImageParams, NetworkParams
 
-# Of pixels scaled to [0, 1]. ImageNet's for RGB, since its weights expect them.
 FETCHING = {"cache_dir", "checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay"}
+# Of pixels scaled to [0, 1]. ImageNet's for RGB, since its weights expect them.
 NORMALISATION = {1: ([0.5], [0.25]), 3: ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])}
 
 
@@ -36,36 +36,32 @@ def build(
         If timm knows no such model, refuses the options or cannot load ImageNet's weights, or if the model has no
         low-resolution stem here.
     """
+
+    def refusal(why: str = "") -> UsageError:
+        return UsageError(
+            f"timm cannot build `{model}`{why}",
+            where=f"model {model}, options {options}",
+            expected=f"a name from timm.list_models(), options that it takes, none of {', '.join(sorted(FETCHING))}",
+        )
+
     # A config.json may be anybody's, and these would load files or download.
     if not isinstance(model, str) or not timm.is_model(model) or FETCHING & set(options):
-        raise UsageError(
-            f"timm cannot build `{model}`",
-            where=f"model {model}, options {options}",
-            expected=f"a name from timm.list_models(), and no option of {', '.join(sorted(FETCHING))}",
-        )
+        raise refusal()
     kwargs: dict[str, Any] = dict(options, in_chans=image.channels, num_classes=outputs)
     if stem == "low_resolution" and model.startswith("vit"):
         backbone = ConvStem(in_chans=image.channels, channels=(16, 32, 64))
-        kwargs |= {
-            "img_size": image.size,
-            "patch_size": 1,
-            "embed_layer": partial(HybridEmbed, backbone=backbone),
-        }
+        kwargs |= {"img_size": image.size, "patch_size": 1, "embed_layer": partial(HybridEmbed, backbone=backbone)}
     try:
         network: nn.Module = timm.create_model(model, pretrained=pretrained, **kwargs)
     except OSError as error:
         raise UsageError(
             f"ImageNet weights of `{model}` cannot be had: {str(error).splitlines()[0]}",
             where=f"model {model}, init imagenet",
-            expected="a network connection, or the weights in the Hugging Face cache",
+            expected="a network connection, or the weights in the cache of timm's hub",
             hint="connect once, or use another `init`",
         ) from None
     except (RuntimeError, TypeError, ValueError) as error:
-        raise UsageError(
-            f"timm cannot build `{model}`: {error}",
-            where=f"model {model}, options {options}",
-            expected="a name from timm.list_models() and options that its entrypoint takes",
-        ) from None
+        raise refusal(f": {error}") from None
     if stem == "low_resolution" and not isinstance(network, VisionTransformer):
         strided = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d) and layer.stride == (2, 2)]
         if not hasattr(network, "conv_stem") or len(strided) < 3:
@@ -111,10 +107,15 @@ def build_for(recipe: NetworkParams, classes: list[str], image: ImageParams) -> 
     return network
 
 
+def size(network: nn.Module) -> int:
+    """Number of its parameters."""
+    return sum(tensor.numel() for tensor in network.parameters())
+
+
 def save_network(
-    network: nn.Module, directory: Path, recipe: NetworkParams, classes: list[str], image: ImageParams, **more: Any
+    network: nn.Module, directory: Path, recipe: NetworkParams, classes: list[str], image: ImageParams, **facts: Any
 ) -> None:
-    """Write model.safetensors and config.json; `more` is recorded in the latter."""
+    """Write model.safetensors and config.json; `facts` are recorded in the latter."""
     with atomic(directory / "model.safetensors") as temporary:
         save_file({name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}, temporary)
     mean, std = NORMALISATION[image.channels]
@@ -124,14 +125,14 @@ def save_network(
         "stem": recipe.stem,
         "classes": classes,
         "image": {"size": image.size, "channels": image.channels, "mean": mean, "std": std},
-        **more,
+        **facts,
         "sha256": sha256_file(directory / "model.safetensors"),
     }
     write_json(directory / "config.json", config)
 
 
 def load_network(directory: Path) -> tuple[nn.Module, dict[str, Any]]:
-    """Read a network written by `save_network` or `frozen.save`, in eval mode, with its config.
+    """Read a network written by `save_network`, in eval mode, with its config.
 
     It takes normalised float32 (N, C, H, W) and gives logits (N, K).
 
@@ -141,10 +142,6 @@ def load_network(directory: Path) -> tuple[nn.Module, dict[str, Any]]:
         If a file is missing, or the weights are not those that the config describes.
     """
     config = read_json(directory / "config.json", "classes", "image", "sha256")
-    if "frozen" in config:
-        from . import frozen
-
-        return frozen.load(directory, config), config
     weights = directory / "model.safetensors"
     tensors = tensor_files.read(weights, "pt", expected="a stage's network")
     require_same(

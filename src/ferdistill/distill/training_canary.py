@@ -12,7 +12,7 @@ ENOUGH = 2000  # rows after which agreement is judged, or the first epoch if tha
 P_VALUE = 1e-3
 
 
-class Witness:
+class TrainingCanary:
     """Counts, batch by batch, which class each teacher names for images of each label.
 
     Whatever passed the gate, this looks at what arrives in the loss: a slip in indexing or batching shows here.
@@ -23,15 +23,15 @@ class Witness:
         Teachers' logits as the loss indexes them.
     teachers : list of str
         Their names.
-    where : torch.device
+    device : torch.device
     stops : bool
         Whether agreement at chance stops the run; a study of misalignment must go on.
     """
 
-    def __init__(self, logits: Tensor, teachers: list[str], where: torch.device, stops: bool = True) -> None:
-        self.named = F.one_hot(logits.argmax(-1), logits.shape[-1]).to(where, torch.float32)  # (M, R, K)
+    def __init__(self, logits: Tensor, teachers: list[str], device: torch.device, stops: bool = True) -> None:
+        self.named = F.one_hot(logits.argmax(-1), logits.shape[-1]).to(device, torch.float32)  # (M, R, K)
         self.teachers = teachers
-        self.counts = torch.zeros(len(teachers), logits.shape[-1], logits.shape[-1], device=where)
+        self.counts = torch.zeros(len(teachers), logits.shape[-1], logits.shape[-1], device=device)
         self.judged, self.rows, self.stops = not stops, 0, stops
 
     def see(self, rows: Tensor, labels: Tensor) -> None:

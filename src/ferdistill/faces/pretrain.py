@@ -19,7 +19,7 @@ from timm.scheduler import CosineLRScheduler
 from .. import __version__
 from ..distill import models
 from ..distill.augment import apply, draw
-from ..distill.loop import as_input, device, make_deterministic
+from ..distill.inference import as_input, make_deterministic, training_device
 from ..files import atomic
 from ..params import ImageParams, NetworkParams
 from ..progress import track
@@ -74,7 +74,7 @@ def pretrain(
         Share of the variance that remains on the last tenth of the last course, which is not trained on.
     """
     make_deterministic(seed)
-    processor = device()
+    processor = training_device()
     units = len(faces.ACTION_UNITS)
     network = models.build(recipe.model, recipe.options, recipe.stem, units, image, False).to(processor)
     batch, generator = 64, torch.Generator().manual_seed(seed)

@@ -5,15 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
 
-from .. import tensor_files, workspace
+from .. import tensor_files
 from ..data.index import Index, digests
 from ..errors import CheckError, require_same
-from ..files import atomic, read_json, sha256_file, write_json
+from ..files import read_json, sha256_file
 from ..params import Params
-from ..softlabels import families
-from . import store, views
+from . import families
 
 TENSORS = "targets.safetensors"
 PLAN = "plan.json"
@@ -39,47 +37,6 @@ class Targets:
     weights: np.ndarray
     sources: np.ndarray
     plan: dict[str, Any]
-
-
-def write(directory: Path, index: Index, params: Params) -> None:
-    """Write the targets of the chosen family, its soft labels having passed `alignment.check`."""
-    rows = index.positions("train")
-    parts: list[dict[str, Any]] = [
-        {"teacher": teacher, "source": number, "weight": families.resolved_weight(source, params.lambda_) * weight}
-        for number, source in enumerate(params.family_.sources if families.distils(params) else [])
-        for teacher, weight in source.teachers.items()
-    ]
-    parts = [part for part in parts if part["weight"] > 0]  # lambda may be 0 or 1
-    numbers = {number: place for place, number in enumerate(dict.fromkeys(part["source"] for part in parts))}
-    logits = np.zeros((len(parts), params.views, len(rows), len(params.classes)), np.float32)
-    for place, part in enumerate(parts):
-        part["source"] = numbers[part["source"]]
-        table, manifest = store.read(workspace.softlabels(part["teacher"], params.index_tag))
-        part["checkpoint_sha256"] = manifest["checkpoint_sha256"]
-        logits[place, 0] = store.logits_of(table, params.classes)[rows]
-        if params.views > 1:
-            directory_of = workspace.softlabels(part["teacher"], params.index_tag)
-            logits[place] = views.read(directory_of, index, params.views, manifest["table_sha256"])
-    tensors: dict[str, np.ndarray] = {
-        "logits": logits,
-        "weights": np.array([part["weight"] for part in parts], np.float32),
-        "sources": np.array([part["source"] for part in parts], np.int64),
-    }
-    with atomic(directory / TENSORS) as temporary:
-        save_file(tensors, temporary)
-    write_json(
-        directory / PLAN,
-        {
-            "run_family": families.run_family(params),
-            "fusion": params.family_.fusion if families.distils(params) else None,
-            "views": params.views,
-            "classes": params.classes,
-            "teachers": parts,
-            "index_digest": index.digest,
-            "train": digests(index.rows.iloc[rows]),
-            "sha256": sha256_file(directory / TENSORS),
-        },
-    )
 
 
 def read(directory: Path, index: Index, params: Params) -> Targets:

@@ -17,15 +17,19 @@ from ..files import atomic, read_json, sha256_file, write_json
 
 TENSORS = "views.safetensors"
 MANIFEST = "views.json"
-SEED = 1
 
 
-def write(directory: Path, index: Index, logits: np.ndarray, augment: str, table_sha256: str) -> dict[str, Any]:
-    """Write logits (V, N, K) beside the store whose table has the digest given; return the manifest."""
+def write(
+    directory: Path, index: Index, logits: np.ndarray, seed: int, augment: str, table_sha256: str
+) -> dict[str, Any]:
+    """Write logits (V, N, K) beside the store whose table has the digest given; return the manifest.
+
+    `seed` and `augment` draw the views again.
+    """
     with atomic(directory / TENSORS) as temporary:
         save_file({"logits": np.ascontiguousarray(logits, dtype=np.float32)}, temporary)
     manifest = {
-        "seed": SEED,
+        "seed": seed,
         "views": len(logits),
         "augment": augment,
         "index_digest": index.digest,

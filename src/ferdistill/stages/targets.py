@@ -4,7 +4,7 @@ from .. import workspace
 from ..data import index
 from ..files import write_json
 from ..params import Params
-from ..softlabels import alignment, families, targets
+from ..softlabels import alignment, families, gather
 
 
 def run(params: Params) -> None:
@@ -14,6 +14,6 @@ def run(params: Params) -> None:
     report = alignment.check(stores, rows, params.classes)
     write_json(workspace.TARGETS / "alignment.json", report)
     alignment.require(report)
-    targets.write(workspace.TARGETS, rows, params)
+    gather.write_targets(workspace.TARGETS, rows, params)
     family = families.run_family(params)
     print(f"{len(stores)} teachers in step with {len(rows.rows)} images; targets of {family} written")

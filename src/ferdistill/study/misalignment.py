@@ -17,13 +17,14 @@ import pandas as pd
 from .. import workspace
 from ..data.images import load
 from ..data.index import Index, read
-from ..distill.loop import predict, splits_of
+from ..distill.data import splits_of
+from ..distill.inference import predict
+from ..distill.student import train
 from ..errors import UsageError
 from ..evaluation.metrics import score
 from ..files import atomic, read_json, sha256, write_json
 from ..params import Params
 from ..softlabels import alignment, canary, families, store, targets
-from ..stages.student import train
 from .schema import title_of
 
 ROOT = workspace.MISALIGNMENT

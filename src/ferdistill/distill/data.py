@@ -1,0 +1,31 @@
+"""The images and labels of a split, as training and inference take them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..data.index import Index
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images (N, H, W, C) uint8 of the whole index, the rows of one split, and its labels, int64 (n,)."""
+
+    images: np.ndarray
+    rows: np.ndarray
+    labels: np.ndarray
+
+    def pixels(self, positions: np.ndarray) -> Tensor:
+        """The images at these places of the split, uint8 (B, C, H, W)."""
+        return torch.from_numpy(self.images[self.rows[positions]]).permute(0, 3, 1, 2)
+
+
+def splits_of(index: Index, images: np.ndarray, classes: list[str]) -> tuple[Split, Split, Split]:
+    """The train, val and test splits of an index."""
+    codes = index.codes(classes)
+    train, val, test = (
+        Split(images, index.positions(split), codes[index.positions(split)]) for split in ("train", "val", "test")
+    )
+    return train, val, test

@@ -1,0 +1,83 @@
+"""A teacher trained by its recipe: phases, and born-again generations where it asks for them."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from .. import workspace
+from ..params import Params, TeacherParams
+from . import checkpoint as checkpoints
+from . import losses, models
+from .batches import Batch
+from .curves import curves
+from .data import Split
+from .inference import make_deterministic, predict, training_device
+from .loop import Method, Objective, TrainingData, fit
+
+
+def train(
+    params: Params, name: str, recipe: TeacherParams, splits: tuple[Split, Split], facts: dict[str, Any]
+) -> tuple[nn.Module, int]:
+    """Train on the first of two splits, and give the last generation and its epoch best on the second.
+
+    `facts` are those that its start and its data are known by: they are part of the checkpoints' names.
+    """
+    generations = 1 + (recipe.born_again.generations if recipe.born_again else 0)
+    before: torch.Tensor | None = None
+    used = []
+    for generation in range(generations):
+        checkpoint = checkpoints.path_for(
+            {
+                "stage": "teacher",
+                "generation": generation,
+                "recipe": recipe.model_dump(mode="json"),
+                "training": params.training.model_dump(mode="json"),
+                "launch": params.launch.model_dump(mode="json"),
+                "image": params.scale_.image.model_dump(mode="json"),
+                "classes": params.classes,
+                **facts,
+            }
+        )
+        used.append(checkpoint)
+        seed = recipe.seed + generation
+        make_deterministic(seed)
+        network = models.build_for(recipe, params.classes, params.scale_.image)
+        with curves(workspace.PLOTS / "teachers" / name) as log:
+            result = fit(
+                network,
+                Method(recipe, params.training, seed),
+                TrainingData(*splits),
+                objective(params, recipe, torch.from_numpy(splits[0].labels), before),
+                name=name if generations == 1 else f"{name}, generation {generation + 1} of {generations}",
+                log=log,
+                checkpoint=checkpoint,
+            )
+        if generation + 1 < generations:
+            before = torch.from_numpy(predict(network, splits[0]))
+    for checkpoint in used:  # the first generations' are needed until the last has ended
+        checkpoint.unlink(missing_ok=True)
+    return network, result.best_epoch
+
+
+def objective(params: Params, recipe: TeacherParams, labels: torch.Tensor, before: torch.Tensor | None) -> Objective:
+    """Cross-entropy, or distillation from the generation before where there is one (its logits on the train split)."""
+    device = training_device()
+    cross_entropy = losses.cross_entropy_for(recipe, params.training, labels, params.classes, device)
+
+    def hard(logits: torch.Tensor, batch: Batch) -> dict[str, torch.Tensor]:
+        ce = cross_entropy(logits, batch.labels)
+        return {"loss": ce, "ce": ce}
+
+    if before is None or recipe.born_again is None:
+        return Objective(hard)
+    again, one = recipe.born_again, torch.ones(1)
+    sources = torch.zeros(1, dtype=torch.int64)
+    targets = losses.soft_targets(before[None], one, sources, again.temperature, "logit").to(device)
+
+    def distil(logits: torch.Tensor, batch: Batch) -> dict[str, torch.Tensor]:
+        ce = cross_entropy(logits, batch.labels)
+        of_batch = targets.at(batch.positions)
+        return losses.kd_loss(logits, ce, of_batch, alpha=again.alpha, temperature=again.temperature)
+
+    return Objective(distil)

@@ -1,0 +1,55 @@
+"""Gather the soft labels of the chosen family's teachers into the targets of a student."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from .. import workspace
+from ..data.index import Index, digests
+from ..files import atomic, sha256_file, write_json
+from ..params import Params
+from . import families, store, views
+from .targets import PLAN, TENSORS
+
+
+def write_targets(directory: Path, index: Index, params: Params) -> None:
+    """Write the targets of the chosen family, its soft labels having passed `alignment.check`."""
+    rows = index.positions("train")
+    parts: list[dict[str, Any]] = [
+        {"teacher": teacher, "source": number, "weight": families.resolved_weight(source, params.lambda_) * weight}
+        for number, source in enumerate(params.family_.sources if families.distils(params) else [])
+        for teacher, weight in source.teachers.items()
+    ]
+    parts = [part for part in parts if part["weight"] > 0]  # lambda may be 0 or 1
+    numbers = {number: place for place, number in enumerate(dict.fromkeys(part["source"] for part in parts))}
+    logits = np.zeros((len(parts), params.views, len(rows), len(params.classes)), np.float32)
+    for place, part in enumerate(parts):
+        part["source"] = numbers[part["source"]]
+        table, manifest = store.read(workspace.softlabels(part["teacher"], params.index_tag))
+        part["checkpoint_sha256"] = manifest["checkpoint_sha256"]
+        logits[place, 0] = store.logits_of(table, params.classes)[rows]
+        if params.views > 1:
+            directory_of = workspace.softlabels(part["teacher"], params.index_tag)
+            logits[place] = views.read(directory_of, index, params.views, manifest["table_sha256"])
+    tensors: dict[str, np.ndarray] = {
+        "logits": logits,
+        "weights": np.array([part["weight"] for part in parts], np.float32),
+        "sources": np.array([part["source"] for part in parts], np.int64),
+    }
+    with atomic(directory / TENSORS) as temporary:
+        save_file(tensors, temporary)
+    write_json(
+        directory / PLAN,
+        {
+            "run_family": families.run_family(params),
+            "fusion": params.family_.fusion if families.distils(params) else None,
+            "views": params.views,
+            "classes": params.classes,
+            "teachers": parts,
+            "index_digest": index.digest,
+            "train": digests(index.rows.iloc[rows]),
+            "sha256": sha256_file(directory / TENSORS),
+        },
+    )
