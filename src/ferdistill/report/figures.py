@@ -82,8 +82,8 @@ def forest(rows: Sequence[dict[str, Any]], label: str, scale: float = 100.0) -> 
             colour = (BLUE if row["mean"] > 0 else RED) if clear else "black"
             if row["low"] is not None:
                 axes.plot([scale * row["low"], scale * row["high"]], [y, y], color=colour, linewidth=1.6, zorder=3)
-            face = colour if clear else "white"
-            axes.plot(scale * row["mean"], y, "o", color=colour, markerfacecolor=face, markersize=6, zorder=4)
+            filling = colour if clear else "white"
+            axes.plot(scale * row["mean"], y, "o", color=colour, markerfacecolor=filling, markersize=6, zorder=4)
             if row.get("reference") is not None:
                 axes.plot(scale * row["reference"], y, "D", color=ORANGE, markeredgecolor="black", zorder=5)
         rows_down(axes, [row["label"] for row in rows])

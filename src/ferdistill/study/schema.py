@@ -222,7 +222,7 @@ COMPARED = ["macro_f1", "accuracy", "ece", "brier", "nll"]
 
 
 def metric_of(column: str) -> Metric | None:
-    """The metric of a column, `f1_sad` being one of `f1`; None if it is none."""
+    """The metric of a column, `f1_cat` being one of `f1`; None if it is none."""
     if column in METRIC and not METRIC[column].each:
         return METRIC[column]
     several = [metric for metric in METRICS if metric.each and column.startswith(f"{metric.key}_")]
