@@ -271,7 +271,7 @@ def own_study(tmp_path):
         "families": {name: params.Family.model_validate(family) for name, family in OWN_FAMILIES.items()},
         "teachers": ["big", "small"],
         "classes": list(DIGITS.values()),
-        "task": params.TaskParams(thing="digit", things="digits", label="number", labels="numbers"),
+        "task": params.TaskParams(thing="digit", things="digits", label="number", labels="numbers", detector=None),
     }
     return SETTINGS.model_copy(update=own), tmp_path / "r.csv"
 
