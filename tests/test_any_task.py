@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,14 @@ from typer.testing import CliRunner
 from conftest import write_fer2013
 from ferdistill.cli import cli
 from ferdistill.data import description, index
+from ferdistill.faces import server
+from support.repository import copy_of_repository, run
+from support.serving import ask
 
 ROOT = Path(__file__).parents[1]
 FACES = re.compile(r"(?i)\bfac(e|es|ial)\b|expression|emotion|angry|disgust|happy|neutral|surprise")
 COUNT = 700
+TEN = list("0123456789")
 SEVEN = ["zéro", "un", "deux", 'trois, "3"', "四", "5", "Six"]
 
 
@@ -63,9 +68,7 @@ def stage(root, name):
     return done.stdout + done.stderr
 
 
-@pytest.mark.parametrize(
-    ("write", "classes", "count"), [(class_folders, list("0123456789"), COUNT), (table_of_pixels, SEVEN, 490)]
-)
+@pytest.mark.parametrize(("write", "classes", "count"), [(class_folders, TEN, COUNT), (table_of_pixels, SEVEN, 490)])
 def test_any_classes_go_from_files_to_packed_images_without_a_word_of_faces(
     write, classes, count, tmp_path, monkeypatch
 ):
@@ -111,3 +114,45 @@ def test_the_map_of_labels_that_was_written_is_the_one_that_is_read(tmp_path):
     (source,) = description.read_description(tmp_path, SEVEN).sources
     assert source.classes == {str(code): name for code, name in enumerate(SEVEN)}
     assert "positions in `classes` of params.yaml: check it" in (tmp_path / "corpus.yaml").read_text("utf-8")
+
+
+def one_teacher_of_three_epochs(project):
+    """Enough for digits; the rest of the pipeline as it is."""
+    raw = yaml.safe_load((project / "params.yaml").read_text(encoding="utf-8"))
+    raw |= {"teachers": ["resnet18"], "family": "resnet18", "view_augment": "shift"}
+    raw["families"] = {name: raw["families"][name] for name in ("none", "resnet18")}
+    raw["export"]["int8"] = None
+    scale = raw["scales"]["smoke"]
+    scale["teachers"] = {"resnet18": scale["teachers"]["resnet18"]}
+    for network in (scale["teachers"]["resnet18"], scale["student"]):
+        network["phases"] = [{"epochs": 3, "lr": 2.0e-3, "augment": "shift"}]
+    raw["scales"] = {"smoke": scale}
+    (project / "params.yaml").write_text(yaml.safe_dump(raw, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("write", "classes"),
+    [(class_folders, TEN), pytest.param(table_of_pixels, SEVEN, marks=pytest.mark.slow)],
+    ids=["folders", "FER2013's layout"],
+)
+def test_a_task_of_ones_own_goes_to_a_page_that_answers_without_a_word_of_faces(write, classes, tmp_path, web):
+    project = copy_of_repository(tmp_path / "project")
+    write(project / "data/raw/digits")
+    settings_for(project, classes)
+    one_teacher_of_three_epochs(project)
+    said = [run(project, "ferdistill", "corpus", "describe", "data/raw/digits", "--write").stdout]
+    done = run(project, "dvc", "repro")
+    said += [done.stdout, done.stderr]
+    scores = json.loads((project / "metrics/evaluation.json").read_text(encoding="utf-8"))["test"]
+    assert list(scores["f1"]) == classes and scores["macro_f1"] > 0.7
+
+    Image.fromarray(digits(48)[0][0]).save(project / "one.png")  # a zero
+    said += [run(project, "ferdistill", "predict", "one.png").stdout]
+    answer = json.loads(run(project, "ferdistill", "predict", "one.png", "--json").stdout)
+    assert list(answer["probabilities"]) == classes and answer["label"] == classes[0]
+    with server.listen(project / "models/bundle", 0) as listening:
+        threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        said += [ask(listening, "/bundle/bundle.json")[1].decode()]
+        listening.shutdown()
+    said += [(project / "models/bundle/README.md").read_text(encoding="utf-8")]
+    assert [text for text in said if FACES.search(text)] == []
