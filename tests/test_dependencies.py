@@ -3,7 +3,6 @@
 import ast
 import json
 import random
-import re
 import runpy
 import shutil
 import subprocess
@@ -17,7 +16,7 @@ import yaml
 from dvc.repo import Repo
 
 from ferdistill import params, workspace
-from support.repository import ROOT, recording
+from support.repository import ROOT, ran, recording, run
 
 EXEMPT = runpy.run_path(str(ROOT / ".ci" / "dependencies.py"))["CANNOT_CHANGE_A_RESULT"]
 # Read to find a file, to refuse a run, or for a line on the screen: no output depends on it but through its path.
@@ -140,9 +139,7 @@ def test_a_dropped_file_of_weights_retrains_nobody(project):
     file = project / "pretrained" / "somebody_elses.onnx"
     file.write_bytes(b"not read")
     try:
-        done = subprocess.run(["dvc", "repro", "student"], cwd=project, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        assert re.findall(r"^Running stage '([^']+)'", done.stdout, re.M) == ["params"]
+        assert ran(run(project, "dvc", "repro", "student")) == ["params"]
     finally:
         file.unlink()
 
