@@ -22,6 +22,7 @@ EXEMPT = runpy.run_path(str(ROOT / ".ci" / "dependencies.py"))["CANNOT_CHANGE_A_
 # Read to find a file, to refuse a run, or for a line on the screen: no output depends on it but through its path.
 READ_ALL_THE_SAME = {
     "*": {"corpus", "index_tag", "scale", "teachers"},  # dvc.yaml has the first three in its paths and names
+    "index": {"task"},  # what it calls the images in a line on the screen
     "student": {"family", "families"},  # to refuse targets of another family, which a run by hand may meet
 }
 # Stages run again with other params, since the first run read what its mode needs alone.
@@ -77,7 +78,7 @@ def recorded(project, records, tmp_path_factory):
         record = json.loads(file.read_text(encoding="utf-8"))
         name = "@".join([record["stage"], *record["of"]])
         modules[name] |= {f"src/{module}" for module in record["modules"]}
-        read[name] |= set(record["read"])
+        read[name] |= {re.sub(r"^families\.\w+", f"families.{original['family']}", param) for param in record["read"]}
     return modules, read
 
 

@@ -27,7 +27,7 @@ from .training_canary import TrainingCanary
 # new mode too, is part of a checkpoint's name.
 NOT_ITS_OWN = {
     "benchmark", "calibrate", "corpus", "decide", "export", "families", "index", "index_tag", "lambda_", "scale",
-    "scales", "task", "teachers",
+    "scales", "task", "teachers", "view_augment",
 }  # fmt: skip
 
 
