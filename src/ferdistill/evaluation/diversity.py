@@ -95,12 +95,8 @@ def measure(
           the split loss of kd exceeds the fused; it has no gradient.
         - `variance`: see `variance_shrinkage`.
 
-    Raises
-    ------
-    UsageError
-        If the temperature is not above 0.
-    CheckError
-        On shapes that do not fit together, no images, labels out of range, or logits that are not finite.
+    Raises a UsageError if the temperature is not above 0, a CheckError on shapes that do not fit together, no images,
+    labels out of range, or logits that are not finite.
     """
     if not 0 < temperature < np.inf:
         raise UsageError("a temperature must be above 0 and finite", where=f"temperature {temperature}")

@@ -40,12 +40,8 @@ def read(file: Path, split: str | None = None) -> Scored:
     probabilities is divided by its sum, which may differ from 1 by `TOLERANCE`. `split` names the rows to keep, or is
     `all`; it is needed where the file holds more than one split.
 
-    Raises
-    ------
-    UsageError
-        If the file is not there, has another suffix, or the split is not in it or not chosen.
-    CheckError
-        If it cannot be read, lacks a column, or a row does not hold a label and finite logits, or probabilities.
+    Raises a UsageError if the file is not there, has another suffix, or the split is not in it or not chosen, and a
+    CheckError if it cannot be read, lacks a column, or a row does not hold a label and finite logits, or probabilities.
     """
     frame = _load(file)
     kind, classes = probability_files.kind_and_classes(list(map(str, frame.columns)), file)

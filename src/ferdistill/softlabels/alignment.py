@@ -62,12 +62,7 @@ def check(
         `soft_labels`; and `problems`, a list of {dir, split, kind, row, expected, found, hint}. `row` counts within
         the split, from 0; in the whole file where `split` is "".
 
-    Raises
-    ------
-    UsageError
-        If a directory is given twice or does not exist.
-    CheckError
-        If a file cannot be read at all.
+    Raises a UsageError if a directory is given twice or does not exist, a CheckError if a file cannot be read at all.
     """
     resolved = [directory.resolve() for directory in directories]
     for place, directory in enumerate(resolved):

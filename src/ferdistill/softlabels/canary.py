@@ -76,10 +76,7 @@ def examine(
         - `unresolved_orders`: the orders that the labels cannot tell from the index's.
         - `others`: for each other teacher, `agreement`, `chance`, `p_value`, `slip_row`, `slip_interval`, `shift`.
 
-    Raises
-    ------
-    CheckError
-        If an array is empty, has the wrong shape, is not finite, or a label is out of range.
+    Raises a CheckError if an array is empty, has the wrong shape, is not finite, or a label is out of range.
     """
     predictions = _arg_max(values)
     classes = values.shape[1]
@@ -176,12 +173,8 @@ def check(directories: Sequence[Path], index: Index) -> dict[str, Any]:
         `hint` what to do about a fault, else None; and `ok`: whether every verdict is "aligned". Teachers that are
         misaligned on their own are not held against others.
 
-    Raises
-    ------
-    UsageError
-        If a directory is not there.
-    CheckError
-        If a file cannot be read, has other classes or splits than the index, or values that are not finite.
+    Raises a UsageError if a directory is not there, a CheckError if a file cannot be read, has other classes or splits
+    than the index, or values that are not finite.
     """
     classes = index.description["classes"]
     codes = index.codes(classes)
