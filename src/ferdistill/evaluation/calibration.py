@@ -12,10 +12,7 @@ NULL_DRAWS = 200
 def check_scored(logits: np.ndarray, labels: np.ndarray) -> None:
     """Check logits (N, K) against labels (N,), integers in 0..K-1.
 
-    Raises
-    ------
-    CheckError
-        On a wrong shape, no rows, labels out of range, or logits that are not finite.
+    Raises a CheckError on a wrong shape, no rows, labels out of range, or logits that are not finite.
     """
     if logits.ndim != 2 or labels.shape != logits.shape[:1]:
         raise CheckError(
@@ -59,20 +56,8 @@ def bin_of(values: np.ndarray, bins: int) -> np.ndarray:
 def reliability(probabilities: np.ndarray, labels: np.ndarray, bins: int) -> pd.DataFrame:
     """Confidence against accuracy in bins of the top-label confidence (report §4.1.6, item 1); see `bin_of`.
 
-    Parameters
-    ----------
-    probabilities : (N, K) array
-        Rows sum to 1.
-    labels : (N,) array
-        Integers in 0..K-1.
-    bins : int
-        Number of bins on [0, 1].
-
-    Returns
-    -------
-    DataFrame
-        One row a bin: `low`, `high`, `count`, `confidence`, `accuracy`; the last two are NaN where the bin is
-        empty.
+    Of probabilities (N, K), whose rows sum to 1, and labels (N,) in 0..K-1. One row a bin: `low`, `high`, `count`,
+    `confidence`, `accuracy`; the last two are NaN where the bin is empty.
     """
     confidence = probabilities.max(axis=1)
     correct = probabilities.argmax(axis=1) == labels
@@ -114,19 +99,9 @@ def null_calibration_errors(confidence: np.ndarray, bins: int) -> np.ndarray:
     """The ECEs that a perfectly calibrated model with these confidences would show, by chance alone.
 
     In each of `NULL_DRAWS` simulated test sets, sample i is right with probability confidence[i]. An observed ECE
-    like these is no sign of miscalibration (Vaicenavicius et al. 2019, "consistency resampling").
-
-    Parameters
-    ----------
-    confidence : (N,) array
-        Top-label probabilities, in any order.
-    bins : int
-        Number of equal-width bins on [0, 1].
-
-    Returns
-    -------
-    (NULL_DRAWS,) array
-        In [0, 1].
+    like these is no sign of miscalibration (Vaicenavicius et al. 2019, "consistency resampling"). `confidence` holds
+    top-label probabilities (N,), in any order; the bins are of equal width on [0, 1], and the errors, (NULL_DRAWS,),
+    in [0, 1].
     """
     ordered = np.sort(confidence)  # so that the order of the samples cannot change the draws
     rng = np.random.default_rng(0)
@@ -139,26 +114,9 @@ def consistency_band(
 ) -> pd.DataFrame:
     """Where each bin's accuracy would lie if these confidences were perfectly calibrated.
 
-    As in `null_calibration_errors`, sample i is right with probability confidence[i]. Bröcker & Smith 2007,
-    "consistency bars".
-
-    Parameters
-    ----------
-    confidence : (N,) array
-        Top-label probabilities, in any order.
-    bins : int
-        Number of equal-width bins on [0, 1].
-    draws : int
-        Simulated test sets.
-    level : float
-        Share of them that lies within a bin's band; in (0, 1).
-    seed : int
-        Of the draws.
-
-    Returns
-    -------
-    DataFrame
-        One row a bin: `band_low`, `band_high`, in [0, 1]; NaN where the bin is empty.
+    As in `null_calibration_errors`, sample i is right with probability confidence[i], in each of `draws` simulated
+    test sets; the share `level` of them, in (0, 1), lies within a bin's band. Bröcker & Smith 2007, "consistency
+    bars". One row a bin: `band_low`, `band_high`, in [0, 1]; NaN where the bin is empty.
     """
     ordered = np.sort(confidence)
     # Sorted, so that a bin is a slice.

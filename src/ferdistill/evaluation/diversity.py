@@ -23,17 +23,8 @@ from .calibration import check_scored
 def jensen_shannon(probabilities: np.ndarray) -> np.ndarray:
     """Jensen-Shannon divergence of each pair of teachers, in the mean over images.
 
-    `JS(p, q) = KL(p || m) / 2 + KL(q || m) / 2` with `m = (p + q) / 2`; 0 for equals, at most ln 2 (Lin 1991).
-
-    Parameters
-    ----------
-    probabilities : (M, N, K) array
-        Rows sum to 1; zeros are allowed.
-
-    Returns
-    -------
-    (M, M) array
-        In nats; symmetric, with a diagonal of 0.
+    `JS(p, q) = KL(p || m) / 2 + KL(q || m) / 2` with `m = (p + q) / 2`; 0 for equals, at most ln 2 (Lin 1991). Of
+    probabilities (M, N, K), zeros allowed; (M, M), in nats, symmetric, with a diagonal of 0.
     """
     found = np.zeros((len(probabilities),) * 2)
     for i, j in combinations(range(len(probabilities)), 2):
@@ -44,19 +35,10 @@ def jensen_shannon(probabilities: np.ndarray) -> np.ndarray:
 
 
 def disagreement(predicted: np.ndarray) -> np.ndarray:
-    """Share of images for which two teachers predict different classes.
+    """Share of images (M, N) for which two teachers predict different classes; (M, M), with a diagonal of 0.
 
     Kuncheva & Whitaker (2003) count instead where exactly one of the two is right. For two classes that is the
     same; for more, two different mistakes count here and not there.
-
-    Parameters
-    ----------
-    predicted : (M, N) array
-
-    Returns
-    -------
-    (M, M) array
-        In [0, 1]; symmetric, with a diagonal of 0.
     """
     return (predicted[:, None] != predicted[None]).mean(axis=-1)
 
@@ -68,17 +50,9 @@ def variance_shrinkage(probabilities: np.ndarray) -> dict[str, float | None]:
     Var[mean_m p_m(c)] = 1/M^2 sum_m Var[p_m(c)]", that is to 1/M of the teachers' mean variance. Teachers that see
     the same image are far from independent, and those that agree lose nothing.
 
-    Parameters
-    ----------
-    probabilities : (M, N, K) array
-
-    Returns
-    -------
-    dict
-        - `teachers`: variance over images (divided by N), in the mean over classes and teachers.
-        - `fused`: the same of the teachers' mean.
-        - `ratio`: fused / teachers, in [0, 1]; None where no teacher's output varies.
-        - `ratio_if_independent`: what the report assumes, 1/M.
+    Of probabilities (M, N, K): `teachers`, their variance over images (divided by N) in the mean over classes and
+    teachers; `fused`, the same of the teachers' mean; `ratio`, fused / teachers, in [0, 1], or None where no teacher's
+    output varies; `ratio_if_independent`, what the report assumes.
     """
     teachers = float(probabilities.var(axis=1).mean())
     fused = float(probabilities.mean(axis=0).var(axis=0).mean())
@@ -104,26 +78,13 @@ def measure(
 ) -> dict[str, Any]:
     """Every figure of this module, for the softened probabilities softmax(logits / temperature).
 
-    "Fused" is the unweighted mean of those probabilities over the teachers, as in the report's §4.1.4.
-
-    Parameters
-    ----------
-    logits : (M, N, K) array
-        Finite.
-    labels : (N,) array
-        Integers in 0..K-1.
-    teachers : sequence of str
-        The M names.
-    temperature : float
-        Above 0.
-    truth : (N, K) array, optional
-        The true distribution q of each image's label.
+    "Fused" is the unweighted mean of those probabilities over the teachers, as in the report's §4.1.4. The logits
+    (M, N, K) are finite, the labels (N,) in 0..K-1, the temperature above 0; `truth` (N, K) is the true distribution
+    q of each image's label.
 
     Returns
     -------
-    dict
-        Of plain numbers, lists and strings:
-
+    dict of plain numbers, lists and strings
         - `n`, `temperature`, `teachers`.
         - `each`: {teacher: scores}, and `fused`: scores. Scores are `accuracy`, `macro_f1`, `entropy` (mean, at most
           ln K) and, given the truth, `kl_from_truth` and `total_variation`. These compare with q softened alike,
@@ -134,12 +95,8 @@ def measure(
           the split loss of kd exceeds the fused; it has no gradient.
         - `variance`: see `variance_shrinkage`.
 
-    Raises
-    ------
-    UsageError
-        If the temperature is not above 0.
-    CheckError
-        On shapes that do not fit together, no images, labels out of range, or logits that are not finite.
+    Raises a UsageError if the temperature is not above 0, a CheckError on shapes that do not fit together, no images,
+    labels out of range, or logits that are not finite.
     """
     if not 0 < temperature < np.inf:
         raise UsageError("a temperature must be above 0 and finite", where=f"temperature {temperature}")
@@ -195,10 +152,7 @@ def measure(
 def of_split(params: Params, rows: Index, split: str, temperature: float) -> dict[str, Any]:
     """`measure` the teachers of params.yaml on a split of an index, beside the truth where the corpus has one.
 
-    Raises
-    ------
-    CheckError
-        If soft labels are out of step with the index.
+    Raises a CheckError if soft labels are out of step with the index.
     """
     directories = [workspace.softlabels(name, params.index_tag) for name in params.teachers]
     alignment.require(alignment.check(directories, rows, params.classes))

@@ -21,14 +21,8 @@ ERRORS = ("ece", "mce", "ece_equal_mass", "ece_classwise", "ece_smooth", "brier_
 def tabulate(log_probs: np.ndarray, predicted: np.ndarray, labels: np.ndarray, bins: int) -> csr_array:
     """A row a sample, so that `scores_of` any weighted sum of the rows are the scores of the weighted samples.
 
-    Parameters
-    ----------
-    log_probs : (N, K) array
-        Finite or -inf; the exponentials of a row sum to 1.
-    predicted, labels : (N,) arrays
-        Integers in 0..K-1.
-    bins : int
-        Of every binned score. Those of equal mass are cut at quantiles of the confidences of all N.
+    Of log-probabilities (N, K), finite or -inf, and predicted and true labels (N,) in 0..K-1. Bins of equal mass are
+    cut at quantiles of the confidences of all N.
     """
     n, classes = log_probs.shape
     probabilities = np.exp(log_probs)
@@ -125,17 +119,13 @@ def smooth_ece(residuals: np.ndarray) -> np.ndarray:
 
     That kernel is the heat kernel of [0, 1], which multiplies the k-th cosine coefficient by exp(-(pi k s)^2 / 2).
 
-    Parameters
-    ----------
-    residuals : (B, NODES + 1) array
-        A row a data set: its residuals / n, each shared linearly between the two nodes beside its confidence.
-
-    Returns
-    -------
-    (B,) array
-        In [0, 1]. One below `LEAST_BANDWIDTH` is `smECE_s` at that s.
+    `residuals` (B, NODES + 1) has a row a data set: its residuals / n, each shared linearly between the two nodes
+    beside its confidence. The result (B,) is in [0, 1]; one below `LEAST_BANDWIDTH` is `smECE_s` at that s.
     """
-    spectrum = _cosines(residuals)
+    # Sum over nodes of residual * cos(pi k node / NODES), k = 0..NODES.
+    halved = residuals / 2
+    halved[:, [0, -1]] *= 2
+    spectrum = dct(halved, type=1)
     decay = -((np.pi * np.arange(NODES + 1)) ** 2) / 2
 
     def error(bandwidth: np.ndarray, row: np.ndarray) -> np.ndarray:
@@ -158,13 +148,6 @@ def smooth_ece(residuals: np.ndarray) -> np.ndarray:
     return found
 
 
-def _cosines(masses: np.ndarray) -> np.ndarray:
-    """Sum over nodes of mass * cos(pi k node / NODES), k = 0..NODES, along the last axis."""
-    halved = masses / 2
-    halved[:, [0, -1]] *= 2
-    return dct(halved, type=1)
-
-
 def resample(
     log_probs: np.ndarray,
     predicted: np.ndarray,
@@ -181,23 +164,9 @@ def resample(
 
     As many clusters as there are are drawn with replacement, and with each all its samples, which are not independent.
     The same clusters are drawn alike by the same seed, so that scores of two models can be subtracted draw by draw.
-
-    Parameters
-    ----------
-    log_probs, predicted, labels, bins
-        As for `tabulate`.
-    clusters : (N,) array
-        What each sample is of, as a subject.
-    draws, seed : int
-    basic : bool
-        The scores of `basic_scores_of` alone, some thirty times as fast.
-    track : callable
-        Wraps the chunks of draws, for a progress bar.
-
-    Returns
-    -------
-    values : {score: float}
-    drawn : {score: (draws,) array}
+    `log_probs`, `predicted`, `labels` and `bins` are as for `tabulate`; `clusters` (N,) says what each sample is of, as
+    a subject. `basic` gives the scores of `basic_scores_of` alone, some thirty times as fast. `track` wraps the chunks
+    of draws, for a progress bar.
     """
     classes = log_probs.shape[1]
     table = tabulate(log_probs, predicted, labels, bins)
@@ -229,22 +198,13 @@ def interval(name: str, value: float, drawn: np.ndarray, level: float) -> dict[s
 
     A binned calibration error is a sum of absolute values, which noise can only raise, and a resample has more noise
     than the sample. Its percentile interval therefore lies too high and may even miss `value`. The basic interval
-    takes that bias away; so it is given too.
-
-    Returns
-    -------
-    dict
-        - `low`, `high`: the percentile interval (Efron & Tibshirani 1993, §13.3).
-        - `basic_low`, `basic_high`: for the scores in `ERRORS`, 2 * value less that interval, cut at 0 (Davison &
-          Hinkley 1997, §5.2).
+    takes that bias away; so it is given too: `low` and `high` are the percentile interval (Efron & Tibshirani 1993,
+    §13.3), `basic_low` and `basic_high`, for the scores in `ERRORS`, 2 * value less that, cut at 0 (Davison & Hinkley
+    1997, §5.2).
     """
     found = percentile(drawn, level)
-    if name not in ERRORS:
-        return found
-    return found | {
-        "basic_low": max(0.0, 2 * value - found["high"]),
-        "basic_high": max(0.0, 2 * value - found["low"]),
-    }
+    basic = {f"basic_{end}": max(0.0, 2 * value - found[other]) for end, other in (("low", "high"), ("high", "low"))}
+    return found | basic if name in ERRORS else found
 
 
 def percentile(drawn: np.ndarray, level: float) -> dict[str, float]:

@@ -21,12 +21,8 @@ def read(corpus_dir: Path, paths: Sequence[str], classes: Sequence[str]) -> dict
 
     `annotator` is the distribution of one annotator's answer. `label` is that of the label, the plurality of several
     answers, and so sharper; it is left out if the number of annotators is not one and known, or their votes have more
-    than `OUTCOMES` outcomes. A model trained on labels can match the second, and never both.
-
-    Raises
-    ------
-    CheckError
-        As `data.truth.distribution` does.
+    than `OUTCOMES` outcomes. A model trained on labels can match the second, and never both. Raises as
+    `data.truth.distribution` does.
     """
     annotator = truth.distribution(corpus_dir, paths, classes)
     if annotator is None:
@@ -64,14 +60,11 @@ def label_distribution(annotator: np.ndarray, votes: int) -> np.ndarray:
 def against(known: np.ndarray, log_probs: np.ndarray, bins: int) -> dict[str, float]:
     """How far probabilities are from a known distribution (N, K).
 
-    Returns
-    -------
-    dict
-        - `kl`: KL(truth || p), in the mean over images, in nats.
-        - `total_variation`: half the mean of the summed |truth - p|; in [0, 1].
-        - `expected_nll`, `expected_brier`: what these scores are in the mean over labels drawn from it.
-        - `expected_gap`: the equal-width ECE with the true probability of the predicted class in place of right or
-          wrong: the miscalibration itself, without the chance of the labels.
+    - `kl`: KL(truth || p), in the mean over images, in nats.
+    - `total_variation`: half the mean of the summed |truth - p|; in [0, 1].
+    - `expected_nll`, `expected_brier`: what these scores are in the mean over labels drawn from it.
+    - `expected_gap`: the equal-width ECE with the true probability of the predicted class in place of right or wrong:
+      the miscalibration itself, without the chance of the labels.
     """
     probabilities = np.exp(log_probs)
     predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
@@ -88,12 +81,8 @@ def against(known: np.ndarray, log_probs: np.ndarray, bins: int) -> dict[str, fl
 def best_possible(known: np.ndarray, labels: np.ndarray, bins: int) -> dict[str, Any]:
     """What the classifier shows that gives the distribution itself: no other has a lower expected NLL or Brier score.
 
-    Returns
-    -------
-    dict
-        - `expected_nll`, `expected_brier`: as in `against`.
-        - `ece_of_ideal`: its ECE on these labels, which chance alone puts above 0 if they are drawn from it.
-        - `ece_null_of_ideal`: the mean of that over labels drawn anew.
+    `expected_nll` and `expected_brier` are as in `against`, `ece_of_ideal` is its ECE on these labels, which chance
+    alone puts above 0 if they are drawn from it, and `ece_null_of_ideal` the mean of that over labels drawn anew.
     """
     return {
         "expected_nll": float(entr(known).sum(axis=1).mean()),

@@ -25,37 +25,16 @@ BRIER_PARTS = ("brier_reliability", "brier_resolution", "brier_uncertainty", "br
 
 
 class Predictions(NamedTuple):
-    """One split of `predictions.parquet`.
+    """One split of `predictions.parquet`."""
 
-    Attributes
-    ----------
-    logits : (N, K) float32 array
-        Columns in the order of the classes.
-    labels : (N,) array
-        Integers in 0..K-1.
-    paths : (N,) array
-        Strings, as in the index.
-    clusters : (N,) array
-        Strings: the subject of each, or else the group of its copies, or else its path. Samples of one are not
-        independent.
-    """
-
-    logits: np.ndarray
-    labels: np.ndarray
-    paths: np.ndarray
-    clusters: np.ndarray
+    logits: np.ndarray  # (N, K) float32, columns in the order of the classes
+    labels: np.ndarray  # (N,) in 0..K-1
+    paths: np.ndarray  # (N,) text, as in the index
+    clusters: np.ndarray  # (N,) text, as `clusters_of` gives them: samples of one are not independent
 
 
 def read_stored(path: Path | str) -> pd.DataFrame:
-    """A `predictions.parquet` as it stands.
-
-    Raises
-    ------
-    UsageError
-        If the file is not there.
-    CheckError
-        If it is damaged.
-    """
+    """A `predictions.parquet` as it stands; a UsageError if it is not there, a CheckError if it is damaged."""
     try:
         return pd.read_parquet(path)
     except FileNotFoundError:
@@ -77,38 +56,26 @@ def classes_of(frame: pd.DataFrame) -> list[str]:
 def read_predictions(path: Path | str, split: str, classes: Sequence[str]) -> Predictions:
     """Read one split of a `predictions.parquet`.
 
-    Raises
-    ------
-    UsageError, CheckError
-        As `read_stored`, or if it lacks a column or the split, or was made for other classes.
+    Raises as `read_stored`, and a CheckError if it lacks a column or the split, or was made for other classes.
     """
+
+    def refused(what: str, expected: str) -> CheckError:
+        return CheckError(what, where=str(path), expected=expected, hint="run `dvc repro student`")
+
     frame = read_stored(path)
     lacking = [name for name in ("path", "split", "label") if name not in frame.columns]
     if lacking:
-        raise CheckError(
-            f"predictions without {', '.join(lacking)}",
-            where=str(path),
-            expected="path, split, label, and for each class logit_<class>",
-            hint="run `dvc repro student`",
-        )
+        expected = "path, split, label, and for each class logit_<class>"
+        raise refused(f"predictions without {', '.join(lacking)}", expected)
     found = classes_of(frame)
     if found != list(classes):
-        raise CheckError(
-            f"predictions are for the classes {found}",
-            where=str(path),
-            expected=f"{list(classes)}, in this order",
-            hint="run `dvc repro student`",
-        )
+        raise refused(f"predictions are for the classes {found}", f"{list(classes)}, in this order")
     frame = frame[frame["split"] == split]
     labels = pd.Index(classes).get_indexer(pd.Index(frame["label"]))
     if len(frame) == 0 or labels.min() < 0:
         unknown = sorted(set(frame["label"]) - set(classes))
-        raise CheckError(
-            f"unknown labels {unknown}" if unknown else f"no predictions of the split `{split}`",
-            where=str(path),
-            expected=f"rows of `{split}`, labelled with {list(classes)}",
-            hint="run `dvc repro student`",
-        )
+        what = f"unknown labels {unknown}" if unknown else f"no predictions of the split `{split}`"
+        raise refused(what, f"rows of `{split}`, labelled with {list(classes)}")
     logits = frame[[f"logit_{name}" for name in classes]].to_numpy(np.float32)
     return Predictions(logits, labels, frame["path"].to_numpy(str), clusters_of(frame))
 
@@ -131,18 +98,8 @@ def score(
 ) -> dict[str, Any]:
     """Every score of softmax(logits / temperature), in float64 and at full precision.
 
-    Parameters
-    ----------
-    logits : (N, K) array
-        Finite.
-    labels : (N,) array
-        Integers in 0..K-1.
-    classes : sequence of str
-        The K names, in the order of the columns.
-    temperature : float
-        Above 0.
-    bins : int
-        Equal-width bins of `ece` and `mce`.
+    Of finite logits (N, K), their columns in the order of `classes`, and labels (N,) in 0..K-1. Raises a CheckError on
+    wrong shapes, no rows, labels out of range, or logits that are not finite.
 
     Returns
     -------
@@ -164,11 +121,6 @@ def score(
           against the rest, in equal-width bins of its probability, summed over classes; and `brier_within_bins`, what
           binning leaves over (Stephenson et al. 2008). `brier` is reliability - resolution + uncertainty + the last.
         - `per_class`: {class: {precision, recall, f1, support}}, 0 where a denominator is 0 (report §4.1.2).
-
-    Raises
-    ------
-    CheckError
-        On wrong shapes, no rows, labels out of range, or logits that are not finite.
     """
     logits, labels = np.asarray(logits), np.asarray(labels)
     check_scored(logits, labels)

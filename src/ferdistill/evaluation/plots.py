@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from ..errors import UsageError
 from ..files import atomic
@@ -20,10 +21,7 @@ BLUE, ORANGE, GREY = "#0072B2", "#E69F00", "#7F7F7F"  # of Okabe & Ito (2008), t
 def png(path: Path, size: tuple[float, float]) -> Iterator["Figure"]:
     """Yield a figure of `size` inches, width and height; write it once the block has drawn it.
 
-    Raises
-    ------
-    UsageError
-        If `path` does not end in `.png`.
+    Raises a UsageError if `path` does not end in `.png`, as do those below.
     """
     if path.suffix.lower() != ".png":
         raise UsageError("the picture is a PNG", where=str(path), expected="a name that ends in .png")
@@ -40,43 +38,21 @@ def png(path: Path, size: tuple[float, float]) -> Iterator["Figure"]:
 def reliability_diagram(path: Path, rows: Sequence[dict[str, Any]], bins: int, title: str) -> None:
     """Draw accuracy over confidence with the band of a calibrated model, and below it the samples of each bin.
 
-    Parameters
-    ----------
-    path : Path
-        A `.png`.
-    rows : sequence of dict
-        A bin each: `low`, `high`, `count`, `confidence`, `accuracy`, `band_low`, `band_high`.
-    bins : int
-        Of equal width on [0, 1].
-    title : str
-
-    Raises
-    ------
-    UsageError
-        If `path` does not end in `.png`.
+    `rows` are bins that are not empty, of `bins` on [0, 1], with what `calibration.reliability` and `consistency_band`
+    give of each.
     """
     from matplotlib.ticker import MaxNLocator
 
-    def column(name: str) -> list[float]:
-        return [row[name] for row in rows]
-
+    table = pd.DataFrame(rows)
     with png(path, (6, 7)) as figure:
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
         upper.plot([0, 1], [0, 1], color=GREY, linewidth=1, label="perfect calibration")
-        upper.vlines(
-            column("confidence"),
-            column("band_low"),
-            column("band_high"),
-            color=GREY,
-            alpha=0.35,
-            linewidth=8,
-            label="where chance puts a calibrated model",
-        )
-        upper.plot(column("confidence"), column("accuracy"), "o-", color=BLUE, label="accuracy")
+        band = table["confidence"], table["band_low"], table["band_high"]
+        upper.vlines(*band, color=GREY, alpha=0.35, linewidth=8, label="where chance puts a calibrated model")
+        upper.plot(table["confidence"], table["accuracy"], "o-", color=BLUE, label="accuracy")
         upper.set(xlim=(0, 1), ylim=(-0.02, 1.02), ylabel="Accuracy", title=title)
         upper.legend(frameon=False, loc="upper left")
-        middles = [(row["low"] + row["high"]) / 2 for row in rows]
-        bars = lower.bar(middles, column("count"), width=0.9 / bins, color=BLUE)
+        bars = lower.bar((table["low"] + table["high"]) / 2, table["count"], width=0.9 / bins, color=BLUE)
         lower.bar_label(bars, fontsize=7, padding=1)
         lower.margins(y=0.2)
         lower.yaxis.set_major_locator(MaxNLocator(4, integer=True))
@@ -86,23 +62,13 @@ def reliability_diagram(path: Path, rows: Sequence[dict[str, Any]], bins: int, t
 
 
 def teacher_diversity(path: Path, report: dict[str, Any], title: str) -> None:
-    """Draw a report of `diversity.measure`: who differs from whom, how soft each is, and how far from the truth.
-
-    Raises
-    ------
-    UsageError
-        If `path` does not end in `.png`.
-    """
+    """Draw a report of `diversity.measure`: who differs from whom, how soft each is, and how far from the truth."""
     names = [*report["teachers"], "fused"]
     scores = [*report["each"].values(), report["fused"]]
-    known = "kl_from_truth" in report["fused"]
-    bars = [
-        ("entropy", "Mean entropy (nats)", BLUE),
-        ("kl_from_truth", "KL from the true distribution (nats)", ORANGE)
-        if known
-        else ("accuracy", "Accuracy", ORANGE),
-    ]
-
+    last = ("accuracy", "Accuracy", ORANGE)
+    if "kl_from_truth" in report["fused"]:
+        last = ("kl_from_truth", "KL from the true distribution (nats)", ORANGE)
+    bars = [("entropy", "Mean entropy (nats)", BLUE), last]
     with png(path, (10, 8)) as figure:
         panels = figure.subplots(2, 2)
         for panel, key, heading in (

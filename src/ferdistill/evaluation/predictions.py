@@ -21,27 +21,13 @@ LOG_ZERO = -1e4
 
 
 class Scored(NamedTuple):
-    """What `read` found.
+    """What `read` found."""
 
-    Attributes
-    ----------
-    logits : (N, K) float64 array
-        Logits as they stand in the file, or logarithms of the probabilities, `LOG_ZERO` for 0.
-    labels : (N,) array
-        Integers in 0..K-1.
-    classes : list of str
-        In the order of the file's columns.
-    clusters : (N,) array
-        As `metrics.clusters_of` gives them.
-    impossible : int
-        How many samples give their own label a probability of 0, so that the NLL is infinite.
-    """
-
-    logits: np.ndarray
-    labels: np.ndarray
-    classes: list[str]
-    clusters: np.ndarray
-    impossible: int
+    logits: np.ndarray  # (N, K) float64: those of the file, or logarithms of its probabilities, `LOG_ZERO` for 0
+    labels: np.ndarray  # (N,) in 0..K-1
+    classes: list[str]  # in the order of the file's columns
+    clusters: np.ndarray  # (N,) as `metrics.clusters_of` gives them
+    impossible: int  # how many samples give their own label a probability of 0, so that the NLL is infinite
 
 
 def read(file: Path, split: str | None = None) -> Scored:
@@ -51,20 +37,11 @@ def read(file: Path, split: str | None = None) -> Scored:
     `path` are used if they are there, others are left alone. An npz holds such columns as arrays (N,), or `logits` or
     `probs` (N, K) and if you like `classes` (K,), which are otherwise named 0 to K-1. A label is a class's name or, if
     not all are, its place among the columns, from 0. Rows are counted from 0, the header apart. A row of
-    probabilities is divided by its sum, which may differ from 1 by `TOLERANCE`.
+    probabilities is divided by its sum, which may differ from 1 by `TOLERANCE`. `split` names the rows to keep, or is
+    `all`; it is needed where the file holds more than one split.
 
-    Parameters
-    ----------
-    file : Path
-    split : str, optional
-        Rows to keep, or `all`. Needed where the file holds more than one split.
-
-    Raises
-    ------
-    UsageError
-        If the file is not there, has another suffix, or the split is not in it or not chosen.
-    CheckError
-        If it cannot be read, lacks a column, or a row does not hold a label and finite logits, or probabilities.
+    Raises a UsageError if the file is not there, has another suffix, or the split is not in it or not chosen, and a
+    CheckError if it cannot be read, lacks a column, or a row does not hold a label and finite logits, or probabilities.
     """
     frame = _load(file)
     kind, classes = probability_files.kind_and_classes(list(map(str, frame.columns)), file)
@@ -97,17 +74,11 @@ def report(
     seed: int,
     track: Callable[[range], Iterable[int]] = iter,
 ) -> dict[str, Any]:
-    """Every score of softmax(logits / temperature).
+    """Every score of softmax(logits / temperature), as plain numbers.
 
-    Returns
-    -------
-    dict
-        Of plain numbers: what `metrics.score` gives, `people`, `classes`, `temperature`, `bins`, `impossible`, and
-
-        - `reliability`: a row a bin that is not empty, as `calibration.reliability` and `consistency_band` give it.
-        - `intervals`: {score: `intervals.interval`}, if `draws` is above 0.
-
-        `nll` and its interval are None if any sample is impossible.
+    What `metrics.score` gives, `people`, `classes`, `temperature`, `bins`, `impossible`, and `reliability`: a row a bin
+    that is not empty, as `calibration.reliability` and `consistency_band` give it. If `draws` is above 0 also
+    `intervals`: {score: `intervals.interval`}. `nll` and its interval are None if any sample is impossible.
     """
     logits, labels, classes, clusters, impossible = scored
     scores = score(logits, labels, classes, temperature, bins)

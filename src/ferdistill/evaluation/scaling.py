@@ -27,28 +27,14 @@ T_MIN, T_MAX = 0.05, 20.0
 
 
 class TemperatureFit(NamedTuple):
-    """What `fit_temperature` found.
+    """What `fit_temperature` found."""
 
-    Attributes
-    ----------
-    t_star : float
-        The continuous optimum, which is deployed; `T_MIN` where the classes are separable and the NLL falls on.
-    t_star_grid : float
-        The report's choice from its grid.
-    grid_at_edge : bool
-        Whether that choice is the grid's smallest or largest T: the grid, not the data, may have made it.
-    t_star_grid_widened : float
-        The choice by the same rule from the grid widened until it is inside; `t_star_grid` if that is inside already.
-    widened_from, widened_to : float
-        Smallest and largest T of the widened grid.
-    """
-
-    t_star: float
-    t_star_grid: float
-    grid_at_edge: bool
-    t_star_grid_widened: float
-    widened_from: float
-    widened_to: float
+    t_star: float  # the continuous optimum, deployed; `T_MIN` where the classes are separable and the NLL falls on
+    t_star_grid: float  # the report's choice from its grid
+    grid_at_edge: bool  # whether that is the grid's smallest or largest T: the grid, not the data, may have made it
+    t_star_grid_widened: float  # the choice from the grid widened until it is inside; the same if it is inside already
+    widened_from: float  # smallest and
+    widened_to: float  # largest T of the widened grid
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray, grid: Sequence[float], bins: int = 15) -> TemperatureFit:
@@ -61,36 +47,18 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray, grid: Sequence[float
     A grid whose choice lies at its edge is widened there, by the ratio of its two outermost values (1.1 if it has
     but one), until the choice lies inside or the grid spans [T_MIN, T_MAX].
 
-    Parameters
-    ----------
-    logits : (N, K) array
-        Finite.
-    labels : (N,) array
-        Integers in 0..K-1.
-    grid : sequence of float
-        Temperatures of the report's search.
-    bins : int
-        Bins of its ECE.
-
-    Raises
-    ------
-    CheckError
-        If the optimum lies at T_MAX, or every T does equally well.
+    The logits (N, K) are finite, the labels (N,) in 0..K-1; `bins` are those of the ECE. Raises a CheckError if the
+    optimum lies at T_MAX, or every T does equally well.
     """
     check_scored(logits, labels)
 
     def nll(t: float) -> float:
         return negative_log_likelihood(log_probabilities(logits, t), labels)
 
-    def ece(t: float) -> float:
-        return expected_calibration_error(reliability(np.exp(log_probabilities(logits, t)), labels, bins))
-
     @cache
     def rank(t: float) -> tuple[float, float]:
-        return nll(t), ece(t)
-
-    def choose(among: Sequence[float]) -> float:
-        return min(among, key=rank)
+        table = reliability(np.exp(log_probabilities(logits, t)), labels, bins)
+        return nll(t), expected_calibration_error(table)
 
     t_star = _best_temperature(logits, labels)
     least = nll(t_star)
@@ -103,17 +71,16 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray, grid: Sequence[float
         )
     if t_star < 1.001 * T_MIN or nll(T_MIN) <= least:
         t_star = T_MIN
-    t_star_grid = choose(grid)
-    at_edge = t_star_grid in (min(grid), max(grid))
+    chosen = t_star_grid = min(grid, key=rank)
     widened = sorted(set(grid))
-    chosen = t_star_grid
+    at_edge = chosen in (widened[0], widened[-1])
     while chosen == widened[-1] and chosen < T_MAX:
         ratio = widened[-1] / widened[-2] if len(widened) > 1 else 1.1
         widened.append(min(T_MAX, widened[-1] * ratio))
-        chosen = choose(widened)
+        chosen = min(widened, key=rank)
     while chosen == widened[0] and chosen > T_MIN:
         widened.insert(0, max(T_MIN, widened[0] * widened[0] / widened[1]))
-        chosen = choose(widened)
+        chosen = min(widened, key=rank)
     return TemperatureFit(t_star, t_star_grid, at_edge, chosen, widened[0], widened[-1])
 
 
@@ -221,18 +188,9 @@ def cross_validate(
     the difference. If several are, the one of least NLL is chosen. The standard error is that of the mean over
     samples when whole clusters are drawn; as folds share most of what they are fitted to, it is somewhat too small.
 
-    Parameters
-    ----------
-    logits : (N, K) array
-        Finite.
-    labels : (N,) array
-        Integers in 0..K-1.
-    clusters : (N,) array
-        What each sample is of, as a subject; none is in two folds.
-    folds : int
-        At least 2; as many as there are clusters, if those are fewer.
-    seed : int
-        Of the draw of the folds.
+    Of finite logits (N, K), labels (N,) in 0..K-1, and clusters (N,), what each sample is of, as a subject; none is in
+    two folds. There are at least 2 folds, and as many as there are clusters if those are fewer. Raises a CheckError if
+    all samples are of one cluster.
 
     Returns
     -------
@@ -241,11 +199,6 @@ def cross_validate(
         - `people`, `folds_used`: how many.
         - for each method {`nll`}, in nats, and for the fallbacks {`gain`, `gain_standard_error`}: the NLL of
           temperature scaling less the method's.
-
-    Raises
-    ------
-    CheckError
-        If all samples are of one cluster.
     """
     check_scored(logits, labels)
     _, of = np.unique(clusters, return_inverse=True)
@@ -282,15 +235,7 @@ def cross_validate(
 def calibrate(
     calib: Predictions, classes: Sequence[str], settings: CalibrateParams
 ) -> tuple[dict[str, Any], list[str]]:
-    """Fit T* and its fallbacks to the calib split.
-
-    Returns
-    -------
-    dict
-        What metrics/calibration.json holds.
-    list of str
-        What the user should know of the fit.
-    """
+    """Fit T* and its fallbacks to calib: what metrics/calibration.json holds, and what the user should know of it."""
     logits, labels, bins = calib.logits, calib.labels, settings.bins
     fit = fit_temperature(logits, labels, settings.grid, bins)
     low, high = temperature_interval(
@@ -298,7 +243,7 @@ def calibrate(
     )
     choice = cross_validate(logits, labels, calib.clusters, settings.folds, settings.seed)
     weights, bias = fit_vector(logits, labels)
-    before, after = (score(logits, labels, classes, t, bins) for t in (1.0, fit.t_star))
+    scores = {of: score(logits, labels, classes, t, bins) for of, t in (("before", 1.0), ("after", fit.t_star))}
     warnings = []
     if fit.t_star == T_MIN:
         warnings.append(
@@ -313,21 +258,15 @@ def calibrate(
         )
     method = choice["method"]
     if method != "temperature":
-        scores = choice[method]
+        better = choice[method]
         warnings.append(
             f"{method} scaling has a lower cross-validated NLL on calib than temperature scaling, by "
-            f"{scores['gain']:.4f} (standard error {scores['gain_standard_error']:.4f}). T* is deployed all the same: "
+            f"{better['gain']:.4f} (standard error {better['gain_standard_error']:.4f}). T* is deployed all the same: "
             "the exported graph holds one temperature."
         )
     return {
-        "t_star": fit.t_star,
-        "t_star_low": low,
-        "t_star_high": high,
-        "t_star_grid": fit.t_star_grid,
-        "grid_at_edge": fit.grid_at_edge,
-        "t_star_grid_widened": fit.t_star_grid_widened,
-        "widened_from": fit.widened_from,
-        "widened_to": fit.widened_to,
+        **{"t_star": fit.t_star, "t_star_low": low, "t_star_high": high},
+        **fit._asdict(),
         "deployed": "temperature",
         "cross_validation": choice,
         "vector": {
@@ -335,8 +274,7 @@ def calibrate(
             "bias": dict(zip(classes, bias.tolist(), strict=True)),
         },
         "calib": {
-            "n": before["n"],
-            "before": {name: before[name] for name in ("nll", "ece", "brier")},
-            "after": {name: after[name] for name in ("nll", "ece", "brier")},
+            "n": len(labels),
+            **{of: {name: found[name] for name in ("nll", "ece", "brier")} for of, found in scores.items()},
         },
     }, warnings

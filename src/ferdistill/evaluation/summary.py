@@ -24,12 +24,7 @@ def scores(
 ) -> dict[str, Any]:
     """What metrics/evaluation.json holds: scores on test, raw, scaled by T* and by what stands beside it, and on val.
 
-    Parameters
-    ----------
-    parts : {split: Predictions}
-        Of calib, val and test.
-    truth : {name: (N, K) array}
-        What `known_truth.read` knows of the test split.
+    `parts` are calib, val and test; `truth` is what `known_truth.read` knows of the test split.
     """
     bins = settings.bins
     calib, val, test = parts["calib"], parts["val"], parts["test"]

@@ -2,7 +2,7 @@
 
 import hashlib
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import combinations
@@ -22,6 +22,7 @@ from .store import Part, SoftLabels
 
 WORKERS = 2  # directories read at once: one reads while another is compared; more would only hold more memory
 ANEW = "export the soft labels anew under this index (`dvc repro`, if they are this pipeline's)"
+IN_ORDER = "export with the classes of params.yaml, in that order"
 
 
 class Rows(NamedTuple):
@@ -41,18 +42,17 @@ def check(
 ) -> dict[str, Any]:
     """Hold soft-label directories against an index and so against one another.
 
-    Nothing is truncated, reordered or repaired: any difference is a problem.
+    Nothing is truncated, reordered or repaired: any difference is a problem. Of a store only a batch is held at a
+    time unless something is wrong.
 
     Parameters
     ----------
-    directories : sequence of Path
-    classes : list of str
-        The classes, in the order in which the columns must come.
-    checkpoints : dict of str to str, optional
+    classes
+        In the order in which the columns must come.
+    checkpoints
         The SHA-256 of each teacher's weights as they are now; see `read_checkpoints`.
-    read : callable
-        What reads a directory: `foreign.describe` if it may be anybody's. Of a store only a batch is held at a time
-        unless something is wrong.
+    read
+        What reads a directory: `foreign.describe` if it may be anybody's.
 
     Returns
     -------
@@ -62,35 +62,32 @@ def check(
         `soft_labels`; and `problems`, a list of {dir, split, kind, row, expected, found, hint}. `row` counts within
         the split, from 0; in the whole file where `split` is "".
 
-    Raises
-    ------
-    UsageError
-        If a directory is given twice or does not exist.
-    CheckError
-        If a file cannot be read at all.
+    Raises a UsageError if a directory is given twice or does not exist, a CheckError if a file cannot be read at all.
     """
     resolved = [directory.resolve() for directory in directories]
     for place, directory in enumerate(resolved):
         if directory in resolved[:place]:
             raise UsageError("a directory given twice", where=str(directories[place]), hint="name each once")
-    positions = {split: index.positions(split) for split in SPLITS}
     # A mask, since pandas is five times slower by positions.
     described = {split: digests(index.rows.loc[index.rows["split"] == split, ["path", "label"]]) for split in SPLITS}
 
     def check_one(directory: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         soft = read(directory)
         problems = _check_claims(soft, index, classes, checkpoints or {})
-        values_sha256 = _sweep(soft, index, positions, described) if soft.manifest else ""
+        values_sha256 = _sweep(soft, index, described) if soft.manifest else ""
         if not values_sha256:
             soft = store.read_parts(directory) if soft.manifest else soft
-            problems += _check_parts(soft, _wanted(index), described, classes)
+            problems += _check_parts(soft, index, described, classes)
             values_sha256 = _values_sha256(soft)
-        return _summary(soft, values_sha256), problems
+        summary = {"dir": soft.directory.as_posix()}
+        summary |= {name: getattr(soft, name) for name in ("teacher", "kind", "kind_from", "temperature")}
+        checkpoint = soft.manifest.get("checkpoint_sha256") if soft.manifest else None
+        return summary | {"checkpoint_sha256": checkpoint, "values_sha256": values_sha256}, problems
 
     with ThreadPoolExecutor(WORKERS) as pool:
         checked = list(pool.map(check_one, directories))
     soft_labels = [summary for summary, _ in checked]
-    problems = [problem for _, found in checked for problem in found] + _check_copies(soft_labels)
+    problems = [problem for _, found in checked for problem in found] + list(_check_copies(soft_labels))
     kinds = {split: {p["kind"] for p in problems if p["split"] in (split, "")} for split in SPLITS}
     by_split = {
         split: {
@@ -117,11 +114,8 @@ def check(
 def add_canary(report: dict[str, Any], examined: dict[str, Any]) -> dict[str, Any]:
     """A report of `check` with what `canary.check` says of values, which keys in order cannot vouch for.
 
-    Returns
-    -------
-    dict
-        The report, with `canary` (`examined` as it is) and a problem of kind `values` for each verdict "misaligned";
-        `row` is the likeliest first row out of step. "inconclusive" is no problem.
+    The report gets `canary` (`examined` as it is) and a problem of kind `values` for each verdict "misaligned";
+    `row` is the likeliest first row out of step. "inconclusive" is no problem.
     """
     expected = "soft labels whose arg-max agrees with the labels of their images"
     problems = []
@@ -143,12 +137,7 @@ def add_canary(report: dict[str, Any], examined: dict[str, Any]) -> dict[str, An
 
 
 def require(report: dict[str, Any]) -> None:
-    """Stop unless a report of `check` is clean, naming the first problem.
-
-    Raises
-    ------
-    CheckError
-    """
+    """Stop with a CheckError unless a report of `check` is clean, naming the first problem."""
     if report["ok"]:
         return
     first = report["problems"][0]
@@ -174,9 +163,7 @@ def read_checkpoints(directory: Path) -> dict[str, str]:
     return {teacher: config["sha256"] for teacher, config in configs.items() if "sha256" in config}
 
 
-def _sweep(
-    soft: SoftLabels, index: Index, positions: dict[str, np.ndarray], described: dict[str, dict[str, Any]]
-) -> str:
+def _sweep(soft: SoftLabels, index: Index, described: dict[str, dict[str, Any]]) -> str:
     """The digest of a store's values if it holds the index's rows in their order and nothing is wrong, else "".
 
     Only a batch is held at a time. The first difference ends it unnamed: `_check_parts` names it.
@@ -195,7 +182,7 @@ def _sweep(
         start = stop
     if start < len(right) or soft.manifest.get("splits") != described:
         return ""
-    return "" if any(right[rows].all() for rows in positions.values()) else digest.hexdigest()
+    return "" if any(right[index.positions(split)].all() for split in SPLITS) else digest.hexdigest()
 
 
 def _values_sha256(soft: SoftLabels) -> str:
@@ -208,38 +195,15 @@ def _values_sha256(soft: SoftLabels) -> str:
     return digest.hexdigest()
 
 
-def _wanted(index: Index) -> dict[str, Rows]:
-    """The index's rows of each split, and under "" all of them."""
-    paths, labels = (text_column(index.rows, name).combine_chunks() for name in ("path", "label"))
-    wanted = {"": Rows(paths, labels, np.arange(len(paths)))}
-    for split in SPLITS:
-        positions = index.positions(split)
-        wanted[split] = Rows(paths.take(pa.array(positions)), labels.take(pa.array(positions)), positions)
-    return wanted
-
-
-def _summary(soft: SoftLabels, values_sha256: str) -> dict[str, Any]:
-    return {
-        "dir": soft.directory.as_posix(),
-        "teacher": soft.teacher,
-        "kind": soft.kind,
-        "kind_from": soft.kind_from,
-        "temperature": soft.temperature,
-        "checkpoint_sha256": soft.manifest.get("checkpoint_sha256") if soft.manifest else None,
-        "values_sha256": values_sha256,
-    }
-
-
 def _check_claims(
     soft: SoftLabels, index: Index, classes: list[str], checkpoints: dict[str, str]
 ) -> list[dict[str, Any]]:
     """What a directory says of itself, in its manifest or in the names of its columns."""
     facts: list[tuple[str, object, object, str]] = []
-    in_order = "export with the classes of params.yaml, in that order"
     if soft.classes is not None:
         renamed = sorted(soft.classes) == sorted(classes)
         keyed = all(part.paths is not None for part in soft.parts.values())
-        repairable = f"{_repair(soft)} puts the columns in order; or {in_order}" if renamed and keyed else in_order
+        repairable = f"{_repair(soft)} puts the columns in order; or {IN_ORDER}" if renamed and keyed else IN_ORDER
         facts.append(("classes", classes, soft.classes, repairable))
     if soft.temperature is not None or soft.manifest:
         hint = "softened once, they cannot be softened as others are: export them at temperature 1"
@@ -254,7 +218,7 @@ def _check_claims(
         damaged = (soft.manifest.get("provenance") or {}).get("damaged")
         facts.append(("damaged", None, damaged, "put out of step for a study of misalignment: never train on them"))
         if soft.classes == classes:
-            facts.append(("classes", classes, soft.manifest["classes"], in_order))
+            facts.append(("classes", classes, soft.manifest["classes"], IN_ORDER))
     return [
         _problem(soft.directory, "", kind, None, expected, found, hint)
         for kind, expected, found, hint in facts
@@ -262,9 +226,8 @@ def _check_claims(
     ]
 
 
-def _check_copies(soft_labels: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _check_copies(soft_labels: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Directories of different name or teacher must hold different values, from different checkpoints."""
-    problems = []
     for earlier, later in combinations(soft_labels, 2):
         claims = [(Path(one["dir"]).name, one["teacher"]) for one in (earlier, later)]
         same = [
@@ -276,19 +239,23 @@ def _check_copies(soft_labels: list[dict[str, Any]]) -> list[dict[str, Any]]:
             expected = f"a {same[0]} digest of its own, for {later['teacher']}"
             found = f"that of {earlier['dir']}, for {earlier['teacher']}"
             hint = "one is a copy of the other: " + ANEW
-            problems.append(_problem(Path(later["dir"]), "", "checkpoint", None, expected, found, hint))
-    return problems
+            yield _problem(Path(later["dir"]), "", "checkpoint", None, expected, found, hint)
 
 
 def _check_parts(
-    soft: SoftLabels, wanted: dict[str, Rows], described: dict[str, dict[str, Any]], classes: list[str]
+    soft: SoftLabels, index: Index, described: dict[str, dict[str, Any]], classes: list[str]
 ) -> list[dict[str, Any]]:
+    paths, labels = (text_column(index.rows, name).combine_chunks() for name in ("path", "label"))
+    wanted = {"": Rows(paths, labels, np.arange(len(paths)))}
+    for split in SPLITS:
+        positions = index.positions(split)
+        wanted[split] = Rows(paths.take(pa.array(positions)), labels.take(pa.array(positions)), positions)
     whole = list(soft.parts) == [""] and not soft.manifest
     in_order = all(
         split in wanted and part.paths is not None and part.paths.equals(wanted[split].paths)
         for split, part in soft.parts.items()
     )
-    remedy = ANEW if in_order else _remedy(soft, wanted[""].paths)  # which takes a second for a million rows
+    remedy = ANEW if in_order else _remedy(soft, paths)  # which takes a second for a million rows
     problems = []
     for split, part in soft.parts.items():
         if split not in SPLITS and not whole:
@@ -319,112 +286,98 @@ def _repair(soft: SoftLabels) -> str:
     return f"`ferdistill align repair {shlex.quote(str(soft.directory))} --out NEW`"
 
 
-def _check_keys(directory: Path, split: str, part: Part, wanted: Rows, remedy: str) -> list[dict[str, Any]]:
+def _check_keys(directory: Path, split: str, part: Part, wanted: Rows, remedy: str) -> Iterator[dict[str, Any]]:
     """Length, paths and labels, row by row."""
     note = partial(_problem, directory, split)
-    at = np.arange(len(part.values))
-    problems: list[dict[str, Any]] = []
+    at = np.arange(len(part.values))  # where in the index's rows each belongs; -1 where nowhere
     in_step = part.paths is None or part.paths.equals(wanted.paths)
     if part.paths is None:
         if len(at) != len(wanted.paths):
-            found = f"{len(at)} rows, without paths"
-            problems.append(note("length", None, f"{len(wanted.paths)} rows", found, ANEW))
+            yield note("length", None, f"{len(wanted.paths)} rows", f"{len(at)} rows, without paths", ANEW)
             at[:] = -1
         hint = "run `ferdistill align canary`, which compares them with the labels; or " + ANEW
-        problems.append(note("keys", None, "a path for each row", "nothing to check order by", hint))
+        yield note("keys", None, "a path for each row", "nothing to check order by", hint)
     elif not in_step:
-        problems, at = _compare_paths(note, part.paths, wanted.paths, remedy)
+        paths, expected = (texts.to_numpy(zero_copy_only=False) for texts in (part.paths, wanted.paths))
+        at = pd.Index(expected).get_indexer(paths)
+        yield from _compare_paths(note, paths, expected, at, remedy)
     if part.labels is not None and not (in_step and part.labels.equals(wanted.labels)):
         labels = part.labels.to_numpy(zero_copy_only=False)
         right = wanted.labels.take(pa.array(at, mask=at < 0)).to_numpy(zero_copy_only=False)
-        if (wrong := (at >= 0) & (labels != right)).any():
-            row = int(wrong.argmax())
+        for row in np.flatnonzero((at >= 0) & (labels != right))[:1].tolist():
             found = labels[row] if part.paths is None else f"{labels[row]} for {part.paths[row]}"
-            problems.append(note("label", row, right[row], found, ANEW))
-    return problems
+            yield note("label", row, right[row], found, ANEW)
 
 
 def _compare_paths(
-    note: Callable[..., dict[str, Any]], found: pa.LargeStringArray, wanted: pa.LargeStringArray, remedy: str
-) -> tuple[list[dict[str, Any]], np.ndarray]:
-    """The problems of paths that differ, and where in the index's rows each belongs; -1 where nowhere."""
-    paths, expected = (texts.to_numpy(zero_copy_only=False) for texts in (found, wanted))
-    at = pd.Index(expected).get_indexer(paths)
+    note: Callable[..., dict[str, Any]], paths: np.ndarray, expected: np.ndarray, at: np.ndarray, remedy: str
+) -> Iterator[dict[str, Any]]:
+    """The problems of paths that differ."""
     repeated = pd.Index(paths).duplicated()
-    missing, extra, doubled = (
-        np.setdiff1d(np.arange(len(expected)), at),
-        np.flatnonzero(at < 0),
-        np.flatnonzero(repeated),
-    )
+    missing = np.setdiff1d(np.arange(len(expected)), at)
+    extra, doubled = np.flatnonzero(at < 0), np.flatnonzero(repeated)
     known = np.flatnonzero((at >= 0) & ~repeated)
     moved = known[at[known] != np.sort(at[known])]
     if len(missing) or len(extra):
         hint = f"another set of paths ({len(missing)} of the index absent, {len(extra)} not of this split); {remedy}"
     else:
         hint = f"the set of paths is the same: {'rows are doubled' if len(doubled) else 'a permutation'}; {remedy}"
-    problems = []
     if len(paths) != len(expected):
         shared = min(len(paths), len(expected))
         first = int(np.append(np.flatnonzero(paths[:shared] != expected[:shared]), shared)[0])
         text = f"{len(paths)} rows; first difference at row {first}"
-        problems.append(note("length", first, f"{len(expected)} rows", text, hint))
+        yield note("length", first, f"{len(expected)} rows", text, hint)
     for row in doubled[:1].tolist():
-        problems.append(note("duplicate", row, "each path once", paths[row], hint))
+        yield note("duplicate", row, "each path once", paths[row], hint)
     for row in missing[:1].tolist():
         text = f"{paths[row]} in its row" if row < len(paths) else "no such row"
-        problems.append(note("missing", row, expected[row], text, hint))
+        yield note("missing", row, expected[row], text, hint)
     for row in extra[:1].tolist():
         text = f"a path of this split, as {expected[row]}" if row < len(expected) else "no such row"
-        problems.append(note("extra", row, text, paths[row], hint))
+        yield note("extra", row, text, paths[row], hint)
     for row in moved[:1].tolist():
         # Without missing or extra rows, this is the path that belongs here.
         belongs = expected[np.sort(at[known])[np.searchsorted(known, row)]]
-        problems.append(note("order", row, belongs, paths[row], hint))
-    return problems, at
+        yield note("order", row, belongs, paths[row], hint)
 
 
 def _check_places(
     soft: SoftLabels, wanted: dict[str, Rows], described: dict[str, dict[str, Any]]
-) -> list[dict[str, Any]]:
+) -> Iterator[dict[str, Any]]:
     """Of a store whose every split agrees with the index: do their places in the table, and the manifest's digests?"""
-    problems = []
     for split, part in soft.parts.items():
         note, right = partial(_problem, soft.directory, split), wanted[split]
         for row in np.flatnonzero(part.rows != right.positions)[:1].tolist():
             expected = f"{right.paths[row]} in row {right.positions[row]} of the table"
-            hint = _remedy(soft, wanted[""].paths)
-            problems.append(note("order", row, expected, f"row {part.rows[row]} of it", hint))
+            yield note("order", row, expected, f"row {part.rows[row]} of it", _remedy(soft, wanted[""].paths))
         claimed = ((soft.manifest or {}).get("splits") or {}).get(split)
         if claimed != described[split]:
-            hint = "the manifest was edited by hand: " + ANEW
-            problems.append(note("table digest", None, described[split], claimed, hint))
-    return problems
+            yield note("table digest", None, described[split], claimed, "the manifest was edited by hand: " + ANEW)
 
 
-def _check_values(soft: SoftLabels, split: str, part: Part, classes: list[str]) -> list[dict[str, Any]]:
+def _check_values(soft: SoftLabels, split: str, part: Part, classes: list[str]) -> Iterator[dict[str, Any]]:
     """Finite, a column a class, and of the kind that they are said to be."""
     note = partial(_problem, soft.directory, split)
     if part.values.shape[1] != len(classes):
         expected, found = f"{len(classes)} columns: {', '.join(classes)}", f"{part.values.shape[1]} columns"
-        return [note("classes", None, expected, found, "export with the classes of params.yaml, in that order")]
+        yield note("classes", None, expected, found, IN_ORDER)
+        return
 
     def shown(row: int) -> str:
         return f"{part.values[row].tolist()}" + ("" if part.paths is None else f" for {part.paths[row]}")
 
-    problems = []
     finite = np.isfinite(part.values).all(axis=1)
     right = store.distributions(part.values)
     for row in np.flatnonzero(~finite)[:1].tolist():
-        problems.append(note("non-finite", row, f"finite {soft.kind}", shown(row), ANEW))
+        yield note("non-finite", row, f"finite {soft.kind}", shown(row), ANEW)
     if soft.kind == "probabilities":
         for row in np.flatnonzero(finite & ~right)[:1].tolist():
             expected = f"none negative, and the sum 1 within {store.TOLERANCE:g} (probabilities, {soft.kind_from})"
             text = f"the sum {part.values[row].sum():.4g} of {shown(row)}"
-            problems.append(note("not a distribution", row, expected, text, ANEW))
+            yield note("not a distribution", row, expected, text, ANEW)
     elif len(right) and right.all():
         text = "probabilities: every row lies in [0, 1] with the sum 1"
-        problems.append(note("not a distribution", 0, f"logits, {soft.kind_from}", text, "export raw logits"))
-    return problems
+        yield note("not a distribution", 0, f"logits, {soft.kind_from}", text, "export raw logits")
 
 
 def _problem(

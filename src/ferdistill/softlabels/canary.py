@@ -16,7 +16,7 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -42,21 +42,19 @@ def examine(
 
     Parameters
     ----------
-    values : (N, K) array
+    values : (N, K)
         Logits or probabilities, finite.
-    labels : (M,) array
-        The labels of the index in its order, in 0..K-1.
-    orders : mapping of str to (M,) array, optional
+    labels : (M,)
+        Those of the index in its order, in 0..K-1.
+    orders : {name: (M,)}
         Other orders in which the rows may have been written, as positions in the index; see `sort_orders`.
-    others : sequence of (M, K) arrays
+    others : (M, K) each
         Soft labels of other teachers. Teachers share errors, so they see slips that the labels cannot (inside a
         long run of one label). In step with one another, they may still all be out of step with the index.
 
     Returns
     -------
-    dict
-        JSON-safe:
-
+    dict, JSON-safe
         - `verdict`: "misaligned" if the lengths differ, if a pairing other than the index's, or another order of the
           columns, wins, if the rows are out of step with two other teachers and with most, or if the agreement is
           chance (p >= 0.01) where a teacher of 40 % accuracy would be told from chance with power 0.99;
@@ -78,10 +76,7 @@ def examine(
         - `unresolved_orders`: the orders that the labels cannot tell from the index's.
         - `others`: for each other teacher, `agreement`, `chance`, `p_value`, `slip_row`, `slip_interval`, `shift`.
 
-    Raises
-    ------
-    CheckError
-        If an array is empty, has the wrong shape, is not finite, or a label is out of range.
+    Raises a CheckError if an array is empty, has the wrong shape, is not finite, or a label is out of range.
     """
     predictions = _arg_max(values)
     classes = values.shape[1]
@@ -93,8 +88,8 @@ def examine(
         )
     rows, shared = len(predictions), min(len(predictions), len(labels))
     agreement, chance, p_value = pairing.agreement(predictions[:shared], labels[:shared])
-    fault = _look(predictions, labels, orders or {}, classes, p_value < SIGNIFICANCE)
-    verdict, why, shift, slip = "misaligned", fault.why, fault.shift, fault.slip
+    shift, why, slip, evidence, unresolved = _look(predictions, labels, orders or {}, classes, p_value < SIGNIFICANCE)
+    verdict = "misaligned"
     compared = [_compare(predictions, labels, _arg_max(other), classes) for other in others]
     against = [other for other in compared if other["shift"] is not None]
     blind_rows = None
@@ -104,7 +99,7 @@ def examine(
             why = "the agreement is not above chance, and there are too few rows to say more"
         elif len(against) >= 2 and 2 * len(against) > len(compared):
             verdict, shift = "misaligned", {**against[0]["shift"], "kind": "teachers"}
-            slip = (against[0]["slip_row"], *against[0]["slip_interval"])
+            slip = {name: against[0][name] for name in ("slip_row", "slip_interval")}
             why = (
                 f"in step with the labels as far as they show, but not with {len(against)} of {len(compared)} teachers"
             )
@@ -123,31 +118,19 @@ def examine(
         "chance": chance,
         "p_value": p_value,
         "shift": shift,
-        "slip_row": slip[0] if slip else None,
-        "slip_interval": list(slip[1:]) if slip else None,
-        "evidence": {"log_likelihood_ratio": fault.gain, "threshold": fault.threshold},
+        **slip,
+        "evidence": evidence,
         "power": None if blind_rows is None else 1 - blind_rows / rows,
         "blind_rows": blind_rows,
-        "unresolved_orders": fault.unresolved,
+        "unresolved_orders": unresolved,
         "others": compared,
     }
 
 
-class _Fault(NamedTuple):
-    """What `_look` found; as in `examine`, `shift` and `slip` are None, and `why` is empty, where nothing is wrong."""
-
-    shift: dict[str, Any] | None
-    why: str
-    slip: tuple[int, int, int] | None
-    gain: float
-    threshold: float
-    unresolved: list[str]
-
-
 def _look(
     predictions: np.ndarray, labels: np.ndarray, orders: Mapping[str, np.ndarray], classes: int, above_chance: bool
-) -> _Fault:
-    """Hold one set against the labels alone."""
+) -> tuple[dict[str, Any] | None, str, dict[str, Any], dict[str, float], list[str]]:
+    """Hold one set against the labels alone: `shift` (None if nothing is wrong), `why`, slip, evidence, unresolved."""
     rows, index_rows = len(predictions), len(labels)
     shared = min(rows, index_rows)
     order, unresolved = pairing.best_order(predictions[:shared], labels, orders)
@@ -171,22 +154,17 @@ def _look(
     elif rows != index_rows:
         shift = {"kind": "length"}
     if shift is not None:
-        shift["segments"] = [{"start": start, "stop": stop, "shift": s} for start, stop, s in segments]
+        shift |= _listed(segments)
     if rows != index_rows:
         why = f"{rows} rows for {index_rows} of the index" + (f"; {why}" if why else "")
-    return _Fault(shift, why, slip, gain, threshold, unresolved)
+    return shift, why, slip, {"log_likelihood_ratio": gain, "threshold": threshold}, unresolved
 
 
 def check(directories: Sequence[Path], index: Index) -> dict[str, Any]:
     """Examine directories of soft labels, split by split, against an index and one another.
 
     Rows are taken as they lie: paths and labels in the files are not consulted (`alignment.check` does that). Columns
-    are taken by name where the files name them.
-
-    Parameters
-    ----------
-    directories : sequence of Path
-        Anything that `foreign.read_any` reads.
+    are taken by name where the files name them. A directory is anything that `foreign.read_any` reads.
 
     Returns
     -------
@@ -195,21 +173,16 @@ def check(directories: Sequence[Path], index: Index) -> dict[str, Any]:
         `hint` what to do about a fault, else None; and `ok`: whether every verdict is "aligned". Teachers that are
         misaligned on their own are not held against others.
 
-    Raises
-    ------
-    UsageError
-        If a directory is not there.
-    CheckError
-        If a file cannot be read, has other classes or splits than the index, or values that are not finite.
+    Raises a UsageError if a directory is not there, a CheckError if a file cannot be read, has other classes or splits
+    than the index, or values that are not finite.
     """
     classes = index.description["classes"]
     codes = index.codes(classes)
     sets: dict[str, dict[Path, np.ndarray]] = {}
-    named, keyed = {}, {}
+    facts: dict[Path, tuple[bool, bool]] = {}
     for directory in directories:
         soft = foreign.read_any(directory)
-        named[directory] = soft.classes is not None
-        keyed[directory] = all(part.paths is not None for part in soft.parts.values())
+        facts[directory] = soft.classes is not None, all(part.paths is not None for part in soft.parts.values())
         columns = class_columns(soft, classes)
         for split, part in soft.parts.items():
             if split not in ("", *SPLITS):
@@ -230,7 +203,7 @@ def check(directories: Sequence[Path], index: Index) -> dict[str, Any]:
             others = [sets[split][other] for other in trusted if other != directory]
             if others and directory in trusted:
                 result = examine(sets[split][directory], labels, orders=orders, others=others)
-            hint = _remedy(result["shift"], directory, classes, named[directory], keyed[directory])
+            hint = _remedy(result["shift"], directory, classes, *facts[directory])
             results.append({"dir": directory.as_posix(), "split": split, **result, "hint": hint})
     return {
         "dirs": [directory.as_posix() for directory in directories],
@@ -271,10 +244,7 @@ def _remedy(
 def class_columns(soft: SoftLabels, classes: list[str]) -> np.ndarray:
     """Where each class of the index stands among the columns; in its place if the files do not name them.
 
-    Raises
-    ------
-    CheckError
-        If the columns are not the classes, or too few or too many.
+    Raises a CheckError if the columns are not the classes, or too few or too many.
     """
     named = classes if soft.classes is None else soft.classes
     widths = {part.values.shape[1] for part in soft.parts.values()}
@@ -300,10 +270,8 @@ def sort_orders(rows: pd.DataFrame) -> dict[str, np.ndarray]:
         "file name": [PurePosixPath(path).name for path in paths],
         "file name by numbers": [_natural(PurePosixPath(path).name) for path in paths],
         "label, then path": list(zip(rows["label"], paths, strict=True)),
-        "label, then path by numbers": [
-            (label, _natural(path)) for label, path in zip(rows["label"], paths, strict=True)
-        ],
-        "split, then path": [(SPLITS.index(split), path) for split, path in zip(rows["split"], paths, strict=True)],
+        "label, then path by numbers": list(zip(rows["label"], map(_natural, paths), strict=True)),
+        "split, then path": list(zip(map(SPLITS.index, rows["split"]), paths, strict=True)),
         "split by name, then path": list(zip(rows["split"], paths, strict=True)),
     }
     orders = {name: np.array(sorted(range(len(paths)), key=key.__getitem__)) for name, key in keys.items()}
@@ -329,25 +297,16 @@ def _arg_max(values: np.ndarray) -> np.ndarray:
 
 
 def _compare(predictions: np.ndarray, labels: np.ndarray, other: np.ndarray, classes: int) -> dict[str, Any]:
-    """Are two teachers in step? Each row is held against the other's arg-max and its label together.
-
-    Against the arg-max alone, two teachers in step would look out of step in a run of one label, where the arg-max
-    of the next row says as much as that of the same row if their errors are independent.
-    """
+    """Are two teachers in step? Each row is held against the other's arg-max and its label together."""
+    # Against the arg-max alone, two teachers in step would look out of step in a run of one label, where the arg-max
+    # of the next row says as much as that of the same row if their errors are independent.
     if not len(other) == len(predictions) == len(labels):
         raise CheckError(f"another teacher has {len(other)} rows", expected=f"{len(labels)} rows of each")
     agreement, chance, p_value = pairing.agreement(predictions, other)
     joint = labels * classes + other
     segments, _, _ = pairing.trace(predictions, joint, classes, classes**2)
     slip = pairing.first_change(predictions, joint, segments, classes, classes**2)
-    return {
-        "agreement": agreement,
-        "chance": chance,
-        "p_value": p_value,
-        "shift": _describe(segments),
-        "slip_row": slip[0] if slip else None,
-        "slip_interval": list(slip[1:]) if slip else None,
-    }
+    return {"agreement": agreement, "chance": chance, "p_value": p_value, "shift": _describe(segments), **slip}
 
 
 def _describe(segments: Sequence[Segment]) -> dict[str, Any] | None:
@@ -365,7 +324,11 @@ def _describe(segments: Sequence[Segment]) -> dict[str, Any] | None:
         fault = {"kind": "swapped"}
     else:
         fault = {"kind": "several" if shifts[-1] else "moved"}
-    return fault | {"segments": [{"start": start, "stop": stop, "shift": shift} for start, stop, shift in segments]}
+    return fault | _listed(segments)
+
+
+def _listed(segments: Sequence[Segment]) -> dict[str, Any]:
+    return {"segments": [{"start": start, "stop": stop, "shift": shift} for start, stop, shift in segments]}
 
 
 def _sentence(fault: Mapping[str, Any]) -> str:

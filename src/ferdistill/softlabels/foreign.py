@@ -39,15 +39,9 @@ def read_any(directory: Path) -> SoftLabels:
 
     The kind is what the manifest, the file's name or its columns say. Where they say nothing, the values are
     probabilities if most rows are distributions, and logits otherwise; `kind_from` then gives the count. Values
-    in another floating type are rounded to float32.
-
-    Raises
-    ------
-    UsageError
-        If there is no such directory, or our own store lacks a file.
-    CheckError
-        If it holds no soft labels, more than one form of them, or a file that cannot be read for what it claims to
-        be.
+    in another floating type are rounded to float32. Raises a UsageError if there is no such directory, or our own store
+    lacks a file, and a CheckError if it holds no soft labels, more than one form of them, or a file that cannot be read
+    for what it claims to be.
     """
     soft = describe(directory)
     return soft if soft.manifest is None else store.read_parts(directory)
@@ -84,25 +78,21 @@ def find(directory: Path) -> list[str]:
     tables = [name for name in names if name.endswith((".csv", ".parquet")) and name not in own]
     forms = [form for form in (own, archive, arrays, tables) if form]
     if not forms:
-        others = [name for name in names if name.endswith((".npz", ".npy", ".pt"))]
+        hint = "name the directory that holds the files themselves"
+        for name in [name for name in names if name.endswith((".npz", ".npy", ".pt"))][:1]:
+            form = Path(name).suffix
+            read_as = ARCHIVE if form == ".npz" else f"probs{form}, logits{form} or <split>_probs{form}"
+            hint = f"other names are not read: rename {name} {read_as}"
         raise CheckError(
             "no soft labels in this directory",
             where=f"{directory}: {', '.join(names[:10]) or 'empty'}",
             expected="softlabels.parquet, softlabels.npz, <split>_probs.npy, <split>_logits.npy (or .pt), a CSV or "
             "another Parquet file",
-            hint="other names are not read: rename " + _as_read(others[0])
-            if others
-            else "name the directory that holds the files themselves",
+            hint=hint,
         )
     if len(forms) > 1 or len(tables) > 1:
         raise _ambiguous(directory, [name for form in forms for name in form])
     return forms[0]
-
-
-def _as_read(name: str) -> str:
-    """A file and the name under which it would be read."""
-    form = Path(name).suffix
-    return f"{name} {ARCHIVE if form == '.npz' else f'probs{form}, logits{form} or <split>_probs{form}'}"
 
 
 def _read_arrays(directory: Path, names: list[str]) -> SoftLabels:
@@ -247,13 +237,13 @@ def _values(array: Any, file: Path) -> np.ndarray:
 
 
 def _texts(values: Any, file: Path, name: str) -> pa.LargeStringArray:
-    expected = "one text (not bytes) for each row"
     try:
         texts = values.tolist() if isinstance(values, np.ndarray) else values
         if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
-            raise CheckError("not a list of text", where=f"{file}, {name}", expected=expected)
+            raise ValueError(f"{getattr(values, 'dtype', type(values).__name__)}")
         return pa.array(texts, pa.large_string())
     except (ValueError, SystemError) as error:  # numbers that are no code points, half a surrogate
+        expected = "one text (not bytes) for each row"
         raise CheckError(f"not a list of text: {error}", where=f"{file}, {name}", expected=expected) from None
 
 

@@ -27,11 +27,11 @@ def write_targets(directory: Path, index: Index, params: Params) -> None:
     logits = np.zeros((len(parts), params.views, len(rows), len(params.classes)), np.float32)
     for place, part in enumerate(parts):
         part["source"] = numbers[part["source"]]
-        table, manifest = store.read(workspace.softlabels(part["teacher"], params.index_tag))
+        directory_of = workspace.softlabels(part["teacher"], params.index_tag)
+        table, manifest = store.read(directory_of)
         part["checkpoint_sha256"] = manifest["checkpoint_sha256"]
         logits[place, 0] = store.logits_of(table, params.classes)[rows]
         if params.views > 1:
-            directory_of = workspace.softlabels(part["teacher"], params.index_tag)
             logits[place] = views.read(directory_of, index, params.views, manifest["table_sha256"])
     tensors: dict[str, np.ndarray] = {
         "logits": logits,

@@ -6,6 +6,7 @@ Throughout, `predictions` (N,) are the rows' arg-max in 0..classes-1, `labels` (
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from scipy.fft import irfft, next_fast_len, rfft
@@ -229,18 +230,21 @@ def _spared(predictions: np.ndarray, labels: np.ndarray, segments: Sequence[Segm
 
 def first_change(
     predictions: np.ndarray, labels: np.ndarray, segments: Sequence[Segment], classes: int, kinds: int
-) -> tuple[int, int, int] | None:
-    """The likeliest first row out of step, and the ends of its credible interval, every row being as likely before."""
+) -> dict[str, Any]:
+    """`slip_row`, the likeliest first row out of step, and `slip_interval`, every row being as likely before.
+
+    Both are None if none is.
+    """
     table = _table(*_matched(predictions, labels, segments), classes, kinds)
     steps = [(0, 0, 0), *segments] if segments[0][2] != 0 else list(segments)
     if len(steps) == 1:
-        return None
+        return {"slip_row": None, "slip_interval": None}
     stop, before, after = steps[1][1], *(_scores(table, predictions, labels, shift) for *_, shift in steps[:2])
     gains = np.concatenate([[0], np.cumsum((before - after)[:stop])])
     odds = np.cumsum(np.exp(gains - gains.max()))
     tail = (1 - CREDIBILITY) / 2
     low, high = np.searchsorted(odds, [tail * odds[-1], (1 - tail) * odds[-1]])
-    return int(gains.argmax()), int(low), int(high)
+    return {"slip_row": int(gains.argmax()), "slip_interval": [int(low), int(high)]}
 
 
 def column_order(

@@ -32,10 +32,8 @@ def read(file: Path) -> Any:
     in an npz is decoded. A `.pt` file gives an array, or a dict of arrays and of whatever else it holds. The array of
     an `.npy` is a memory map.
 
-    Raises
-    ------
-    CheckError
-        If it is damaged, holds pickled objects, unfolds to too much, or has a name twice, or too many columns.
+    Raises a CheckError if it is damaged, holds pickled objects, unfolds to too much, or has a name twice, or too many
+    columns.
     """
     reader, expected = READERS[file.suffix.lower()]
     try:
@@ -55,10 +53,7 @@ def read(file: Path) -> Any:
 def kind_and_classes(names: list[str], file: Path) -> tuple[str, list[str]]:
     """Of a table's columns the prefix in `KINDS` of those that hold a class each, and the classes; "" if none has one.
 
-    Raises
-    ------
-    CheckError
-        If some have the one and some the other.
+    Raises a CheckError if some have the one and some the other.
     """
     found = {kind: [name.removeprefix(kind) for name in names if name.startswith(kind)] for kind in KINDS}
     present = [kind for kind, classes in found.items() if classes]

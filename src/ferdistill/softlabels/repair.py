@@ -31,12 +31,7 @@ def repair(directory: Path, index: Index, out: Path) -> dict[str, Any]:
     probabilities p it holds log p, whose softmax is p but for rounding and the sum (a zero becomes the smallest
     float32 above it, which is counted); what was made at a declared temperature T is multiplied by T, which undoes it.
 
-    Parameters
-    ----------
-    directory : Path
-        Anything that `foreign.read_any` reads, with a path for each row. It is left as it is.
-    out : Path
-        A directory that does not exist, outside `directory`.
+    `directory` is anything that `foreign.read_any` reads, and is left as it is. `out` must not exist, nor lie in it.
 
     Returns
     -------
@@ -91,8 +86,8 @@ def repair(directory: Path, index: Index, out: Path) -> dict[str, Any]:
             expected="soft labels whose arg-max agrees with the labels of their images",
             hint="find out where paths and soft labels parted, and export the soft labels anew",
         )
-    places = pd.Series(at[kept]).groupby(frame["split"].to_numpy()[kept])
-    splits = frame["split"].to_numpy()[order]
+    filed = frame["split"].to_numpy()
+    places = pd.Series(at[kept]).groupby(filed[kept])
     provenance = {
         "directory": directory.resolve().name,
         "files": {
@@ -106,7 +101,7 @@ def repair(directory: Path, index: Index, out: Path) -> dict[str, Any]:
         "classes": soft.classes,
         "rows": len(frame),
         "moved": sum(int((place != np.sort(place)).sum()) for _, place in places),
-        "refiled": int(((splits != "") & (splits != index.rows["split"].to_numpy())).sum()),
+        "refiled": int(((filed[order] != "") & (filed[order] != index.rows["split"].to_numpy())).sum()),
         "doubled": frame["path"][copies & (at >= 0)].tolist(),
         "left_out": frame["path"][at < 0].tolist(),
         "zeros": zeros,
@@ -172,10 +167,8 @@ def _copies(frame: pd.DataFrame, values: np.ndarray) -> np.ndarray:
 
 def _logits(soft: SoftLabels, values: np.ndarray, frame: pd.DataFrame) -> tuple[np.ndarray, int]:
     """Logits at temperature 1, float32, and how many probabilities were too near 0 to have a logarithm."""
-    broken = np.flatnonzero(~np.isfinite(values).all(axis=1))
-    right = store.distributions(values)
-    if soft.kind == "probabilities" and not len(broken):
-        broken = np.flatnonzero(~right)
+    finite, right = np.isfinite(values).all(axis=1), store.distributions(values)
+    broken = np.flatnonzero(~right if soft.kind == "probabilities" and finite.all() else ~finite)
     if len(broken):
         row = int(broken[0])
         raise CheckError(

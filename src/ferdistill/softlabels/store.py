@@ -45,54 +45,26 @@ TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class Part:
-    """The soft labels of one split.
+    """The soft labels of one split: N rows, K classes."""
 
-    Attributes
-    ----------
-    values : ndarray, float32, (N, K)
-        Logits or probabilities; memory-mapped where the file allows it.
-    paths, labels : pyarrow large_string array of length N, or None
-        None where the files do not say.
-    rows : ndarray, int64, (N,)
-        Where in the file each row stands, ascending from 0.
-    file : Path
-        Where they lie.
-    """
-
-    values: np.ndarray
-    paths: pa.LargeStringArray | None
+    values: np.ndarray  # (N, K) float32, logits or probabilities; memory-mapped where the file allows it
+    paths: pa.LargeStringArray | None  # None where the files do not say, as of the labels
     labels: pa.LargeStringArray | None
-    rows: np.ndarray
+    rows: np.ndarray  # (N,) int64: where in the file each row stands, ascending from 0
     file: Path
 
 
 @dataclass(frozen=True)
 class SoftLabels:
-    """One teacher's soft labels, whoever wrote them: `foreign.read_any` reads every form into this.
-
-    Attributes
-    ----------
-    directory : Path
-    classes : list of str, or None
-        What the columns of `Part.values` are, in their order; None if the files do not say.
-    kind : {"logits", "probabilities"}
-    kind_from : str
-        How that is known.
-    temperature : float or None
-        Of the softmax or, for logits, what they were divided by; None if the files do not say.
-    manifest : dict or None
-        That of our own stores.
-    parts : dict of str to Part
-        By split; "" where the files do not say which split: the whole index, in its order.
-    """
+    """One teacher's soft labels, whoever wrote them: `foreign.read_any` reads every form into this."""
 
     directory: Path
-    classes: list[str] | None
-    kind: str
-    kind_from: str
-    temperature: float | None
-    manifest: dict[str, Any] | None
-    parts: dict[str, Part]
+    classes: list[str] | None  # what the columns of `Part.values` are, in their order; None if the files do not say
+    kind: str  # "logits" or "probabilities"
+    kind_from: str  # how that is known
+    temperature: float | None  # of the softmax or, for logits, what they were divided by; None if the files do not say
+    manifest: dict[str, Any] | None  # that of our own stores
+    parts: dict[str, Part]  # by split; "" where the files do not say which: the whole index, in its order
 
     @property
     def teacher(self) -> str:
@@ -146,12 +118,8 @@ def write(
 def read(directory: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     """The table and the manifest of one store, as they lie there: `alignment.check` says whether they are right.
 
-    Raises
-    ------
-    UsageError
-        If the directory or one of its files is missing.
-    CheckError
-        If a file cannot be read or lacks a column.
+    Raises a UsageError if the directory or one of its files is missing, a CheckError if a file cannot be read or lacks
+    a column.
     """
     soft, file = _open(directory)
     try:
@@ -213,14 +181,8 @@ def split_parts(
     parts = {}
     for split in pc.unique(splits).to_pylist():
         rows = np.flatnonzero(pc.equal(splits, pa.scalar(split, splits.type)).to_numpy(zero_copy_only=False))
-        take = pa.array(rows)
-        parts[split] = Part(
-            values[rows],
-            None if paths is None else paths.take(take),
-            None if labels is None else labels.take(take),
-            rows,
-            file,
-        )
+        path, label = (None if texts is None else texts.take(pa.array(rows)) for texts in (paths, labels))
+        parts[split] = Part(values[rows], path, label, rows, file)
     return parts
 
 
@@ -289,15 +251,16 @@ def _open(directory: Path) -> tuple[SoftLabels, pq.ParquetFile]:
         raise _damaged(directory, error) from None
     wanted = [*KEYS, *(f"logit_{name}" for name in classes)]
     named = set(names)
-    missing, twice = [name for name in wanted if name not in named], len(named) < len(names)
-    if missing or twice or len(names) > MAX_COLUMNS:
+    missing = [name for name in wanted if name not in named]
+    wrong = {
+        f"columns are missing: {', '.join(missing[:20])}": missing,
+        f"columns of one name: {', '.join(names[:20])}": len(named) < len(names),
+        f"{len(names):,} columns": len(names) > MAX_COLUMNS,
+    }
+    if any(wrong.values()):
         file.close()
         raise CheckError(
-            f"columns are missing: {', '.join(missing[:20])}"
-            if missing
-            else f"columns of one name: {', '.join(names[:20])}"
-            if twice
-            else f"{len(names):,} columns",
+            next(what for what, found in wrong.items() if found),
             where=str(directory / TABLE),
             expected=f"{', '.join(wanted[:20])}; at most {MAX_COLUMNS:,}",
             hint="export the soft labels anew",
@@ -315,11 +278,7 @@ def _open(directory: Path) -> tuple[SoftLabels, pq.ParquetFile]:
 
 
 def _damaged(directory: Path, error: Exception) -> CheckError:
-    return CheckError(
-        f"not a whole Parquet file: {error}",
-        where=str(directory / TABLE),
-        hint=RESTORE,
-    )
+    return CheckError(f"not a whole Parquet file: {error}", where=str(directory / TABLE), hint=RESTORE)
 
 
 def distributions(values: np.ndarray) -> np.ndarray:

@@ -19,33 +19,18 @@ PLAN = "plan.json"
 
 @dataclass(frozen=True)
 class Targets:
-    """M teachers, V views, N train rows, K classes; M is 0 for the cross-entropy baseline.
+    """M teachers, V views, N train rows, K classes; M is 0 for the cross-entropy baseline."""
 
-    Attributes
-    ----------
-    logits : ndarray, float32, (M, V, N, K)
-        With one view, of the images as they are; with more, of the recorded views of `softlabels.views`.
-    weights : ndarray, float32, (M,)
-        Each teacher's weight in the whole family; they sum to 1.
-    sources : ndarray, int64, (M,)
-        Which source each teacher belongs to: teachers of one source are fused, sources are kept split.
-    plan : dict
-        The family, its fusion, its teachers with weights, and the digests of the rows.
-    """
-
-    logits: np.ndarray
-    weights: np.ndarray
-    sources: np.ndarray
-    plan: dict[str, Any]
+    logits: np.ndarray  # (M, V, N, K) float32: with one view, of the images as they are; else of `softlabels.views`
+    weights: np.ndarray  # (M,) float32: each teacher's weight in the whole family; they sum to 1
+    sources: np.ndarray  # (M,) int64: the source of each; teachers of one source are fused, sources are kept split
+    plan: dict[str, Any]  # the family, its fusion, its teachers with weights, and the digests of the rows
 
 
 def read(directory: Path, index: Index, params: Params) -> Targets:
     """Read targets and check that they belong to this index, these classes and this family.
 
-    Raises
-    ------
-    UsageError, CheckError
-        If a file is missing or damaged, or they are another index's or another family's.
+    Raises a UsageError if a file is missing, a CheckError if it is damaged or of another index or another family.
     """
     plan = read_json(directory / PLAN, "sha256", "index_digest", "train", "classes", "run_family", "views", "teachers")
     file = directory / TENSORS

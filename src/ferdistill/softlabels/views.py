@@ -44,10 +44,8 @@ def write(
 def read(directory: Path, index: Index, views: int, table_sha256: str) -> np.ndarray:
     """Logits (V, N, K) of the train split, held against the index.
 
-    Raises
-    ------
-    UsageError, CheckError
-        If a file is missing or damaged, or the views are of other rows, another store or another number.
+    Raises a UsageError if a file is missing, a CheckError if it is damaged or of other rows, another store or another
+    number of views.
     """
     manifest = read_json(directory / MANIFEST, "sha256", "views", "index_digest", "train", "table_sha256")
     file = directory / TENSORS
