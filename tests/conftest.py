@@ -25,7 +25,7 @@ from support.repository import built, restore, run
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # Modules to begin with, the longest first, so that the processes of `pytest -n 2` end together; one waits for what
 # `built` makes while the other runs the second.
-FIRST = ["test_pipeline.py", "test_training.py", "test_runs.py", "test_task.py", "test_dependencies.py"]
+FIRST = ["test_pipeline.py", "test_training.py", "test_runs.py", "test_any_task.py", "test_dependencies.py"]
 
 CLASSES = ["angry", "disgust", "fear", "happy", "neutral", "sad", "surprise"]
 

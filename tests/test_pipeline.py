@@ -1,7 +1,6 @@
 """The pipeline as its users run it: real `dvc repro` and experiments, at the smoke scale; `test_runs.py` has more."""
 
 import json
-import re
 import sys
 import time
 
@@ -63,22 +62,14 @@ def test_another_family_and_seed_retrain_only_the_student_onward(project):
     assert page.endswith("index.html") and "reliability" in (project / "page" / "index.html").read_text()
 
 
-def cached(done):
-    """The stages whose results DVC took from its cache, by what it printed."""
-    return re.findall(r"^Stage '([^']+)' is cached", done.stdout, re.M)
-
-
 def test_a_teachers_recipe_retrains_that_teacher_and_the_students_of_its_families(project):
     retrained = ["params", "teacher@vit_ban", "softlabels@vit_ban", "targets"]
     set_param(project, "born_again: {generations: 1, alpha: 0.5", "born_again: {generations: 1, alpha: 0.6")
     assert sorted(ran(run(project, "dvc", "repro", "params", "student"))) == sorted([*retrained, "student"])
     set_param(project, "family: 6E", "family: 6A")
     assert sorted(ran(run(project, "dvc", "repro", "params", "student"))) == ["params", "student", "targets"]
-    # Back to the first recipe, whose teacher is in the cache: other soft labels than those of the last run, and the
-    # family does not ask for them.
-    set_param(project, "born_again: {generations: 1, alpha: 0.6", "born_again: {generations: 1, alpha: 0.5")
-    done = run(project, "dvc", "repro", "params", "student")
-    assert cached(done) == retrained[1:3] and sorted(ran(done)) == ["params", "targets"]
+    set_param(project, "born_again: {generations: 1, alpha: 0.6", "born_again: {generations: 1, alpha: 0.7")
+    assert sorted(ran(run(project, "dvc", "repro", "params", "student"))) == sorted(retrained)
 
 
 def test_an_edit_of_another_family_retrains_no_student(project):
