@@ -3,6 +3,7 @@
 import ast
 import json
 import random
+import re
 import runpy
 import shutil
 import subprocess
@@ -78,7 +79,9 @@ def recorded(project, records, tmp_path_factory):
         record = json.loads(file.read_text(encoding="utf-8"))
         name = "@".join([record["stage"], *record["of"]])
         modules[name] |= {f"src/{module}" for module in record["modules"]}
-        read[name] |= {re.sub(r"^families\.\w+", f"families.{original['family']}", param) for param in record["read"]}
+        # Each run has a family of its own, which dvc.yaml names by the one that is chosen.
+        chosen = f"families.{original['family']}"
+        read[name] |= {re.sub(r"^families\.\w+", chosen, param) for param in record["read"]}
     return modules, read
 
 
