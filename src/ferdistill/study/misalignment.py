@@ -80,12 +80,8 @@ def orders(index: Index, doses: Sequence[float], seed: int) -> dict[tuple[str, f
 def measure(params: Params, doses: Sequence[float], seeds: Sequence[int]) -> dict[str, Any]:
     """Train a student for each damage and seed, and ask the gate and the canary about each damaged store.
 
-    What is done already is kept: a run that was broken off goes on where it stopped.
-
-    Returns
-    -------
-    dict
-        What is written to `METRICS`: `runs`, and `conditions` with means over seeds.
+    What is done already is kept: a run that was broken off goes on where it stopped. Returns what is written to
+    `METRICS`: `runs`, and `conditions` with means over seeds.
 
     Raises
     ------
