@@ -219,11 +219,7 @@ def _members(runs: list[TableRow], place: int) -> list[list[TableRow]]:
 def _check_row_lists(table: ResultTable) -> Iterator[Judged]:
     """Means and ranges in a column, of the seeds' columns of the row or of a list such as `0.72 / 0.71` in a cell."""
     rests = {name: _rest(name) for name in table.columns}
-    means = [
-        name
-        for name in table.columns
-        if re.match(r"(mean|average|avg)\b", tables.plain(name)) or tables.plain(name).endswith(" mean")
-    ]
+    means = [name for name in table.columns if re.search(r"^(mean|average|avg)\b| mean$", tables.plain(name))]
     ranges = [name for name in table.columns if RANGE.search(name)]
     seeds = [name for name in table.columns if re.search(r"\bseed[\s_]*\d+\b|^s?\d+$", name, re.I)]
     for run in table.runs:
@@ -434,8 +430,7 @@ def _check_selection(table: ResultTable) -> Iterator[Judged]:
     chosen = [name for name, text in plain.items() if re.match(r"best test (macro f1|acc|accuracy|f1)$", text)]
     honest = [name for name, text in plain.items() if re.match(r"(test )?(macro f1|accuracy|acc)$", text)]
     for name in chosen:
-        first = next((run.cells[name] for run in table.runs if name in run.cells), None)
-        if first is not None:
+        for first in [run.cells[name] for run in table.runs if name in run.cells][:1]:
             expected = "a score of the epoch chosen on validation, beside it"
             yield _judge(bool(honest), table, first, "selected_on_test", expected)
 

@@ -170,8 +170,7 @@ def _train(
     }
     done = ROOT / name / f"{sha256(json.dumps(facts, sort_keys=True))[:16]}.json"
     if done.is_file():
-        found: dict[str, float] = read_json(done)
-        return found
+        return read_json(done)
     network, _ = train(params, index, images, soft, misaligned=True)
     _, _, test = splits_of(index, images, params.classes)
     scores = score(predict(network, test), test.labels, params.classes, bins=params.calibrate.bins)

@@ -108,7 +108,9 @@ def permutation(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray
     left, right = _checked(a, 1, "seeds"), _checked(b, 1, "seeds")
     n, m = len(left), len(right)
     number = comb(n + m, n)
-    pooled = _scaled(np.concatenate([left, right]))
+    # Minus the first and divided by the largest, so that rounding to 12 digits finds every tie and no more.
+    centred = np.concatenate([left, right]) - left[0]
+    pooled = centred / (float(np.abs(centred).max()) or 1.0)
     if number > EXACT_UP_TO:
         return _monte_carlo(pooled[:n], pooled[n:], "independent")
     chosen = pooled[np.array(list(combinations(range(n + m), n)))].sum(axis=1)
@@ -259,12 +261,6 @@ def _bootstrap(
 def _mean_difference(a: np.ndarray, b: np.ndarray | None = None, axis: int = -1) -> np.ndarray:
     """mean(a) alone, or mean(b) - mean(a)."""
     return np.asarray(a.mean(axis=axis) if b is None else b.mean(axis=axis) - a.mean(axis=axis))
-
-
-def _scaled(values: np.ndarray) -> np.ndarray:
-    """Values minus the first and divided by the largest, so that rounding to 12 digits finds every tie and no more."""
-    centred = values - values[0]
-    return centred / (float(np.abs(centred).max()) or 1.0)
 
 
 def _exact(differences: np.ndarray, p_min: float) -> Permutation:

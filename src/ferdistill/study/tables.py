@@ -348,14 +348,12 @@ def _json_row(path: Path, leaves: dict[str, Any], classes: Sequence[str], place:
     bare = {name for name in leaves if plain(name) in map(plain, classes)}
     if not any(quantity(name) in ("macro_f1", "f1") for name in leaves.keys() - bare):
         leaves = {name: item for name, item in leaves.items() if name not in bare}  # something else of each class
-    cells = {name: _cell(_leaf(item), place or "top", name) for name, item in leaves.items()}
+    texts = {
+        name: item if isinstance(item, str) else "" if item is None else repr(item).lower()
+        for name, item in leaves.items()
+    }
+    cells = {name: _cell(text, place or "top", name) for name, text in texts.items()}
     return _without_counts(ResultTable(str(path), list(cells), [TableRow(cells, {}, place or "top")], classes))
-
-
-def _leaf(item: Any) -> str:
-    if item is None or isinstance(item, bool):
-        return "" if item is None else str(item).lower()
-    return item if isinstance(item, str) else repr(item)
 
 
 def _text(path: Path) -> str:

@@ -14,7 +14,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import psutil
 
@@ -185,7 +185,8 @@ def _add(queue: ExperimentQueue, run: PlannedRun) -> Queued:
         git("update-ref", f"{ref}-{old[:7]}", old)
         git("update-ref", "-d", ref)
     write_json(QUEUEING, {"head": head, "branch": _branch(), "stash": _stash()})
-    queued = queue.add(run.name, [f"{key}={_override(value)}" for key, value in run.overrides.items()])
+    # Quoted, a name such as 6E1 stays a name in Hydra's grammar.
+    queued = queue.add(run.name, [f"{key}={value!r}" for key, value in run.overrides.items()])
     QUEUEING.unlink()
     return queued
 
@@ -194,11 +195,6 @@ def _branch() -> str:
     """The branch that HEAD is on, "" if it is detached."""
     ref = git("rev-parse", "--symbolic-full-name", "HEAD").decode().strip()
     return "" if ref == "HEAD" else ref
-
-
-def _override(value: Any) -> str:
-    """A value in Hydra's grammar. Quoted, a name such as 6E1 stays a name."""
-    return f"'{value}'" if isinstance(value, str) else repr(value)
 
 
 def _stash() -> str:
