@@ -76,10 +76,6 @@ def audit(paths: Sequence[Path | str], *, classes: Sequence[str] = (), grid: Seq
     grid : sequence of float
         The grid that T* was chosen from, where all T* of a table lie on it. Without one, `grid_at_edge` alone tells.
 
-    Returns
-    -------
-    Audit
-
     Raises
     ------
     UsageError

@@ -110,14 +110,8 @@ def compare(
 def examples(before: pd.DataFrame, after: pd.DataFrame, cache: Path | None = None, bins: int = 15) -> dict[str, Any]:
     """What the choice of test images adds: `statistics.clustered_bootstrap` on the stored predictions.
 
-    Parameters
-    ----------
-    before, after : DataFrame
-        Runs of two recipes, with `predictions`: DVC's md5 of each run's predictions.parquet.
-    cache : Path, optional
-        DVC's cache; by default that of the repository one stands in.
-    bins : int
-        Of the expected calibration error.
+    Both tables are runs of one recipe, with `predictions`: DVC's md5 of each run's predictions.parquet. `cache` is
+    DVC's, by default that of the repository one stands in; `bins` are of the expected calibration error.
 
     Returns
     -------

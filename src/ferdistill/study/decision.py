@@ -45,14 +45,8 @@ def decide(
 ) -> dict[str, Any]:
     """Choose a recipe, the seed of it to deploy, and a fallback.
 
-    Parameters
-    ----------
-    frame : DataFrame
-        From `results.read`.
-    params : Params
-        `decide` holds the thresholds; `families` say how many teachers each takes.
-    benchmark, export : dict, optional
-        The student's latency and size; see `measured`.
+    The table is of `results.read`; in the params, `decide` holds the thresholds, and `families` say how many teachers
+    each takes. For `benchmark` and `export`, the student's latency and size, see `measured`.
 
     Returns
     -------

@@ -44,18 +44,10 @@ def orders(index: Index, doses: Sequence[float], seed: int) -> dict[tuple[str, f
     - `truncated`: those of a tenth of the images, the first, are missing; both were cut to one length.
     - `dropped row`: one row, a tenth of the way down, is missing; both were cut to one length.
 
-    Parameters
-    ----------
-    doses : sequence of float, in [0, 1]
-        Shares of the training images whose soft labels are permuted among themselves.
-    seed : int
-        Of the choice of these images, a larger dose keeping those of a smaller one.
-
-    Returns
-    -------
-    dict
-        By (fault, dose), rows of the train split, int64; shorter than the split where a fault cuts it. The dose of a
-        fault other than `permuted` is the share of rows that it puts out of step.
+    Doses, from 0 to 1, are shares of the training images whose soft labels are permuted among themselves; `seed` is of
+    the choice of these images, a larger dose keeping those of a smaller one. Returns, by (fault, dose), rows of the
+    train split, int64; shorter than the split where a fault cuts it. The dose of a fault other than `permuted` is the
+    share of rows that it puts out of step.
     """
     rows = index.rows.iloc[index.positions("train")].reset_index(drop=True)
     n = len(rows)

@@ -38,12 +38,9 @@ def split(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
 def select(frame: pd.DataFrame, selector: str) -> pd.DataFrame:
     """The runs of one recipe, one a seed.
 
-    Parameters
-    ----------
-    selector : str
-        `FAMILY:MODE` or `FAMILY:MODE:NAME=VALUE,…`, as `6D:kd:lambda=0.7`, names of `schema.SETTINGS`; `none` is the
-        baseline. Where a setting with an assumed value, such as `views`, is not named, runs of that value are meant
-        if there are any.
+    A selector is `FAMILY:MODE` or `FAMILY:MODE:NAME=VALUE,…`, as `6D:kd:lambda=0.7`, names of `schema.SETTINGS`; `none`
+    is the baseline. Where a setting with an assumed value, such as `views`, is not named, runs of that value are meant
+    if there are any.
 
     Raises
     ------
