@@ -149,10 +149,10 @@ def collect(
     from ..study import collect as library
     from ..tracking import experiments
 
-    found = library.collect(params.load(), revs or [], tz_offset)
-    for name, reason in found.left_out:
+    rows, unfit = library.collect(params.load(), revs or [], tz_offset)
+    for name, reason in unfit:
         print(f"left out {name}: {reason}", file=sys.stderr)
-    if not found.rows:
+    if not rows:
         why, hint = experiments.why_none(experiments.baselines(revs or []))
         raise CheckError(
             why or "no experiment belongs in the table",
@@ -161,12 +161,12 @@ def collect(
             or "`ferdistill study run` makes them; those of another index or setting are collected where they were "
             "run: `git checkout COMMIT && dvc checkout && ferdistill study collect --out older.csv`",
         )
-    library.write(out, found.rows)
+    library.write(out, rows)
     if as_json:
-        left_out = [{"experiment": name, "reason": reason} for name, reason in found.left_out]
-        print(json.dumps({"out": str(out), "rows": len(found.rows), "left_out": left_out}, indent=2))
+        left_out = [{"experiment": name, "reason": reason} for name, reason in unfit]
+        print(json.dumps({"out": str(out), "rows": len(rows), "left_out": left_out}, indent=2))
     else:
-        print(f"{out}: {len(found.rows)} runs, {len(found.left_out)} experiments left out")
+        print(f"{out}: {len(rows)} runs, {len(unfit)} experiments left out")
 
 
 def _table(named: Path | None) -> Path:

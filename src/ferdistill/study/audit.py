@@ -383,9 +383,7 @@ def _check_identical(table: ResultTable) -> Iterator[Judged]:
 def _chance(cells: list[TableCell]) -> float:
     """How likely two runs of this much noise print the same: by cell, the rounding step over the noise's density."""
     chance = 1.0
-    for cell in cells:
-        if cell.value in (0.0, 1.0, 100.0):
-            continue
+    for cell in (cell for cell in cells if cell.value not in (0.0, 1.0, 100.0)):
         noise = NOISE * (100 if (cell.value or 0) > 2.5 or cell.unit == "%" else 1) * math.sqrt(2)
         step = cell.span.high - cell.span.low
         chance *= min(1.0, step / (noise * math.sqrt(2 * math.pi)))

@@ -3,7 +3,7 @@
 import json
 from datetime import timedelta, timezone
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 from pydantic import ValidationError
@@ -24,19 +24,12 @@ LAUNCH = "launch"
 MODEL, PREDICTIONS = ((workspace.STUDENT / name).as_posix() for name in ("model.safetensors", "predictions.parquet"))
 
 
-class Collected(NamedTuple):
-    """The rows, in order, and each experiment that is not among them with the reason."""
-
-    rows: list[dict[str, Any]]
-    left_out: list[tuple[str, str]]
-
-
-def collect(settings: Params, revs: list[str], tz_offset: float) -> Collected:
+def collect(settings: Params, revs: list[str], tz_offset: float) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
     """Read every experiment that started from some commits, and keep those that belong in one table.
 
     Left out is what is not a run of this workspace's index, scale and settings, what is marked misaligned, and all
-    but the newest of those that repeat a recipe and seed. The workspace itself is not a run. Rows are in order of
-    family, mode, the recipe's numbers and seed.
+    but the newest of those that repeat a recipe and seed. The workspace itself is not a run. Returns the rows, in order
+    of family, mode, the recipe's numbers and seed, and each experiment that is not among them with the reason.
 
     Parameters
     ----------
@@ -71,7 +64,7 @@ def collect(settings: Params, revs: list[str], tz_offset: float) -> Collected:
             old, new = sorted((older[0], experiment), key=lambda one: one is kept[key][0])
             left_out.append((old.name, f"`{new.name}` of {new.commit[:7]} is newer, of the same recipe and seed"))
     in_order = sorted(kept, key=lambda key: [(value is not None, value) for value in key])
-    return Collected([kept[key][1] for key in in_order], left_out)
+    return [kept[key][1] for key in in_order], left_out
 
 
 def row_of(experiment: Experiment, ours: Params, digest: str) -> dict[str, Any]:

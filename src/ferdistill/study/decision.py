@@ -28,13 +28,9 @@ class Case:
     params: Params
     recipes: list[Recipe]
     leader: Recipe
-    losses: dict[Recipe, Difference]
+    losses: dict[Recipe, Difference]  # of all but the leader
     acceptable: list[Recipe]
     why: list[str]
-
-    @property
-    def others(self) -> list[Recipe]:
-        return list(self.losses)
 
 
 def decide(
@@ -166,7 +162,7 @@ def _case(params: Params, recipes: list[Recipe], left_out: list[Recipe]) -> Case
 
 def _tell_losses(case: Case) -> None:
     """What noise may have made of the losses, and which are accepted."""
-    rules, others = case.params.decide, case.others
+    rules, others = case.params.decide, list(case.losses)
     near = [recipe for recipe, loss in case.losses.items() if not loss.clear]
     if near:
         case.why.append(
@@ -197,7 +193,7 @@ def _tell_losses(case: Case) -> None:
 def _by_calibration(case: Case) -> Recipe:
     """The acceptable recipe with the largest drop of ECE, if that drop is large and clear of noise."""
     leader, least = case.leader, case.params.decide.large_ece
-    drops = {recipe: difference(recipe, leader, CALIBRATION) for recipe in case.others}
+    drops = {recipe: difference(recipe, leader, CALIBRATION) for recipe in case.losses}
     costly = [
         f"{recipe.label} ({'large' if fall >= least else 'minor'}: {_points(fall)} points of ECE for "
         f"{_points(case.losses[recipe].mean)} of macro F1)"
