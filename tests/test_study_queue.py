@@ -178,8 +178,8 @@ def test_collect_writes_one_row_a_run_and_says_what_it_leaves_out_and_why(inside
 
 
 def test_collect_takes_the_commits_that_are_named(inside):
-    found = collect.collect(params.load(), ["HEAD~1"], 0)
-    assert [row["experiment"] for row in found.rows] == ["repeated"] and not found.left_out
+    rows, left_out = collect.collect(params.load(), ["HEAD~1"], 0)
+    assert [row["experiment"] for row in rows] == ["repeated"] and not left_out
     with pytest.raises(UsageError, match="no commit `no-such`"):
         collect.collect(params.load(), ["no-such"], 0)
 

@@ -44,6 +44,7 @@ def audit(
         ferdistill audit table.md --grid 0.5,1,1.5,2 --classes cat,dog,bird
     """
     from ..study import audit as library
+    from ..study import tables
 
     names: list[str] = []
     steps: list[float] = []
@@ -68,7 +69,12 @@ def audit(
         print(f"{file}: {', '.join(f'{kind} {counts[kind]}' for kind in library.KINDS if counts[kind]) or 'no check'}")
     if findings:
         shown = Table("file", "rows", "column", "what", "found", "expected")
-        for alike in _grouped(findings):
+        # Findings of one kind in one column that expect the same are one line, whatever numbers were found.
+        groups: dict[tuple[str, ...], list[Finding]] = defaultdict(list)
+        for finding in findings:
+            words = "" if tables.parse(finding.found) else finding.found
+            groups[finding.file, finding.column, finding.kind, finding.expected, words].append(finding)
+        for alike in groups.values():
             one = alike[0]
             rows, values = _rows(alike), ", ".join(dict.fromkeys(finding.found for finding in alike))
             shown.add_row(one.file, rows, one.column, library.KINDS[one.kind], values, one.expected)
@@ -77,17 +83,6 @@ def audit(
     said = f"{len(findings)} finding{'s' if len(findings) > 1 else ''}" if findings else "nothing wrong was found"
     print(f"{said} in {checks} checks")
     raise typer.Exit(1 if findings else 0)
-
-
-def _grouped(findings: "list[Finding]") -> "list[list[Finding]]":
-    """Findings of one kind in one column that expect the same are one line, whatever numbers were found."""
-    from ..study import tables
-
-    groups: dict[tuple[str, ...], list[Finding]] = defaultdict(list)
-    for finding in findings:
-        words = "" if tables.parse(finding.found) else finding.found
-        groups[finding.file, finding.column, finding.kind, finding.expected, words].append(finding)
-    return list(groups.values())
 
 
 def _rows(findings: "list[Finding]") -> str:

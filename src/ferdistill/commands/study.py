@@ -114,9 +114,8 @@ def run(
         listed = [{"name": name, "state": state[name], "why": why} for name, why in standing.items()]
         print(json.dumps({"runs": listed, "failures": [failure._asdict() for failure in failures]}, indent=2))
     else:
-        for name, why in standing.items():
-            if dry_run:
-                print(f"{name}: {'done' if not why else f'would run, {why}'}")
+        for name, why in standing.items() if dry_run else ():
+            print(f"{name}: {f'would run, {why}' if why else 'done'}")
         for failure in failures:
             said = "\n".join(f"    {line}" for line in failure.why.splitlines())
             print(f"{failure.name} failed\n{said}\n    log: {failure.log or 'none'}", file=sys.stderr)
@@ -150,26 +149,24 @@ def collect(
     from ..study import collect as library
     from ..tracking import experiments
 
-    found = library.collect(params.load(), revs or [], tz_offset)
-    for name, reason in found.left_out:
+    rows, unfit = library.collect(params.load(), revs or [], tz_offset)
+    for name, reason in unfit:
         print(f"left out {name}: {reason}", file=sys.stderr)
-    if not found.rows:
+    if not rows:
         why, hint = experiments.why_none(experiments.baselines(revs or []))
-        elsewhere = "`git checkout COMMIT && dvc checkout && ferdistill study collect --out older.csv`"
-        makes = (
-            "`ferdistill study run` makes them; those of another index or setting are collected where they were run: "
-        )
         raise CheckError(
             why or "no experiment belongs in the table",
             expected="experiments of this workspace's index, scale and settings",
-            hint=hint or makes + elsewhere,
+            hint=hint
+            or "`ferdistill study run` makes them; those of another index or setting are collected where they were "
+            "run: `git checkout COMMIT && dvc checkout && ferdistill study collect --out older.csv`",
         )
-    library.write(out, found.rows)
+    library.write(out, rows)
     if as_json:
-        left_out = [{"experiment": name, "reason": reason} for name, reason in found.left_out]
-        print(json.dumps({"out": str(out), "rows": len(found.rows), "left_out": left_out}, indent=2))
+        left_out = [{"experiment": name, "reason": reason} for name, reason in unfit]
+        print(json.dumps({"out": str(out), "rows": len(rows), "left_out": left_out}, indent=2))
     else:
-        print(f"{out}: {len(found.rows)} runs, {len(found.left_out)} experiments left out")
+        print(f"{out}: {len(rows)} runs, {len(unfit)} experiments left out")
 
 
 def _table(named: Path | None) -> Path:

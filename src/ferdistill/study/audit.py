@@ -10,7 +10,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from itertools import combinations
+from itertools import combinations, dropwhile, product, takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ import pandas as pd
 from .. import params
 from ..errors import UsageError
 from . import recipes, tables
-from .tables import IDENTITY, MEAN, NOT_SCORES, RANGE, SCORES, Bounds, ResultTable, TableCell, TableRow
+from .tables import MEAN, NOT_SCORES, RANGE, SCORES, Bounds, ResultTable, TableCell, TableRow, tells_apart
 
 KINDS = {
     "macro_f1": "the macro F1 is not the mean of its per-class F1",
@@ -35,8 +35,9 @@ KINDS = {
 # Two runs differ by at least about this much in any score (standard deviation, as a fraction). Identical runs are a
 # finding where chance would make them so in fewer than one of a million tables.
 NOISE, CHANCE = 0.001, 1e-6
+DIFFERING = "runs that differ in some digit"
 
-_GENERAL = re.compile(r"\b(?:mean|average|avg|range|over|of|all|overall|grand|seeds?|runs?|rows?|n|\d+)\b|[^\w]+", re.I)
+_GENERAL = re.compile(r"\b(?:mean|average|avg|range|over|of|all|overall|grand|seeds?|runs?|rows?|n|\d+)\b|[\W_]+", re.I)
 
 
 class Finding(NamedTuple):
@@ -75,10 +76,6 @@ def audit(paths: Sequence[Path | str], *, classes: Sequence[str] = (), grid: Seq
     grid : sequence of float
         The grid that T* was chosen from, where all T* of a table lie on it. Without one, `grid_at_edge` alone tells.
 
-    Returns
-    -------
-    Audit
-
     Raises
     ------
     UsageError
@@ -91,16 +88,17 @@ def audit(paths: Sequence[Path | str], *, classes: Sequence[str] = (), grid: Seq
     for path in paths:
         files = list(tables.files_of(Path(path)))
         judged: dict[str, list[Judged]] = {str(file): [] for file in files}
-        metrics: dict[Path, Any] = {}
+        metrics: dict[Path, tuple[Any, list[ResultTable]]] = {}
         for file in files:
             if file.suffix == ".json":
-                metrics[file] = tables.read_json(file)
-                found = list(tables.read_metrics(file, metrics[file], classes))
+                value = tables.read_json(file)
+                found = list(tables.read_metrics(file, value, classes))
+                metrics[file] = value, found
             else:
                 found = tables.read_csv(file, classes) if file.suffix == ".csv" else tables.read_markdown(file, classes)
             for table in found:
                 judged[str(file)] += [one for check in checks for one in check(table)]
-        for file, twin in _identical_files(metrics, classes):
+        for file, twin in _identical_files(metrics):
             judged[str(file)].append(twin)
         if not any(judged.values()):
             raise UsageError(
@@ -147,43 +145,32 @@ def _check_units_and_ranges(table: ResultTable) -> Iterator[Judged]:
 def _check_macro_f1(table: ResultTable) -> Iterator[Judged]:
     groups: dict[str, dict[str, str]] = defaultdict(dict)
     for column in table.columns:
-        found = tables.class_of(column, table.classes)
-        if found:
+        if found := tables.class_of(column, table.classes):
             groups[found[0]][found[1]] = column
     for group, columns in groups.items():
-        names = set(columns)
-        if len(names) < 2 or names < set(table.classes):  # some classes of several: their mean is not the macro F1
+        if len(columns) < 2 or columns.keys() < set(table.classes):  # some of several have no macro F1
             continue
         macros = [name for name in table.columns if _macro_of(table, name, group)]
         for run in table.runs:
-            spans = [_fraction(run.cells.get(column)) for column in columns.values()]
-            known = [span for span in spans if span is not None]
-            if len(known) < len(spans) or run.role in ("difference", "range"):
+            if run.role in ("difference", "range") or not run.prints(*columns.values()):
                 continue
-            mean = Bounds(sum(s.low for s in known) / len(known), sum(s.high for s in known) / len(known))
-            for macro in macros:
-                printed = _fraction(run.cells.get(macro))
-                if printed is None:
-                    continue
-                cell = run.cells[macro]
+            mean = Bounds.mean([_fraction(run.cells[column]) for column in columns.values()])
+            for cell in (run.cells[macro] for macro in macros if run.prints(macro)):
                 shown = _show(mean.scaled(100 if tables.is_percent(cell) else 1))
-                expected = f"{shown}, the mean of {len(known)} classes"
-                yield _judge(printed.meets(mean), table, cell, "macro_f1", expected)
+                expected = f"{shown}, the mean of {len(columns)} classes"
+                yield _judge(_fraction(cell).meets(mean), table, cell, "macro_f1", expected)
 
 
 def _macro_of(table: ResultTable, column: str, group: str) -> bool:
     prefix = group.removesuffix("f1").strip("_")
     if re.fullmatch(r"(\w+_)?macro_f1", column):
         return column.removesuffix("macro_f1").strip("_") == prefix
-    return (
-        group == "f1" and table.holds(column) == "macro_f1" and not re.search(r"\bval|best test", tables.plain(column))
-    )
+    of_test = table.holds(column) == "macro_f1" and not re.search(r"\bval|best test", tables.plain(column))
+    return group == "f1" and of_test
 
 
-def _fraction(cell: TableCell | None) -> Bounds | None:
+def _fraction(cell: TableCell) -> Bounds:
     """The interval of a rate, as a fraction."""
-    if cell is None or cell.value is None:
-        return None
     return cell.span.scaled(0.01) if tables.is_percent(cell) else cell.span
 
 
@@ -192,53 +179,33 @@ def _check_mean_rows(table: ResultTable) -> Iterator[Judged]:
         if run.role not in ("mean", "range"):
             continue
         sets = _members(table.runs, place)
-        if not sets:
-            continue
         for column, cell in run.cells.items():
-            if IDENTITY.match(tables.plain(column)):
-                continue
-            candidates = []
-            for members in sets:
-                spans = [
-                    m.cells[column].span for m in members if column in m.cells and m.cells[column].value is not None
-                ]
-                if len(spans) == len(members):
-                    candidates.append(spans)
-            if candidates:
+            complete = [members for members in sets if all(member.prints(column) for member in members)]
+            candidates = [[member.cells[column].span for member in members] for members in complete]
+            if candidates and not tells_apart(column):
                 yield from _check_summary(table, cell, run.role, candidates, f"{len(candidates[0])} rows")
 
 
 def _members(runs: list[TableRow], place: int) -> list[list[TableRow]]:
     """The rows that an aggregate row may be of: those of its label, else the block above it, or all above it."""
-    aggregate = runs[place]
-    plain = [run for run in runs if run.role == "run"]
-    wanted = {
-        column: MEAN.sub("", RANGE.sub("", text)).strip(" ([:,·|_-")
-        for column, text in aggregate.labels.items()
-        if text.strip("—–-_ ")
-    }
-    wanted = {column: text for column, text in wanted.items() if _GENERAL.sub("", text)}
-    sets: list[list[TableRow]] = []
+    labels = runs[place].labels
+    stripped = {column: MEAN.sub("", RANGE.sub("", text)).strip(" ([:,·|_-") for column, text in labels.items()}
+    wanted = {column: text for column, text in stripped.items() if _GENERAL.sub("", text)}
     if wanted:
-        for match in (str.__eq__, str.startswith):
-            same = [
-                run for run in plain if all(match(run.labels.get(column, ""), text) for column, text in wanted.items())
-            ]
-            if same:
-                sets = [same]
-                break
+        plain = [run for run in runs if run.role == "run"]
+        same = (
+            [run for run in plain if all(match(run.labels.get(column, ""), text) for column, text in wanted.items())]
+            for match in (str.__eq__, str.startswith)
+        )
+        sets = [next(filter(None, same), [])]
     else:
-        block: list[TableRow] = []
-        for run in reversed(runs[:place]):
-            if run.role != "run" and block:
-                break
-            block = [run, *block] if run.role == "run" else block
-        above = [run for run in runs[:place] if run.role == "run"]
-        means = [run for run in runs[:place] if run.role == "mean"]
-        sets = [block, above, means]
+        above, means = ([run for run in runs[:place] if run.role == role] for role in ("run", "mean"))
+        backwards = dropwhile(lambda run: run.role != "run", reversed(runs[:place]))
+        block = list(takewhile(lambda run: run.role == "run", backwards))
+        sets = [block[::-1], above, means]
     said = {
         int(number)
-        for text in aggregate.labels.values()
+        for text in labels.values()
         for number in re.findall(r"\b(?:n ?= ?)?(\d+)(?: seeds| runs)?\b", text)
         if MEAN.search(text)
     }
@@ -248,17 +215,13 @@ def _members(runs: list[TableRow], place: int) -> list[list[TableRow]]:
 def _check_row_lists(table: ResultTable) -> Iterator[Judged]:
     """Means and ranges in a column, of the seeds' columns of the row or of a list such as `0.72 / 0.71` in a cell."""
     rests = {name: _rest(name) for name in table.columns}
-    means = [
-        name
-        for name in table.columns
-        if re.match(r"(mean|average|avg)\b", tables.plain(name)) or tables.plain(name).endswith(" mean")
-    ]
+    means = [name for name in table.columns if re.search(r"^(mean|average|avg)\b| mean$", tables.plain(name))]
     ranges = [name for name in table.columns if RANGE.search(name)]
     seeds = [name for name in table.columns if re.search(r"\bseed[\s_]*\d+\b|^s?\d+$", name, re.I)]
     for run in table.runs:
         if run.role not in ("run", "mean"):
             continue
-        cells = [cell for name, cell in run.cells.items() if not IDENTITY.match(tables.plain(name))]
+        cells = [cell for name, cell in run.cells.items() if not tells_apart(name)]
         lists = [items for cell in cells if (items := tables.listed(cell.text))]
         for names, role in ((means, "mean"), (ranges, "range")):
             for name in names:
@@ -270,9 +233,11 @@ def _check_row_lists(table: ResultTable) -> Iterator[Judged]:
                 sources = spans if len(spans) == len(of) > 1 else lists[0] if alone and not rests[name] else []
                 if name in run.cells and len(sources) > 1:
                     yield from _check_summary(table, run.cells[name], role, [sources], f"{len(sources)} values")
-        for mean in means:
-            for name in ranges:
-                yield from _check_within(table, run, mean, name)
+        for mean, name in product(means, ranges):
+            if run.prints(mean) and name in run.cells and (ends := tables.ends(run.cells[name].text)):
+                cell = run.cells[mean]
+                within = cell.span.high >= ends[0].low and cell.span.low <= ends[1].high
+                yield _judge(within, table, cell, "mean", f"within the range {run.cells[name].text}")
 
 
 def _rest(name: str) -> str:
@@ -282,35 +247,19 @@ def _rest(name: str) -> str:
     )
 
 
-def _check_within(table: ResultTable, run: TableRow, mean: str, name: str) -> Iterator[Judged]:
-    cell, ends = run.cells.get(mean), tables.ends(run.cells[name].text) if name in run.cells else None
-    if cell is None or cell.value is None or ends is None:
-        return
-    within = cell.span.high >= ends[0].low and cell.span.low <= ends[1].high
-    yield _judge(within, table, cell, "mean", f"within the range {run.cells[name].text}")
-
-
 def _check_summary(
     table: ResultTable, cell: TableCell, role: str, candidates: list[list[Bounds]], of: str
 ) -> Iterator[Judged]:
     """A mean or a range against the values that it may be of; right if any of them gives it."""
-    if role == "mean":
-        if cell.value is None:
-            return
-        means = [
-            Bounds(sum(s.low for s in spans) / len(spans), sum(s.high for s in spans) / len(spans))
-            for spans in candidates
-        ]
+    if role == "mean" and cell.value is not None:
+        means = [Bounds.mean(spans) for spans in candidates]
         right = any(cell.span.meets(mean) for mean in means)
         yield _judge(right, table, cell, "mean", f"{_show(means[0])}, the mean of {of}")
-        return
-    ends = tables.ends(cell.text)
-    if ends is None:
-        return
-    lows = [Bounds(min(s.low for s in spans), min(s.high for s in spans)) for spans in candidates]
-    highs = [Bounds(max(s.low for s in spans), max(s.high for s in spans)) for spans in candidates]
-    right = any(ends[0].meets(low) and ends[1].meets(high) for low, high in zip(lows, highs, strict=True))
-    yield _judge(right, table, cell, "range", f"{_show(lows[0])} to {_show(highs[0])}, the range of {of}")
+    elif role == "range" and (ends := tables.ends(cell.text)):
+        lows = [Bounds(min(s.low for s in spans), min(s.high for s in spans)) for spans in candidates]
+        highs = [Bounds(max(s.low for s in spans), max(s.high for s in spans)) for spans in candidates]
+        right = any(ends[0].meets(low) and ends[1].meets(high) for low, high in zip(lows, highs, strict=True))
+        yield _judge(right, table, cell, "range", f"{_show(lows[0])} to {_show(highs[0])}, the range of {of}")
 
 
 def _formulas(a: Bounds, b: Bounds) -> Iterator[tuple[str, Bounds]]:
@@ -332,17 +281,15 @@ def _check_difference_columns(table: ResultTable) -> Iterator[Judged]:
     for name in table.columns:
         if table.holds(name) != "difference":
             continue
-        rows = [run for run in table.runs if run.role in ("run", "mean") and name in run.cells]
-        rows = [run for run in rows if run.cells[name].value is not None]
+        rows = [run for run in table.runs if run.role in ("run", "mean") and run.prints(name)]
         before = table.columns[: table.columns.index(name)]
         numeric = [
             column
             for column in before
-            if not IDENTITY.match(tables.plain(column))
-            and not NOT_SCORES.search(tables.plain(column))
+            if not (tells_apart(column) or NOT_SCORES.search(tables.plain(column)))
             and table.holds(column) not in ("difference", "t_star")
             and rows
-            and all(column in run.cells and run.cells[column].value is not None for run in rows)
+            and all(run.prints(column) for run in rows)
         ]
         if name in exact:
             numeric = [column for column in exact[name] if all(column in run.cells for run in rows)]
@@ -369,20 +316,13 @@ def _check_difference_rows(table: ResultTable) -> Iterator[Judged]:
     for place, run in enumerate(table.runs):
         if run.role != "difference":
             continue
-        plain = [other for other in table.runs[:place] if other.role == "run"][-2:]
-        means = [other for other in table.runs[:place] if other.role == "mean"][-2:]
         choices, names = [], []
-        for pair in (plain, means):
-            if len(pair) < 2:
-                continue
-            columns = [
-                column
-                for column in run.cells
-                if all(column in r.cells and r.cells[column].value is not None for r in (run, *pair))
-                and not IDENTITY.match(tables.plain(column))
-            ]
-            choices.append([(run.cells[c], pair[0].cells[c].span, pair[1].cells[c].span) for c in columns])
-            names.append(f"rows {pair[0].place} and {pair[1].place}")
+        for role in ("run", "mean"):
+            pair = [other for other in table.runs[:place] if other.role == role][-2:]
+            if len(pair) == 2:
+                shared = [c for c in run.cells if all(r.prints(c) for r in (run, *pair)) and not tells_apart(c)]
+                choices.append([(run.cells[c], pair[0].cells[c].span, pair[1].cells[c].span) for c in shared])
+                names.append(f"rows {pair[0].place} and {pair[1].place}")
         yield from _check_differences(table, choices, names, 0 if choices else None)
 
 
@@ -421,7 +361,7 @@ def _check_identical(table: ResultTable) -> Iterator[Judged]:
     for names in (scores, per_class):
         seen: dict[tuple[tuple[str, float], ...], TableRow] = {}
         for run in runs:
-            cells = {name: run.cells[name] for name in names if name in run.cells and run.cells[name].value is not None}
+            cells = {name: run.cells[name] for name in names if run.prints(name)}
             twin = seen.setdefault(tuple((name, cell.value or 0.0) for name, cell in cells.items()), run)
             if len(runs) < 2 or not cells or _chance(list(cells.values())) * len(runs) ** 2 > CHANCE:
                 continue  # nothing to differ from, or too few digits to tell
@@ -430,37 +370,20 @@ def _check_identical(table: ResultTable) -> Iterator[Judged]:
                 continue
             told.add(run.place)
             mean = sum(cell.value or 0 for cell in cells.values()) / len(cells)
-            about = (
-                f"; the mean of these F1 is {mean:.6g}" if len(per_class) > 1 and set(cells) == set(per_class) else ""
-            )
-            first = next(iter(cells.values()))
-            yield Finding(
-                table.file,
-                first.row,
-                first.column,
-                "identical_runs",
-                f"{len(cells)} scores, {', '.join(cells)}, all as in {_name(twin)}{about}",
-                "runs that differ in some digit",
-            )
+            whole = len(per_class) > 1 and set(cells) == set(per_class)
+            about = f"; the mean of these F1 is {mean:.6g}" if whole else ""
+            first, other = next(iter(cells.values())), next(iter(twin.cells.values()))
+            in_row = len({cell.row for cell in twin.cells.values()}) == 1
+            name = f"row {twin.place}" if in_row else f"column {other.column}"
+            found = f"{len(cells)} scores, {', '.join(cells)}, all as in {name}{about}"
+            yield Finding(table.file, first.row, first.column, "identical_runs", found, DIFFERING)
     yield from ["identical_runs"] * len(judged - told)
-
-
-def _is_run_in_row(run: TableRow) -> bool:
-    return len({cell.row for cell in run.cells.values()}) == 1
-
-
-def _name(run: TableRow) -> str:
-    if _is_run_in_row(run):
-        return f"row {run.place}"
-    return f"column {next(iter(run.cells.values())).column}"
 
 
 def _chance(cells: list[TableCell]) -> float:
     """How likely two runs of this much noise print the same: by cell, the rounding step over the noise's density."""
     chance = 1.0
-    for cell in cells:
-        if cell.value in (0.0, 1.0, 100.0):
-            continue
+    for cell in (cell for cell in cells if cell.value not in (0.0, 1.0, 100.0)):
         noise = NOISE * (100 if (cell.value or 0) > 2.5 or cell.unit == "%" else 1) * math.sqrt(2)
         step = cell.span.high - cell.span.low
         chance *= min(1.0, step / (noise * math.sqrt(2 * math.pi)))
@@ -470,9 +393,7 @@ def _chance(cells: list[TableCell]) -> float:
 def _may_be_identical(a: TableRow, b: TableRow) -> bool:
     """Whether two runs of one seed minimise one loss, as split and fused do in kd: then they may."""
     rows = [
-        pd.Series(
-            {name: float("nan") if not cell.text else cell.value or cell.text for name, cell in run.cells.items()}
-        )
+        pd.Series({name: cell.value or cell.text if cell.text else math.nan for name, cell in run.cells.items()})
         for run in (a, b)
     ]
     if not all({"family", "mode", "seed"} <= set(row.index) for row in rows) or rows[0]["seed"] != rows[1]["seed"]:
@@ -503,8 +424,7 @@ def _check_selection(table: ResultTable) -> Iterator[Judged]:
     chosen = [name for name, text in plain.items() if re.match(r"best test (macro f1|acc|accuracy|f1)$", text)]
     honest = [name for name, text in plain.items() if re.match(r"(test )?(macro f1|accuracy|acc)$", text)]
     for name in chosen:
-        first = next((run.cells[name] for run in table.runs if name in run.cells), None)
-        if first is not None:
+        for first in [run.cells[name] for run in table.runs if name in run.cells][:1]:
             expected = "a score of the epoch chosen on validation, beside it"
             yield _judge(bool(honest), table, first, "selected_on_test", expected)
 
@@ -520,13 +440,13 @@ def _show(span: Bounds) -> str:
     return f"{middle:.{decimals}f}"
 
 
-def _identical_files(metrics: dict[Path, Any], classes: Sequence[str]) -> Iterator[tuple[Path, Judged]]:
+def _identical_files(metrics: dict[Path, tuple[Any, list[ResultTable]]]) -> Iterator[tuple[Path, Judged]]:
     """JSON files of one shape in a directory are of runs that should differ."""
     seen: dict[tuple[Any, ...], dict[tuple[Any, ...], Path]] = defaultdict(dict)
-    for path, value in metrics.items():
+    for path, (value, found) in metrics.items():
         scores = [
             (name, cell)
-            for table in tables.read_metrics(path, value, classes)
+            for table in found
             for run in table.runs
             for name, cell in run.cells.items()
             if cell.value is not None and table.holds(name) in SCORES
@@ -537,10 +457,8 @@ def _identical_files(metrics: dict[Path, Any], classes: Sequence[str]) -> Iterat
         alike = seen[tuple(sorted(_shape(value)))]
         twin = alike.setdefault(tuple((name, cell.value) for name, cell in scores), path)
         if twin != path:
-            yield path, Finding(
-                str(path), str(cells[0].row), cells[0].column, "identical_runs",
-                f"all {len(cells)} scores as in {twin}", "runs that differ in some digit",
-            )  # fmt: skip
+            said = f"all {len(cells)} scores as in {twin}"
+            yield path, Finding(str(path), str(cells[0].row), cells[0].column, "identical_runs", said, DIFFERING)
         elif len(alike) > 1:
             yield path, "identical_runs"
 

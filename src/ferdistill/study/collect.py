@@ -3,7 +3,7 @@
 import json
 from datetime import timedelta, timezone
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 from pydantic import ValidationError
@@ -24,18 +24,12 @@ LAUNCH = "launch"
 MODEL, PREDICTIONS = ((workspace.STUDENT / name).as_posix() for name in ("model.safetensors", "predictions.parquet"))
 
 
-class Collected(NamedTuple):
-    """The rows, in order, and each experiment that is not among them with the reason."""
-
-    rows: list[dict[str, Any]]
-    left_out: list[tuple[str, str]]
-
-
-def collect(settings: Params, revs: list[str], tz_offset: float) -> Collected:
+def collect(settings: Params, revs: list[str], tz_offset: float) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
     """Read every experiment that started from some commits, and keep those that belong in one table.
 
     Left out is what is not a run of this workspace's index, scale and settings, what is marked misaligned, and all
-    but the newest of those that repeat a recipe and seed. The workspace itself is not a run.
+    but the newest of those that repeat a recipe and seed. The workspace itself is not a run. Returns the rows, in order
+    of family, mode, the recipe's numbers and seed, and each experiment that is not among them with the reason.
 
     Parameters
     ----------
@@ -45,11 +39,6 @@ def collect(settings: Params, revs: list[str], tz_offset: float) -> Collected:
         Commits that experiments started from; HEAD and its ancestors if empty.
     tz_offset : float
         Hours from UTC in which times are given, -14 to 14.
-
-    Returns
-    -------
-    Collected
-        Rows in order of family, mode, the recipe's numbers and seed.
 
     Raises
     ------
@@ -74,18 +63,14 @@ def collect(settings: Params, revs: list[str], tz_offset: float) -> Collected:
         if older is not None:
             old, new = sorted((older[0], experiment), key=lambda one: one is kept[key][0])
             left_out.append((old.name, f"`{new.name}` of {new.commit[:7]} is newer, of the same recipe and seed"))
-    rows = [row for _, row in kept.values()]
-    rows.sort(key=lambda row: tuple((row[name] is not None, row[name]) for name in (*RECIPE, "seed")))
-    return Collected(rows, left_out)
+    in_order = sorted(kept, key=lambda key: [(value is not None, value) for value in key])
+    return [kept[key][1] for key in in_order], left_out
 
 
 def row_of(experiment: Experiment, ours: Params, digest: str) -> dict[str, Any]:
     """One row of the table, of a workspace with these params and this digest of its index; `time` is left empty.
 
-    Raises
-    ------
-    CheckError
-        With the reason why the experiment does not belong in the table.
+    A CheckError with the reason if the experiment does not belong in the table.
     """
     raw, lock = experiment.params(), experiment.lock()
     try:
@@ -98,8 +83,7 @@ def row_of(experiment: Experiment, ours: Params, digest: str) -> dict[str, Any]:
         raise CheckError(f"it has no {', '.join(absent)}")
     for stage in OWN:
         # An experiment that ran other stages alone carries the student of the commit it started from.
-        different = [key for key, value in _tracked(lock[stage]).items() if lookup(raw, key) != value]
-        if different:
+        if different := [key for key, value in _tracked(lock[stage]).items() if lookup(raw, key) != value]:
             raise CheckError(f"its {stage} was not run with its own params: {', '.join(different)} differ")
     student = files[STUDENT]
     outs = {out["path"]: out["md5"] for stage in lock.values() for out in stage.get("outs", [])}

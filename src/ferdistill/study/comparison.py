@@ -97,28 +97,21 @@ def compare(
     compared, tested = [], []
     for selector, rows in track(list(others.items()), f"against {baseline}"):
         if asked is None or _identity(rows) == asked:
-            named = (baseline, candidate or selector)
-            compared.append(_pair(frame, before, rows, named, names, cache, settings))
-            tested.append(compared[-1]["metrics"])
+            named = {"baseline": (baseline, before), "candidate": (candidate or selector, rows)}
+            result = _pair(frame, named, names, cache, settings)
+            compared.append(result | {"comparisons": len(others)})
+            tested.append(result["metrics"])
         else:
             tested.append({name: _tests(*_by_seed(before, rows, name)) for name in names})
     _adjust(tested)
-    for result in compared:
-        result["comparisons"] = len(others)
     return compared
 
 
 def examples(before: pd.DataFrame, after: pd.DataFrame, cache: Path | None = None, bins: int = 15) -> dict[str, Any]:
     """What the choice of test images adds: `statistics.clustered_bootstrap` on the stored predictions.
 
-    Parameters
-    ----------
-    before, after : DataFrame
-        Runs of two recipes, with `predictions`: DVC's md5 of each run's predictions.parquet.
-    cache : Path, optional
-        DVC's cache; by default that of the repository one stands in.
-    bins : int
-        Of the expected calibration error.
+    Both tables are runs of one recipe, with `predictions`: DVC's md5 of each run's predictions.parquet. `cache` is
+    DVC's, by default that of the repository one stands in; `bins` are of the expected calibration error.
 
     Returns
     -------
@@ -216,9 +209,8 @@ def sentences(result: dict[str, Any]) -> list[str]:
 def _said_of_difference(result: dict[str, Any], title: str, main: dict[str, Any]) -> str:
     before, after = result["baseline"]["label"], result["candidate"]["label"]
     difference = main["mean_difference"]
-    text = f"{title}: {after} is {abs(difference):.4f} {'above' if difference > 0 else 'below'} {before}"
-    if difference == 0:
-        text = f"{title}: {after} and {before} have the same mean"
+    moved = f"is {abs(difference):.4f} {'above' if difference > 0 else 'below'} {before}"
+    text = f"{title}: {after} {moved}" if difference else f"{title}: {after} and {before} have the same mean"
     if not main["t_interval"]:
         return f"{text}. With fewer than two seeds in common there is no paired interval."
     low, high = main["t_interval"]
@@ -233,20 +225,23 @@ def _said_of_difference(result: dict[str, Any], title: str, main: dict[str, Any]
 
 def _pair(
     frame: pd.DataFrame,
-    before: pd.DataFrame,
-    after: pd.DataFrame,
-    selectors: tuple[str, str],
+    sides: dict[str, tuple[str, pd.DataFrame]],
     names: list[str],
     cache: Path | None,
     settings: params.Params | None,
 ) -> dict[str, Any]:
+    """What `compare` says of a baseline and a candidate, each a selector and its runs."""
+    before, after = (rows for _, rows in sides.values())
     identical = recipes.same_loss(settings, before.iloc[0], after.iloc[0]) if settings else None
-    sides = {}
-    for side, selector, rows in zip(("baseline", "candidate"), selectors, (before, after), strict=True):
-        label = recipes.label_in(frame, rows.iloc[0])
-        sides[side] = {"selector": selector, "label": label, "seeds": [int(seed) for seed in rows["seed"]]}
     return {
-        **sides,
+        **{
+            side: {
+                "selector": selector,
+                "label": recipes.label_in(frame, rows.iloc[0]),
+                "seeds": rows["seed"].tolist(),
+            }
+            for side, (selector, rows) in sides.items()
+        },
         "level": statistics.LEVEL,
         "comparisons": 1,
         "null_pair": {"identical_losses": identical, "why": _why(settings, before.iloc[0], identical)},
@@ -266,14 +261,14 @@ def _by_seed(before: pd.DataFrame, after: pd.DataFrame, name: str) -> tuple[pd.S
 
 def _tests(a: pd.Series, b: pd.Series) -> dict[str, Any]:
     """The three p values of one comparison."""
-    differences = (b - a).reindex(a.index.intersection(b.index)).to_numpy()
     if not len(a) or not len(b):
         return {}
+    differences = (b - a).reindex(a.index.intersection(b.index)).to_numpy()
     unpaired = statistics.permutation(a.to_numpy(), b.to_numpy())
     paired = statistics.sign_flip(differences) if len(differences) else (None, None, None)
     return {
-        **dict(zip(("permutation_p", "permutation_p_min", "permutation_method"), unpaired, strict=True)),
-        **dict(zip(("paired_p", "paired_p_min", "paired_method"), paired, strict=True)),
+        **{f"permutation_{name}": value for name, value in zip(unpaired._fields, unpaired, strict=True)},
+        **{f"paired_{name}": value for name, value in zip(unpaired._fields, paired, strict=True)},
         "t_p": statistics.paired_t_p(differences) if len(differences) > 1 else None,
     }
 

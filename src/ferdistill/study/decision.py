@@ -28,16 +28,9 @@ class Case:
     params: Params
     recipes: list[Recipe]
     leader: Recipe
-    losses: dict[str, Difference]
+    losses: dict[Recipe, Difference]  # of all but the leader
     acceptable: list[Recipe]
     why: list[str]
-
-    @property
-    def others(self) -> list[Recipe]:
-        return [recipe for recipe in self.recipes if recipe is not self.leader]
-
-    def loss(self, recipe: Recipe) -> Difference:
-        return self.losses[recipe.selector]
 
 
 def decide(
@@ -48,14 +41,8 @@ def decide(
 ) -> dict[str, Any]:
     """Choose a recipe, the seed of it to deploy, and a fallback.
 
-    Parameters
-    ----------
-    frame : DataFrame
-        From `results.read`.
-    params : Params
-        `decide` holds the thresholds; `families` say how many teachers each takes.
-    benchmark, export : dict, optional
-        The student's latency and size; see `measured`.
+    The table is of `results.read`; in the params, `decide` holds the thresholds, and `families` say how many teachers
+    each takes. For `benchmark` and `export`, the student's latency and size, see `measured`.
 
     Returns
     -------
@@ -93,19 +80,19 @@ def decide(
         f"an ECE of {run[CALIBRATION]:.4f}. Expect of a run like it the mean, {chosen.mean('macro_f1'):.4f}."
     )
     fallback = _fallback(case, chosen)
-    candidates = []
-    for recipe in case.recipes:
-        loss = None if recipe is case.leader else case.loss(recipe)
-        candidates.append(
-            {
-                **_described(recipe),
-                "loss": loss.mean if loss else 0.0,
-                "loss_interval": list(loss.interval) if loss and loss.interval else None,
-                "indistinguishable": loss is None or not loss.clear,
-                "acceptable": recipe in case.acceptable,
-                "pareto": recipe in fronts,
-            }
-        )
+    none = Difference(0.0, None, {})
+    candidates = [
+        {
+            **_described(recipe),
+            "loss": loss.mean,
+            "loss_interval": list(loss.interval) if loss.interval else None,
+            "indistinguishable": not loss.clear,
+            "acceptable": recipe in case.acceptable,
+            "pareto": recipe in fronts,
+        }
+        for recipe in case.recipes
+        for loss in [case.losses.get(recipe, none)]
+    ]
     return {
         "ok": ok,
         "chosen": _described(chosen),
@@ -159,13 +146,11 @@ def _case(params: Params, recipes: list[Recipe], left_out: list[Recipe]) -> Case
         return float(recipe.runs.loc[recipe.runs["seed"].isin(common), MERIT].mean())
 
     leader = max(recipes, key=lambda recipe: (on_val(recipe), _simplicity(recipe)))
-    losses = {recipe.selector: difference(recipe, leader, MERIT) for recipe in recipes if recipe is not leader}
+    losses = {recipe: difference(recipe, leader, MERIT) for recipe in recipes if recipe is not leader}
     acceptable = [leader]
-    for recipe in recipes:
-        if recipe is not leader:
-            loss = losses[recipe.selector]
-            perhaps = loss.mean <= rules.large_macro_f1 and not loss.clear
-            acceptable += [recipe] if loss.mean <= rules.negligible_macro_f1 or perhaps else []
+    for recipe, loss in losses.items():
+        perhaps = loss.mean <= rules.large_macro_f1 and not loss.clear
+        acceptable += [recipe] if loss.mean <= rules.negligible_macro_f1 or perhaps else []
     why = [f"{_listed(left_out)}: fewer than {rules.min_seeds} seeds, so no candidates."] if left_out else []
     why.append(
         f"Leader: of {len(recipes)} recipes, {leader.label} has the highest macro F1 on val in the mean of the "
@@ -177,8 +162,8 @@ def _case(params: Params, recipes: list[Recipe], left_out: list[Recipe]) -> Case
 
 def _tell_losses(case: Case) -> None:
     """What noise may have made of the losses, and which are accepted."""
-    rules, others = case.params.decide, case.others
-    near = [recipe for recipe in others if not case.loss(recipe).clear]
+    rules, others = case.params.decide, list(case.losses)
+    near = [recipe for recipe, loss in case.losses.items() if not loss.clear]
     if near:
         case.why.append(
             f"Noise: the paired 95 % interval of the leader's lead on val includes zero for {len(near)} of "
@@ -189,7 +174,7 @@ def _tell_losses(case: Case) -> None:
             "Noise: the paired 95 % interval of the leader's lead on val excludes zero for every other recipe."
         )
     refused = [recipe for recipe in others if recipe not in case.acceptable]
-    taken = [f"{recipe.label} ({span(case.loss(recipe))})" for recipe in others if recipe in case.acceptable]
+    taken = [f"{recipe.label} ({span(case.losses[recipe])})" for recipe in others if recipe in case.acceptable]
     left = f"Beside the leader, its lead and 95 % interval in brackets, that leaves {', '.join(taken)}."
     ends = ["None is refused.", f"{_listed(refused)} is refused.", f"The other {len(refused)} are refused."]
     case.why.append(
@@ -208,17 +193,16 @@ def _tell_losses(case: Case) -> None:
 def _by_calibration(case: Case) -> Recipe:
     """The acceptable recipe with the largest drop of ECE, if that drop is large and clear of noise."""
     leader, least = case.leader, case.params.decide.large_ece
-    drops = {recipe.selector: difference(recipe, leader, CALIBRATION) for recipe in case.others}
+    drops = {recipe: difference(recipe, leader, CALIBRATION) for recipe in case.losses}
     costly = [
         f"{recipe.label} ({'large' if fall >= least else 'minor'}: {_points(fall)} points of ECE for "
-        f"{_points(case.loss(recipe).mean)} of macro F1)"
-        for recipe in case.others
-        if recipe not in case.acceptable and (fall := drops[recipe.selector].mean) > 0
+        f"{_points(case.losses[recipe].mean)} of macro F1)"
+        for recipe, drop in drops.items()
+        if recipe not in case.acceptable and (fall := drop.mean) > 0
     ]
     if costly:
         case.why.append(f"ECE alone: lower, but for an unacceptable loss of macro F1, is that of {', '.join(costly)}.")
-    acceptable = [(recipe, drops[recipe.selector]) for recipe in case.acceptable if recipe is not leader]
-    better = [(recipe, drop) for recipe, drop in acceptable if drop.mean >= least and drop.clear]
+    better = [one for one, drop in drops.items() if one in case.acceptable and drop.mean >= least and drop.clear]
     if not better:
         case.why.append(
             f"Calibration: no acceptable recipe has an ECE after scaling that is lower than the leader's "
@@ -226,11 +210,11 @@ def _by_calibration(case: Case) -> Recipe:
             f"so calibration moves nothing."
         )
         return leader
-    chosen, drop = max(better, key=lambda pair: (pair[1].mean, _simplicity(pair[0])))
+    chosen = max(better, key=lambda recipe: (drops[recipe].mean, _simplicity(recipe)))
     case.why.append(
         f"Calibration: {chosen.label} has an ECE after scaling of {chosen.mean(CALIBRATION):.4f} against the "
-        f"leader's {leader.mean(CALIBRATION):.4f}, a large drop ({span(drop)}) for an "
-        f"acceptable loss of macro F1 ({span(case.loss(chosen))}): it goes before {leader.label}."
+        f"leader's {leader.mean(CALIBRATION):.4f}, a large drop ({span(drops[chosen])}) for an "
+        f"acceptable loss of macro F1 ({span(case.losses[chosen])}): it goes before {leader.label}."
     )
     return chosen
 

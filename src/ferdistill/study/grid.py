@@ -50,12 +50,7 @@ class StudyGrid(StrictModel):
 def load(path: Path, settings: dict[str, Any]) -> list[PlannedRun]:
     """Read a grid and list its runs, in the order of the file.
 
-    Parameters
-    ----------
-    path : Path
-        The grid.
-    settings : dict
-        `params.yaml` as read, on top of which each run sets its own.
+    `settings` is `params.yaml` as read, on top of which each run sets its own.
 
     Raises
     ------

@@ -44,18 +44,10 @@ def orders(index: Index, doses: Sequence[float], seed: int) -> dict[tuple[str, f
     - `truncated`: those of a tenth of the images, the first, are missing; both were cut to one length.
     - `dropped row`: one row, a tenth of the way down, is missing; both were cut to one length.
 
-    Parameters
-    ----------
-    doses : sequence of float, in [0, 1]
-        Shares of the training images whose soft labels are permuted among themselves.
-    seed : int
-        Of the choice of these images, a larger dose keeping those of a smaller one.
-
-    Returns
-    -------
-    dict
-        By (fault, dose), rows of the train split, int64; shorter than the split where a fault cuts it. The dose of a
-        fault other than `permuted` is the share of rows that it puts out of step.
+    Doses, from 0 to 1, are shares of the training images whose soft labels are permuted among themselves; `seed` is of
+    the choice of these images, a larger dose keeping those of a smaller one. Returns, by (fault, dose), rows of the
+    train split, int64; shorter than the split where a fault cuts it. The dose of a fault other than `permuted` is the
+    share of rows that it puts out of step.
     """
     rows = index.rows.iloc[index.positions("train")].reset_index(drop=True)
     n = len(rows)
@@ -80,12 +72,8 @@ def orders(index: Index, doses: Sequence[float], seed: int) -> dict[tuple[str, f
 def measure(params: Params, doses: Sequence[float], seeds: Sequence[int]) -> dict[str, Any]:
     """Train a student for each damage and seed, and ask the gate and the canary about each damaged store.
 
-    What is done already is kept: a run that was broken off goes on where it stopped.
-
-    Returns
-    -------
-    dict
-        What is written to `METRICS`: `runs`, and `conditions` with means over seeds.
+    What is done already is kept: a run that was broken off goes on where it stopped. Returns what is written to
+    `METRICS`: `runs`, and `conditions` with means over seeds.
 
     Raises
     ------
@@ -174,8 +162,7 @@ def _train(
     }
     done = ROOT / name / f"{sha256(json.dumps(facts, sort_keys=True))[:16]}.json"
     if done.is_file():
-        found: dict[str, float] = read_json(done)
-        return found
+        return read_json(done)
     network, _ = train(params, index, images, soft, misaligned=True)
     _, _, test = splits_of(index, images, params.classes)
     scores = score(predict(network, test), test.labels, params.classes, bins=params.calibrate.bins)

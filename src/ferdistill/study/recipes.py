@@ -38,12 +38,9 @@ def split(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
 def select(frame: pd.DataFrame, selector: str) -> pd.DataFrame:
     """The runs of one recipe, one a seed.
 
-    Parameters
-    ----------
-    selector : str
-        `FAMILY:MODE` or `FAMILY:MODE:NAME=VALUE,…`, as `6D:kd:lambda=0.7`, names of `schema.SETTINGS`; `none` is the
-        baseline. Where a setting with an assumed value, such as `views`, is not named, runs of that value are meant
-        if there are any.
+    A selector is `FAMILY:MODE` or `FAMILY:MODE:NAME=VALUE,…`, as `6D:kd:lambda=0.7`, names of `schema.SETTINGS`; `none`
+    is the baseline. Where a setting with an assumed value, such as `views`, is not named, runs of that value are meant
+    if there are any.
 
     Raises
     ------
@@ -92,29 +89,14 @@ def label_in(frame: pd.DataFrame, row: pd.Series) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Recipe:
-    """All runs that differ in the seed alone.
+    """All runs that differ in the seed alone."""
 
-    Attributes
-    ----------
-    selector : str
-        What `select` finds these runs by.
-    label : str
-        For people.
-    runs : DataFrame
-        Rows of the table, by ascending seed.
-    mixture : dict of str to float
-        Each teacher's weight; empty for the baseline.
-    sources : int
-        Targets that the loss sums over: 1 is fused, more is split.
-    complexity : tuple of int
-        Smaller is simpler: teachers to keep, views to record, settings of the loss, targets to carry.
-    """
-
-    selector: str
-    label: str
-    runs: pd.DataFrame
-    mixture: dict[str, float]
-    sources: int
+    selector: str  # what `select` finds these runs by
+    label: str  # for people
+    runs: pd.DataFrame  # rows of the table, by ascending seed
+    mixture: dict[str, float]  # each teacher's weight; empty for the baseline
+    sources: int  # targets that the loss sums over: 1 is fused, more is split
+    # Smaller is simpler: teachers to keep, views to record, settings of the loss, targets to carry.
     complexity: tuple[int, ...]
 
     @property
@@ -170,8 +152,7 @@ def of(frame: pd.DataFrame, params: Params, needed: Sequence[str]) -> list[Recip
             hint = "make the table with `ferdistill study collect`"
             raise UsageError(problem, expected=f"columns {', '.join(needed)}", hint=hint)
     results.require_comparable(frame)
-    unknown = sorted(set(frame["family"]) - set(params.families))
-    if unknown:
+    if unknown := sorted(set(frame["family"]) - set(params.families)):
         problem = f"params.yaml has no family {', '.join(unknown)}, so what it is made of is not known"
         hint = "add it under `families`, or leave its rows out"
         raise CheckError(problem, expected=f"one of {', '.join(params.families)}", hint=hint)
@@ -197,19 +178,10 @@ def of(frame: pd.DataFrame, params: Params, needed: Sequence[str]) -> list[Recip
 
 @dataclass(frozen=True)
 class Difference:
-    """Candidate minus baseline, paired by the seeds that both have.
+    """Candidate minus baseline, paired by the seeds that both have."""
 
-    Attributes
-    ----------
-    mean : float
-        NaN without a common seed.
-    interval : (float, float) or None
-        Paired t interval at 95 %; None with fewer than two common seeds.
-    per_seed : dict of int to float
-    """
-
-    mean: float
-    interval: tuple[float, float] | None
+    mean: float  # NaN without a common seed
+    interval: tuple[float, float] | None  # paired t interval at 95 %; None with fewer than two common seeds
     per_seed: dict[int, float]
 
     @property
@@ -244,19 +216,14 @@ def same_loss(params: Params, one: pd.Series, other: pd.Series) -> bool | None:
 
     In kd, `sum_m w_m KL(p_m || q)` and `KL(sum_m w_m p_m || q)` differ by a constant, so sources whose teachers are
     fused in probability space can be multiplied out: only the teachers' total weights count. Other fusions, and
-    other modes, keep their sources apart.
-
-    Parameters
-    ----------
-    one, other : Series
-        Rows of a table of runs, or mappings with at least `family` and `mode`.
+    other modes, keep their sources apart. The runs are rows of a table, with at least `family` and `mode`.
     """
     if one["mode"] != other["mode"]:
         return False
-    parts = [loss_parts(params, row) for row in (one, other)]
-    if None in parts:
+    mine, its = loss_parts(params, one), loss_parts(params, other)
+    if mine is None or its is None:
         return None
-    return parts[0] == parts[1] and all(said(one, name) == said(other, name) for name in _loss_settings(params, one))
+    return mine == its and all(said(one, name) == said(other, name) for name in _loss_settings(params, one))
 
 
 def loss_parts(params: Params, row: pd.Series) -> dict[tuple[Any, ...], float] | None:

@@ -95,10 +95,7 @@ def read(path: Path | str) -> pd.DataFrame:
 def require_own(settings: Params) -> None:
     """Check that the table at `SUMMARY` is of the workspace's corpus, scale and, where there is one, index.
 
-    Raises
-    ------
-    CheckError
-        If it is of another, or does not say of which. Also as `read`.
+    A CheckError if it is of another, or does not say of which. Also as `read`.
     """
     frame = read(SUMMARY)
     ours = {"corpus": settings.corpus, "scale": settings.scale}
@@ -119,10 +116,7 @@ def require_own(settings: Params) -> None:
 def require_comparable(frame: pd.DataFrame) -> None:
     """Check that runs may enter one comparison.
 
-    Raises
-    ------
-    CheckError
-        If rows differ in `index_tag`, `index_digest` or `scale`, or any is misaligned.
+    A CheckError if rows differ in `index_tag`, `index_digest` or `scale`, or any is misaligned.
     """
     for name in SAME:
         values = list(dict.fromkeys(frame[name])) if name in frame else []

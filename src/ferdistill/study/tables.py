@@ -63,6 +63,11 @@ class Bounds(NamedTuple):
     def scaled(self, factor: float) -> "Bounds":
         return Bounds(*sorted((self.low * factor, self.high * factor)))
 
+    @staticmethod
+    def mean(spans: Sequence["Bounds"]) -> "Bounds":
+        """Of numbers that lie in these."""
+        return Bounds(sum(span.low for span in spans) / len(spans), sum(span.high for span in spans) / len(spans))
+
 
 @dataclass
 class TableCell:
@@ -85,6 +90,10 @@ class TableRow:
     place: int | str
     role: str = "run"  # run, mean, range, difference, or other: the best, a standard deviation
 
+    def prints(self, *columns: str) -> bool:
+        """Whether it has a number in each of these."""
+        return all(column in self.cells and self.cells[column].value is not None for column in columns)
+
 
 @dataclass
 class ResultTable:
@@ -100,9 +109,8 @@ class ResultTable:
         return quantity(column, self.classes)
 
     def numbers(self, column: str, *roles: str) -> list[TableCell]:
-        """The cells of a column that print a number, in rows of these roles; of all, if none is named."""
-        cells = [run.cells[column] for run in self.runs if column in run.cells and (not roles or run.role in roles)]
-        return [cell for cell in cells if cell.value is not None]
+        """The cells of a column that print a number, in rows of these roles."""
+        return [run.cells[column] for run in self.runs if run.role in roles and run.prints(column)]
 
 
 def parse(text: str) -> tuple[float, Bounds, str] | None:
@@ -144,6 +152,11 @@ def plain(name: str) -> str:
     return re.sub(r"[^a-z0-9Δ∆*]+", " ", name.lower().replace("λ", "lambda").replace("β", "beta")).strip()
 
 
+def tells_apart(column: str) -> bool:
+    """Whether a column only tells runs apart, as a seed or an epoch does."""
+    return bool(IDENTITY.match(plain(column)))
+
+
 def quantity(column: str, classes: Sequence[str] = ()) -> str:
     """What a column holds: macro_f1, accuracy, f1, ece, brier, nll, t_star, difference, or nothing known.
 
@@ -152,7 +165,7 @@ def quantity(column: str, classes: Sequence[str] = ()) -> str:
     text = plain(column)
     if _DELTA.search(column.strip()) or text.startswith("optimism"):
         return "difference"
-    if NOT_SCORES.search(text) or IDENTITY.match(text):
+    if NOT_SCORES.search(text) or tells_apart(column):
         return ""
     found = next((name for name, pattern in _QUANTITIES.items() if pattern.search(text)), "")
     return found or ("f1" if text in map(plain, classes) else "")
@@ -183,10 +196,7 @@ def is_percent(cell: TableCell) -> bool:
 def files_of(path: Path) -> Iterator[Path]:
     """The file itself, or the CSV and JSON files under a directory, in order.
 
-    Raises
-    ------
-    UsageError
-        If there are none, or a file is missing or of another kind.
+    A UsageError if there are none, or a file is missing or of another kind.
     """
     if path.is_dir():
         found = sorted(file for file in path.rglob("*") if file.suffix in (".csv", ".json") and file.is_file())
@@ -284,13 +294,9 @@ def _result_table(path: Path, lines: list[tuple[int, list[str]]], classes: Seque
     firsts = [row[0].text.strip().strip("*`") for row in rows]
     if plain(header[0]) in ("class", "label"):
         classes = [*classes, *(name for name in firsts if not (quantity(name) or MEAN.fullmatch(name)))]
-    turned = (
-        len(header) > 1
-        and len(set(firsts)) == len(firsts)
-        and sum(bool(quantity(name, classes)) or bool(MEAN.fullmatch(name)) for name in firsts)
-        >= max(2, len(firsts) - 1)
-    )
-    if turned:
+    known = sum(bool(quantity(name, classes)) or bool(MEAN.fullmatch(name)) for name in firsts)
+    distinct = len(header) > 1 and len(set(firsts)) == len(firsts)
+    if distinct and known >= max(2, len(firsts) - 1):
         # A mean at the foot of a column of classes is their macro F1.
         macro = all(class_of(name, classes) or MEAN.fullmatch(name) or quantity(name) == "macro_f1" for name in firsts)
         names = ["macro F1" if macro and MEAN.fullmatch(name) else name for name in firsts]
@@ -305,7 +311,7 @@ def _result_table(path: Path, lines: list[tuple[int, list[str]]], classes: Seque
         labels = {
             cell.column: cell.text.strip().strip("*")
             for cell in row
-            if cell.value is None or (IDENTITY.match(plain(cell.column)) or NOT_SCORES.search(plain(cell.column)))
+            if cell.value is None or tells_apart(cell.column) or NOT_SCORES.search(plain(cell.column))
         }
         table.runs.append(TableRow({cell.column: cell for cell in row}, labels, row[0].row, _role(labels)))
     return _without_counts(table)
@@ -315,9 +321,8 @@ def _without_counts(table: ResultTable) -> ResultTable:
     """The table less columns that a class alone names, if they hold counts: a class alone may also name its F1."""
     bare = [name for name in table.columns if plain(name) in map(plain, table.classes)]
     cells = [run.cells[name] for run in table.runs for name in bare if name in run.cells]
-    said = any(
-        table.holds(name) in ("macro_f1", "f1") for name in {*table.columns, *(c.column for c in cells)} - set(bare)
-    )
+    others = {*table.columns, *(cell.column for cell in cells)} - set(bare)
+    said = any(table.holds(name) in ("macro_f1", "f1") for name in others)
     if not said and any((cell.value or 0) > 1 for cell in cells):
         table.columns = [name for name in table.columns if name not in bare]
         for run in table.runs:
@@ -336,22 +341,19 @@ def _role(labels: dict[str, str]) -> str:
 
 
 def _cell(text: str, row: int | str, column: str) -> TableCell:
-    found = parse(text)
-    return TableCell(text, row, column, *found) if found else TableCell(text, row, column)
+    return TableCell(text, row, column, *(parse(text) or ()))
 
 
 def _json_row(path: Path, leaves: dict[str, Any], classes: Sequence[str], place: str) -> ResultTable:
     bare = {name for name in leaves if plain(name) in map(plain, classes)}
     if not any(quantity(name) in ("macro_f1", "f1") for name in leaves.keys() - bare):
         leaves = {name: item for name, item in leaves.items() if name not in bare}  # something else of each class
-    cells = {name: _cell(_leaf(item), place or "top", name) for name, item in leaves.items()}
+    texts = {
+        name: item if isinstance(item, str) else "" if item is None else repr(item).lower()
+        for name, item in leaves.items()
+    }
+    cells = {name: _cell(text, place or "top", name) for name, text in texts.items()}
     return _without_counts(ResultTable(str(path), list(cells), [TableRow(cells, {}, place or "top")], classes))
-
-
-def _leaf(item: Any) -> str:
-    if item is None or isinstance(item, bool):
-        return "" if item is None else str(item).lower()
-    return item if isinstance(item, str) else repr(item)
 
 
 def _text(path: Path) -> str:

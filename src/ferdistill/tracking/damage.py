@@ -9,7 +9,6 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -35,18 +34,14 @@ class Damage(NamedTuple):
 def find() -> Damage:
     """Hash every object of DVC's cache, and every file in the workspace that DVC takes for unchanged.
 
-    A file that DVC sees to be edited is not damage: `dvc status` lists it.
-
-    Raises
-    ------
-    UsageError
-        If this is no DVC repository.
+    A file that DVC sees to be edited is not damage: `dvc status` lists it. A UsageError outside a DVC repository.
     """
     if not Path(".dvc").is_dir():
         raise UsageError("no DVC repository here", where=str(Path.cwd()), hint="run from the repository's root")
     folder, outputs = dvc_private.unchanged_outputs()
     cache = Path(os.path.relpath(folder))
-    objects = {path: path.parent.name + path.name.removesuffix(".dir") for path in _objects(cache)}
+    found = [path for path in sorted(cache.glob("[0-9a-f][0-9a-f]/*")) if OBJECT.fullmatch(path.name)]
+    objects = {path: path.parent.name + path.name.removesuffix(".dir") for path in found}
     damaged_objects = _unlike(objects, "reading DVC's cache")
     whole = objects.keys() - set(damaged_objects)
     files: dict[Path, str] = {}
@@ -57,21 +52,11 @@ def find() -> Damage:
 
 def set_aside(damage: Damage) -> None:
     """Move what is damaged to `.dvc/tmp/damaged`, so that the next `dvc repro` or `dvc pull` brings it anew."""
-    for path in damage.damaged_objects:
-        _move(path, ASIDE / "cache" / path.parent.name / path.name)
-    for path in damage.damaged_files:
-        _move(path, ASIDE / "workspace" / path)
-
-
-def _move(path: Path, to: Path) -> None:
-    to.parent.mkdir(parents=True, exist_ok=True)
-    shutil.move(path, to)
-
-
-def _objects(cache: Path) -> Iterator[Path]:
-    for path in sorted(cache.glob("[0-9a-f][0-9a-f]/*")):
-        if OBJECT.fullmatch(path.name):
-            yield path
+    places = {path: ASIDE / "cache" / path.parent.name / path.name for path in damage.damaged_objects}
+    places |= {path: ASIDE / "workspace" / path for path in damage.damaged_files}
+    for path, to in places.items():
+        to.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(path, to)
 
 
 def _files(output: dvc_private.Output, cache: Path, whole: set[Path]) -> dict[Path, str]:
@@ -82,8 +67,7 @@ def _files(output: dvc_private.Output, cache: Path, whole: set[Path]) -> dict[Pa
     listed = cache / output.md5[:2] / output.md5[2:]
     if listed not in whole:
         return {}
-    entries = json.loads(listed.read_text(encoding="utf-8"))
-    files = {path / entry["relpath"]: entry["md5"] for entry in entries}
+    files = {path / entry["relpath"]: entry["md5"] for entry in json.loads(listed.read_text(encoding="utf-8"))}
     return {file: md5 for file, md5 in files.items() if os.path.lexists(file)}
 
 

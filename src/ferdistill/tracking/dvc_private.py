@@ -6,7 +6,7 @@ Importing it imports DVC, which takes a second, so that is done where it is need
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from hashlib import sha256
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 import dvc
@@ -76,23 +76,19 @@ def stages(target: str) -> dict[str, dict[str, Any]]:
     with Repo() as repo:
         # A .dvc file has outs, but no command: its data is a source.
         found = [stage for stage in repo.stage.collect(target, with_deps=True) if stage.cmd]
-        made = [out.def_path for stage in found for out in stage.outs]
+        made = [PurePath(out.def_path) for stage in found for out in stage.outs]
         facts = {}
         for stage in found:
             stage.save_deps(allow_missing=True)
             sources, tracked = {}, []
             for dep in stage.deps:
+                path = PurePath(dep.def_path)
                 if hasattr(dep, "params"):
                     tracked += dep.params
-                elif not any(_touch(dep.def_path, out) for out in made):
+                elif not any(path.is_relative_to(out) or out.is_relative_to(path) for out in made):
                     sources[dep.def_path] = dep.hash_info.value
             facts[stage.addressing] = {"cmd": stage.cmd, "sources": sources, "params": tracked}
     return facts
-
-
-def _touch(one: str, other: str) -> bool:
-    """Whether two paths are the same, or one is inside the other."""
-    return one == other or one.startswith(f"{other}/") or other.startswith(f"{one}/")
 
 
 @known_interface()

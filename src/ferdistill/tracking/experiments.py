@@ -2,6 +2,7 @@
 
 import subprocess
 from datetime import datetime
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -64,13 +65,7 @@ def load_yaml(text: str) -> Any:
 
 
 def git(*arguments: str, stdin: bytes | None = None) -> bytes:
-    """Standard output of a git command.
-
-    Raises
-    ------
-    UsageError
-        If git fails, with what it said, or is not installed.
-    """
+    """Standard output of a git command; a UsageError if it fails, with what it said, or git is not installed."""
     try:
         done = subprocess.run(["git", *arguments], input=stdin, capture_output=True, check=False)
     except FileNotFoundError:
@@ -84,21 +79,17 @@ def git(*arguments: str, stdin: bytes | None = None) -> bytes:
 def baselines(revs: list[str]) -> list[str]:
     """Commits that experiments may have started from: those named, or HEAD and its ancestors, nearest first.
 
-    Raises
-    ------
-    UsageError
-        If a named commit is not there.
+    A UsageError if a named commit is not there.
     """
     if not revs:
         return git("rev-list", "HEAD").decode().split()
     asked = "".join(f"{rev}^{{commit}}\n" for rev in revs).encode()
     found = git("cat-file", "--batch-check=%(objectname) %(objecttype)", stdin=asked)
-    commits = []
-    for rev, line in zip(revs, found.decode().splitlines(), strict=True):
+    lines = found.decode().splitlines()
+    for rev, line in zip(revs, lines, strict=True):
         if not line.endswith(" commit"):
             raise UsageError(f"no commit `{rev}`", expected="a branch, tag or commit", hint="see git log")
-        commits.append(line.split()[0])
-    return commits
+    return [line.split()[0] for line in lines]
 
 
 def why_none(starts: list[str]) -> tuple[str, str]:
@@ -117,19 +108,9 @@ def why_none(starts: list[str]) -> tuple[str, str]:
 
 
 def read(starts: list[str], paths: list[str]) -> list[Experiment]:
-    """Read files of every experiment that started from one of some commits.
+    """Every experiment that started from one of some commits, in their order, then by name.
 
-    Parameters
-    ----------
-    starts : list of str
-        Full hashes of baseline commits.
-    paths : list of str
-        Files to read, beside `params.yaml` and `dvc.lock`.
-
-    Returns
-    -------
-    list of Experiment
-        In the order of `starts`, then by name.
+    `starts` are full hashes; of each experiment the files at `paths` are read, beside `params.yaml` and `dvc.lock`.
     """
     rank = {commit: place for place, commit in enumerate(starts)}
     form = "--format=%(refname) %(objectname) %(committerdate:iso-strict)"
@@ -146,25 +127,12 @@ def read(starts: list[str], paths: list[str]) -> list[Experiment]:
 
 
 def blobs(names: list[str]) -> list[str | None]:
-    """Text of each `COMMIT:PATH`, None for one that is not there, all by one git process.
-
-    Raises
-    ------
-    UsageError
-        As `git`.
-    """
-    data = git("cat-file", "--batch", stdin="".join(f"{name}\n" for name in names).encode())
+    """Text of each `COMMIT:PATH`, None for one that is not there, all by one call of `git`."""
+    data = BytesIO(git("cat-file", "--batch", stdin="".join(f"{name}\n" for name in names).encode()))
     texts: list[str | None] = []
-    at = 0
     for _ in names:
-        end = data.index(b"\n", at)
-        header, at = data[at:end], end + 1
-        if header.endswith((b" missing", b" ambiguous")):
-            texts.append(None)
-            continue
-        size = int(header.rsplit(b" ", 1)[1])
-        texts.append(data[at : at + size].decode())
-        at += size + 1
+        last = data.readline().split()[-1]  # the size, or why there is none
+        texts.append(None if last in (b"missing", b"ambiguous") else data.read(int(last) + 1)[:-1].decode())
     return texts
 
 

@@ -11,9 +11,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import psutil
 
@@ -22,7 +23,7 @@ from ..errors import CheckError, UsageError
 from ..files import read_json, write_json
 from . import experiments
 from .dvc_private import ExperimentQueue, Queued, experiment_queue, stale
-from .experiments import OWN, Experiment, PlannedRun, Present, git
+from .experiments import OWN, PlannedRun, Present, git
 
 STATE = workspace.SCRATCH / "study"
 QUEUEING = STATE / "queueing.json"
@@ -53,12 +54,10 @@ def standing(runs: list[PlannedRun], now: Present) -> dict[str, str]:
 
     A run is done if an experiment of its name, started from HEAD or an ancestor of it, fits the present workspace.
     """
-    by_name: dict[str, list[Experiment]] = {}
-    for experiment in experiments.read(experiments.baselines([]), []):
-        by_name.setdefault(experiment.name, []).append(experiment)
+    there = experiments.read(experiments.baselines([]), [])
     found = {}
     for run in runs:
-        reasons = [experiments.misfit(experiment, now, run.overrides) for experiment in by_name.get(run.name, [])]
+        reasons = [experiments.misfit(one, now, run.overrides) for one in there if one.name == run.name]
         found[run.name] = "" if "" in reasons else (reasons or [NOT_RUN])[0]
     return found
 
@@ -66,10 +65,7 @@ def standing(runs: list[PlannedRun], now: Present) -> dict[str, str]:
 def require_ready(now: Present) -> None:
     """Refuse a workspace whose runs could not be repeated, or would each make again what they share.
 
-    Raises
-    ------
-    UsageError
-        If what runs depend on is not committed, or a stage before `targets` is not up to date.
+    A UsageError if what runs depend on is not committed, or a stage before `targets` is not up to date.
     """
     paths = {path for facts in now.stages.values() for path in facts["sources"]}
     changed = git("status", "--porcelain", "--", "dvc.yaml", "dvc.lock", "params.yaml", ".dvc/config", *sorted(paths))
@@ -88,18 +84,9 @@ def require_ready(now: Present) -> None:
 
 
 def run_missing(runs: list[PlannedRun], now: Present, jobs: int, tell: Callable[[Tally], None]) -> list[Failure]:
-    """Run what is missing, and return what failed.
+    """Run what is missing of a grid, with `jobs` workers at a time, and return what failed.
 
-    Parameters
-    ----------
-    runs : list of PlannedRun
-        The grid.
-    now : Present
-        The workspace; see `require_ready`.
-    jobs : int
-        Workers at a time.
-    tell : callable
-        Called about every two seconds with where the study stands.
+    `now` is the workspace, see `require_ready`; `tell` is called about every two seconds with where the study stands.
 
     Raises
     ------
@@ -180,20 +167,13 @@ def split_by_shared(missing: list[PlannedRun], now: Present) -> tuple[list[Plann
     workers would each make them.
     """
     shared = {key for stage, facts in now.stages.items() if stage not in OWN for key in facts["params"]}
-    leaders: dict[str, str] = {}
-    first: list[PlannedRun] = []
-    later: dict[str, list[PlannedRun]] = {}
+    groups: dict[str, list[PlannedRun]] = defaultdict(list)
     for run in missing:
         changed = {key: v for key, v in run.overrides.items() if key in shared and v != now.params[key]}
-        if not changed:
-            first.append(run)
-        elif (group := repr(changed)) not in leaders:
-            leaders[group] = run.name
-            later[run.name] = []
-            first.insert(0, run)
-        else:
-            later[leaders[group]].append(run)
-    return first, later
+        groups[repr(changed) if changed else ""].append(run)
+    alike = groups.pop("", [])
+    leaders = [group[0] for group in groups.values()]
+    return [*leaders[::-1], *alike], {group[0].name: group[1:] for group in groups.values()}
 
 
 def _add(queue: ExperimentQueue, run: PlannedRun) -> Queued:
@@ -205,7 +185,8 @@ def _add(queue: ExperimentQueue, run: PlannedRun) -> Queued:
         git("update-ref", f"{ref}-{old[:7]}", old)
         git("update-ref", "-d", ref)
     write_json(QUEUEING, {"head": head, "branch": _branch(), "stash": _stash()})
-    queued = queue.add(run.name, [f"{key}={_override(value)}" for key, value in run.overrides.items()])
+    # Quoted, a name such as 6E1 stays a name in Hydra's grammar.
+    queued = queue.add(run.name, [f"{key}={value!r}" for key, value in run.overrides.items()])
     QUEUEING.unlink()
     return queued
 
@@ -214,11 +195,6 @@ def _branch() -> str:
     """The branch that HEAD is on, "" if it is detached."""
     ref = git("rev-parse", "--symbolic-full-name", "HEAD").decode().strip()
     return "" if ref == "HEAD" else ref
-
-
-def _override(value: Any) -> str:
-    """A value in Hydra's grammar. Quoted, a name such as 6E1 stays a name."""
-    return f"'{value}'" if isinstance(value, str) else repr(value)
 
 
 def _stash() -> str:
