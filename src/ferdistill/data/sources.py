@@ -19,11 +19,11 @@ own. Posed in a laboratory comes first (from 10), then labelled by many (40), by
 import csv
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -31,7 +31,9 @@ from pydantic import BaseModel, ConfigDict
 from ..errors import CheckError
 from ..files import UNWRITABLE
 from ..image_files import read_image
+from .description import stays_inside
 
+T = TypeVar("T")
 OfficialSplit = Literal["train", "val", "test"]
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"}
 NOT_AN_IMAGE = "not an image"
@@ -126,20 +128,28 @@ def wrong(what: str, where: str, expected: str) -> CheckError:
     return CheckError(what, where=where, expected=expected, hint="correct it, or take it out of the corpus")
 
 
-def leaves(name: str, where: str) -> CheckError:
-    """The error of a listed path for which `stays_inside` is false."""
-    return wrong(
-        f"a listed path leaves its folder, or is not POSIX: {name!r}",
-        where,
-        "a relative path with / between its parts and no `..`",
-    )
+def parsed(found: Iterable[T | Dropped | CheckError], parse: Callable[[T], Row]) -> Iterator[Row]:
+    """What `parse` makes of each row; a row that it raises an error on, or that is one or dropped already, as that."""
+    for item in found:
+        try:
+            yield item if isinstance(item, Dropped | CheckError) else parse(item)
+        except CheckError as error:
+            yield error
 
 
-def listed_twice(name: str, where: str, first: str) -> CheckError:
-    """The error of a row that lists what an earlier row listed."""
-    return CheckError(
-        f"a row twice: {name}", where=f"{where}; first at {first}", expected="one row", hint="take one of them out"
-    )
+def check_inside(name: str, where: str) -> None:
+    """Refuse a listed path for which `stays_inside` is false."""
+    if not stays_inside(name):
+        expected = "a relative path with / between its parts and no `..`"
+        raise wrong(f"a listed path leaves its folder, or is not POSIX: {name!r}", where, expected)
+
+
+def check_once(name: str, where: str, place: str, first: dict[str, str]) -> None:
+    """Refuse what an earlier row listed; `first` has the place of each name so far, and gets that of this one."""
+    if name in first:
+        where = f"{where}; first at {first[name]}"
+        raise CheckError(f"a row twice: {name}", where=where, expected="one row", hint="take one of them out")
+    first[name] = place
 
 
 def file_names(folder: Path) -> list[str]:
