@@ -210,13 +210,13 @@ def find(
 
     Parameters
     ----------
-    thumbnails : (N, SIDE, SIDE) array
-        uint8, from `thumbnail`; first what should be kept (see `near_pairs`).
-    distance : int
+    thumbnails
+        uint8 (N, SIDE, SIDE), from `thumbnail`; first what should be kept (see `near_pairs`).
+    distance
         Bits, in 0..MAX_DISTANCE.
-    correlation : float
+    correlation
         Smallest correlation of copies, above 0 and up to 1.
-    mirrored : bool
+    mirrored
         Whether a mirrored image is a copy.
 
     Returns
@@ -227,10 +227,8 @@ def find(
 
     Raises
     ------
-    UsageError
-        If `distance` or `correlation` is out of range, or `thumbnails` has another shape or dtype.
-    CheckError
-        If there are so many near hashes that the pairs would not fit in memory.
+    UsageError, CheckError
+        As `phash` and `near_pairs` do, and if `correlation` is out of range.
     """
     if not 0 < correlation <= 1:
         raise UsageError(f"a correlation of {correlation}", where="near duplicates", expected="above 0 and up to 1")

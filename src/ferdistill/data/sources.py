@@ -52,36 +52,24 @@ class Options(BaseModel):
 
 @dataclass(frozen=True)
 class Record:
-    """One labelled image, or part of one, not yet decoded.
+    """One labelled image, or part of one, not yet decoded. Paths are POSIX and relative to the corpus directory.
 
     Attributes
     ----------
-    path : str
-        Its name in the index: POSIX, relative to the corpus directory, unique in it. A row of a table is
-        `table.csv#row`, counted from 0; one of several parts of an image is `image.jpg#number`.
-    label : str
-        As the source has it, a code or a name; from `Labels.row`, a class of params.yaml.
-    split : str or None
-        The source's own split, where it has one.
-    subject : str
-        Who is shown, where the name tells it; alike in all sources that show the same people, else prefixed.
-    image : str
-        Image file, POSIX, relative to the corpus directory. Empty where `pixels` holds it.
-    pixels : str
-        The image itself as text: 48 x 48 whole numbers from 0 to 255, separated by blanks.
-    box : tuple of int or None
-        left, top, right, bottom in pixels of the upright image; right and bottom are the first outside.
-    votes : mapping or None
+    path
+        Its name in the index, unique in it. A row of a table is `table.csv#row`, counted from 0; one of several parts
+        of an image is `image.jpg#number`.
+    votes
         Annotators' votes by label; from `Labels.row`, shares of the votes for any class, by class, which sum to 1.
     """
 
     path: str
-    label: str
-    split: OfficialSplit | None
-    subject: str = ""
-    image: str = ""
-    pixels: str = ""
-    box: tuple[int, int, int, int] | None = None
+    label: str  # as the source has it, a code or a name; from `Labels.row`, a class of params.yaml
+    split: OfficialSplit | None  # the source's own, where it has one
+    subject: str = ""  # who is shown, if the name tells; alike in all sources that show the same people, else prefixed
+    image: str = ""  # the file; empty where `pixels` holds the image
+    pixels: str = ""  # the image itself as text: 48 x 48 whole numbers from 0 to 255, separated by blanks
+    box: tuple[int, int, int, int] | None = None  # left, top, and the first right and bottom outside, in upright pixels
     votes: Mapping[str, float] | None = None
 
 
@@ -170,14 +158,9 @@ def file_names(folder: Path) -> list[str]:
     found = []
     for parent, folders, files in os.walk(folder, onerror=stop):
         below = Path(parent).relative_to(folder)
-        for name in folders:
-            if Path(parent, name).is_symlink():
-                raise CheckError(
-                    "a link to a folder",
-                    where=ascii(str(Path(parent, name))),
-                    expected="folders of the corpus's own",
-                    hint="move or copy the folder here",
-                )
+        for link in (Path(parent, name) for name in folders if Path(parent, name).is_symlink()):
+            expected, hint = "folders of the corpus's own", "move or copy the folder here"
+            raise CheckError("a link to a folder", where=ascii(str(link)), expected=expected, hint=hint)
         found += [(below / name).as_posix() for name in files]
     for name in found:
         if UNWRITABLE.search(name):
@@ -193,11 +176,8 @@ def file_names(folder: Path) -> list[str]:
 def is_clutter(name: str) -> bool:
     """Whether a file, by its path, is one that a desktop leaves behind: hidden, `Thumbs.db`, `__MACOSX/...`."""
     parts = name.split("/")
-    return (
-        any(part.startswith(".") for part in parts)
-        or "__MACOSX" in parts
-        or parts[-1].lower() in {"thumbs.db", "desktop.ini"}
-    )
+    hidden = any(part.startswith(".") or part == "__MACOSX" for part in parts)
+    return hidden or parts[-1].lower() in {"thumbs.db", "desktop.ini"}
 
 
 def has_image_suffix(name: str) -> bool:
@@ -288,11 +268,8 @@ def table_rows(file: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, list
             if len(fields) == len(header):
                 yield row, [fields[place] for place in places]
             else:
-                yield wrong(
-                    f"a row of {len(fields)} fields",
-                    f"{file}, data row {row}",
-                    f"{len(header)} fields, as in the first line",
-                )
+                expected = f"{len(header)} fields, as in the first line"
+                yield wrong(f"a row of {len(fields)} fields", f"{file}, data row {row}", expected)
 
 
 def csv_fields(lines: Iterator[str]) -> Iterator[list[str]]:
@@ -335,14 +312,9 @@ def _decode_text(root: Path, record: Record) -> np.ndarray:
     try:
         values = np.array(list(map(int, record.pixels.split())), dtype=np.int64)
     except (ValueError, OverflowError) as error:
-        raise wrong(
-            f"pixels are not whole numbers: {error}", where, "numbers from 0 to 255, separated by blanks"
-        ) from None
+        expected = "numbers from 0 to 255, separated by blanks"
+        raise wrong(f"pixels are not whole numbers: {error}", where, expected) from None
     if values.size != side * side or values.min() < 0 or values.max() > 255:
-        raise wrong(
-            f"{values.size} pixel values" + (f" from {values.min()} to {values.max()}" if values.size else ""),
-            where,
-            f"{side * side} whole numbers from 0 to 255",
-        )
-    grey = values.astype(np.uint8).reshape(side, side, 1)
-    return np.repeat(grey, 3, axis=2)
+        found = f"{values.size} pixel values" + (f" from {values.min()} to {values.max()}" if values.size else "")
+        raise wrong(found, where, f"{side * side} whole numbers from 0 to 255")
+    return np.repeat(values.astype(np.uint8).reshape(side, side, 1), 3, axis=2)

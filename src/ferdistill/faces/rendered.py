@@ -131,7 +131,17 @@ def write_corpus(
     UsageError
         If an argument is out of range, or `root` holds something.
     """
-    _check(root, seed, subjects, images, annotators, sharpness)
+    for argument, fits, expected in (
+        (f"seed = {seed}", seed >= 0, "at least 0"),
+        (f"subjects = {subjects}", subjects >= 20, "at least 20, so every part has one"),
+        (f"images = {images}", images >= max(100, 4 * subjects), "at least 100, and 4 a subject"),
+        (f"annotators = {annotators}", annotators >= 1, "at least 1"),
+        (f"sharpness = {sharpness}", math.isfinite(sharpness) and sharpness > 0, "a number above 0"),
+    ):
+        if not fits:
+            raise UsageError("the corpus cannot be drawn", where=argument, expected=expected)
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        raise UsageError("the corpus would overwrite what is there", where=str(root), hint="remove it first")
     samples, planted, shared = _draw(seed, subjects, images, annotators, sharpness)
 
     root.parent.mkdir(parents=True, exist_ok=True)
@@ -154,20 +164,6 @@ def write_corpus(
         **{kind: len(pairs) for kind, pairs in planted.items()},
         "subjects_in_two_sources": len(shared),
     }
-
-
-def _check(root: Path, seed: int, subjects: int, images: int, annotators: int, sharpness: float) -> None:
-    for argument, fits, expected in (
-        (f"seed = {seed}", seed >= 0, "at least 0"),
-        (f"subjects = {subjects}", subjects >= 20, "at least 20, so every part has one"),
-        (f"images = {images}", images >= max(100, 4 * subjects), "at least 100, and 4 a subject"),
-        (f"annotators = {annotators}", annotators >= 1, "at least 1"),
-        (f"sharpness = {sharpness}", math.isfinite(sharpness) and sharpness > 0, "a number above 0"),
-    ):
-        if not fits:
-            raise UsageError("the corpus cannot be drawn", where=argument, expected=expected)
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise UsageError("the corpus would overwrite what is there", where=str(root), hint="remove it first")
 
 
 def _generator(*words: int) -> np.random.Generator:
