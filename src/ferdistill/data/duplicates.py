@@ -64,18 +64,13 @@ def phash(thumbnails: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     Parameters
     ----------
-    thumbnails : (N, SIDE, SIDE) array
-        uint8.
+    thumbnails
+        uint8 (N, SIDE, SIDE); anything else is a UsageError.
 
     Returns
     -------
-    hashes, mirrored : (N,) array
-        uint64; `mirrored` equals the hashes of `thumbnails[:, :, ::-1]`.
-
-    Raises
-    ------
-    UsageError
-        On another shape or dtype.
+    hashes, mirrored
+        uint64 (N,); `mirrored` equals the hashes of `thumbnails[:, :, ::-1]`.
     """
     if thumbnails.shape[1:] != (SIDE, SIDE) or thumbnails.dtype != np.uint8:
         raise UsageError(
@@ -100,12 +95,7 @@ def near_pairs(hashes: np.ndarray, mirrored: np.ndarray, distance: int = DISTANC
     with the square of their number: there, each is paired with the first `CROWD` of them in the given order, and
     only these are paired with what is near. So put first what should be kept. Everywhere else no pair is missed.
 
-    Parameters
-    ----------
-    hashes, mirrored : (N,) array
-        From `phash`.
-    distance : int
-        Bits, in 0..MAX_DISTANCE.
+    `hashes` and `mirrored` are from `phash`; `distance` is in bits, in 0..MAX_DISTANCE.
 
     Returns
     -------

@@ -34,19 +34,12 @@ Found = Iterator[Layout | LeftOut]
 
 
 class Tree:
-    """The files of a corpus directory by folder, and the first lines of its tables.
-
-    Attributes
-    ----------
-    labels : Labels
-        Which names are classes of params.yaml.
-    found : list of (Layout or LeftOut)
-        What adapters that come before have recognised.
-    """
+    """The files of a corpus directory by folder, and the first lines of its tables."""
 
     def __init__(self, root: Path, labels: Labels) -> None:
-        self.root, self.labels = root, labels
-        self.found: list[Layout | LeftOut] = []
+        self.root = root
+        self.labels = labels  # which names are classes of params.yaml
+        self.found: list[Layout | LeftOut] = []  # what adapters that come before have recognised
         self.files = [name for name in file_names(root) if not is_clutter(name)]
         self.images = [name for name in self.files if has_image_suffix(name)]
         self.by_folder: dict[str, list[str]] = defaultdict(list)

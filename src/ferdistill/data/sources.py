@@ -6,7 +6,8 @@ order, without decoding an image. `root` is the corpus directory, `path` the sou
 
 - `Record`, a labelled image, passed through `labels.row`, which makes a class of its label;
 - `Dropped`, a row that is left out by rule (not an image, unlabelled, a label that is no class), with the rule;
-- `CheckError` (yielded, not raised), a row that cannot be read, naming file and row.
+- `CheckError` (yielded, not raised: `parsed` yields what a function of one row raises), a row that cannot be read,
+  naming file and row.
 
 It raises only where the source as a whole cannot be read: a list that is missing, columns that are not there. It never
 passes over a row in silence. `CODES` is the corpus's own table of codes, where its labels are codes.

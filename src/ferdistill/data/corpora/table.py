@@ -23,25 +23,13 @@ COLUMNS = {
 
 
 class Options(sources.Options):
-    """Columns of such a table; an empty name is for none.
-
-    Attributes
-    ----------
-    image, label : str
-        The path of the image, and its label; a row without one is dropped as "unlabelled".
-    split : str
-        train, val or test, or nothing.
-    subject : str
-        Who or what is shown: alike in all sources that show the same.
-    votes : tuple of str
-        Columns of annotators' votes, whole numbers; each is named as a label is.
-    """
+    """Columns of such a table; an empty name is for none."""
 
     image: str = "path"
-    label: str = "label"
-    split: str = ""
-    subject: str = ""
-    votes: tuple[str, ...] = ()
+    label: str = "label"  # a row without one is dropped as "unlabelled"
+    split: str = ""  # train, val or test, or nothing
+    subject: str = ""  # who or what is shown: alike in all sources that show the same
+    votes: tuple[str, ...] = ()  # annotators' votes, whole numbers; each column is named as a label is
 
 
 def rows(root: Path, path: str, labels: Labels, options: Options) -> Iterator[Row]:
