@@ -118,10 +118,8 @@ def verify(
 
     if not (index_csv and corpus):
         settings = params.load()
-        index_csv, corpus = (
-            index_csv or workspace.index_csv(settings.index_tag),
-            corpus or workspace.corpus(settings.corpus),
-        )
+        index_csv = index_csv or workspace.index_csv(settings.index_tag)
+        corpus = corpus or workspace.corpus(settings.corpus)
     read = index.read(index_csv)
     report = check(read, index_csv, corpus, read.description["classes"])
     if as_json:

@@ -29,19 +29,13 @@ NAMED = 10  # unreadable rows that an error names, and copies that a conflict do
 class Built:
     """What `build` made of a corpus.
 
-    Attributes
-    ----------
-    rows : DataFrame
-        The index: `index.COLUMNS` and, where a source has them, `box` and `vote_<class>`; ordered by path.
-    left_out : DataFrame
-        Every other row of every source: path, source, step, reason, kept (the path of the copy that stays).
-    report : dict
-        Counts after each step, and every duplicate, conflict and leak.
+    `rows` is the index: `index.COLUMNS` and, where a source has them, `box` and `vote_<class>`; ordered by path.
+    `left_out` has every other row of every source: path, source, step, reason, kept (the path of the copy that stays).
     """
 
     rows: pd.DataFrame
     left_out: pd.DataFrame
-    report: dict[str, Any]
+    report: dict[str, Any]  # counts after each step, and every duplicate, conflict and leak
 
 
 def build(corpus_dir: Path, classes: list[str], settings: IndexParams, workers: int | None = None) -> Built:
@@ -73,18 +67,20 @@ def build(corpus_dir: Path, classes: list[str], settings: IndexParams, workers: 
     copies_of = {conflict["kept"]: conflict["labels"] for conflict in conflicts}
     for row in found[lost].itertuples():
         others = [f"{label} {path}" for path, label in copies_of[str(row.copy_of)].items() if path != row.path]
-        left_out.append(_excluded(row, "conflict", f"labelled {row.label}, copies {', '.join(_first(others))}"))
+        reason = f"labelled {row.label}, copies {', '.join(_first(others))}"
+        left_out.append(_excluded(row.path, row.source, "conflict", reason))
     steps.append(_count("without_conflicts", found[~lost]))
 
     copies = found[~lost & (found["path"] != found["copy_of"])]
     for row in copies.itertuples():
-        left_out.append(_excluded(row, "duplicate", str(row.kind), str(row.copy_of)))
+        left_out.append(_excluded(row.path, row.source, "duplicate", row.kind, row.copy_of))
     steps.append(_count("without_duplicates", kept))
 
     best = kept.groupby("group")["rank"].transform("min")
     leaks, rows = kept[kept["rank"] > best], kept[kept["rank"] == best].copy()
     for row in leaks.itertuples():
-        left_out.append(_excluded(row, "leak", f"{row.group} is also in an official evaluation part"))
+        reason = f"{row.group} is also in an official evaluation part"
+        left_out.append(_excluded(row.path, row.source, "leak", reason))
     rows["split"] = assign_splits(rows, settings)
     rows = rows.sort_values("path").reset_index(drop=True)
     steps.append(_count("indexed", rows))
@@ -100,12 +96,9 @@ def build(corpus_dir: Path, classes: list[str], settings: IndexParams, workers: 
         "quarantined": _reasons(excluded[excluded["step"] == "quarantined"]),
         "steps": steps,
         "stratification": stratification(rows, settings),
-        "duplicates": [
-            {"dropped": row.path, "kept": row.copy_of, "kind": row.kind}
-            for row in copies.sort_values("path").itertuples()
-        ],
+        "duplicates": _dropped(copies, {"copy_of": "kept", "kind": "kind"}),
         "conflicts": conflicts,
-        "leaks": [{"dropped": row.path, "group": row.group} for row in leaks.sort_values("path").itertuples()],
+        "leaks": _dropped(leaks, {"group": "group"}),
     }
     return Built(rows[[*COLUMNS, *optional]], excluded, report)
 
@@ -118,26 +111,26 @@ def _read(
 
     def set_aside(source: str, path: str, error: CheckError) -> None:
         unreadable.append(error)
-        left_out.append(
-            {
-                "path": path or error.where,
-                "source": source,
-                "step": "quarantined",
-                "reason": _one_line(error),
-                "kept": "",
-            }
-        )
+        left_out.append(_excluded(path, source, "quarantined", _one_line(error)))
 
     listed = list(read_rows(corpus_dir, classes))
     records: list[tuple[str, Record]] = []
+    source_of: dict[str, str] = {}
     for source, row in listed:
-        if isinstance(row, Record):
-            records.append((source, row))
+        if isinstance(row, CheckError):
+            set_aside(source, row.where, row)
         elif isinstance(row, Dropped):
-            left_out.append({"path": row.path, "source": source, "step": "dropped", "reason": row.reason, "kept": ""})
+            left_out.append(_excluded(row.path, source, "dropped", row.reason))
+        elif row.path in source_of:
+            raise CheckError(
+                f"an image is listed twice: {row.path}",
+                where=f"sources `{source_of[row.path]}` and `{source}`",
+                expected="each image once",
+                hint="take one of the sources, or the repeated row, out",
+            )
         else:
-            set_aside(source, "", row)
-    _refuse_repeated_paths(records)
+            source_of[row.path] = source
+            records.append((source, row))
     subjects = _subjects(corpus_dir, listed)
 
     order = {source.name: place for place, source in enumerate(read_description(corpus_dir).sources)}
@@ -182,7 +175,7 @@ def _strict(errors: list[CheckError], corpus_dir: Path) -> CheckError:
         return CheckError(only.what, where=only.where, expected=only.expected, hint=hint)
     lines = _first([_one_line(error) for error in errors])
     return CheckError(
-        f"{len(errors)} rows cannot be read:" + "".join(f"\n    {line}" for line in lines),
+        "\n    ".join([f"{len(errors)} rows cannot be read:", *lines]),
         where=str(corpus_dir),
         expected="every row readable, since index.unreadable is strict",
         hint=f"correct them, or take them out; {quarantine}",
@@ -199,19 +192,6 @@ def _one_line(error: CheckError) -> str:
 
 def _look(pixels: np.ndarray) -> tuple[str, np.ndarray]:
     return sample_id(pixels), duplicates.thumbnail(pixels)
-
-
-def _refuse_repeated_paths(records: list[tuple[str, Record]]) -> None:
-    first: dict[str, str] = {}
-    for source, record in records:
-        if record.path in first:
-            raise CheckError(
-                f"an image is listed twice: {record.path}",
-                where=f"sources `{first[record.path]}` and `{source}`",
-                expected="each image once",
-                hint="take one of the sources, or the repeated row, out",
-            )
-        first[record.path] = source
 
 
 def _subjects(corpus_dir: Path, listed: list[tuple[str, Row]]) -> dict[str, str]:
@@ -290,9 +270,8 @@ def _resolve_conflicts(found: pd.DataFrame, policy: str) -> tuple[pd.DataFrame, 
             }
         )
     label_of = {conflict["kept"]: conflict["label"] for conflict in conflicts}
-    kept = kept[~kept["path"].isin({path for path, label in label_of.items() if label is None})].copy()
-    kept["label"] = kept["path"].map(label_of).fillna(kept["label"])
-    return kept, sorted(conflicts, key=lambda conflict: str(conflict["kept"]))
+    kept["label"] = [label_of.get(path, label) for path, label in zip(kept["path"], kept["label"], strict=True)]
+    return kept[kept["label"].notna()].copy(), conflicts
 
 
 def assign_splits(rows: pd.DataFrame, settings: IndexParams) -> np.ndarray:
@@ -360,10 +339,8 @@ def stratification(rows: pd.DataFrame, settings: IndexParams) -> dict[str, Any]:
     found = _shares(labels, pd.Categorical(rows["split"], categories=SPLITS).codes)
 
     def table(shares: np.ndarray) -> dict[str, dict[str, float]]:
-        return {
-            name: dict(zip(SPLITS, row.tolist(), strict=True))
-            for name, row in zip([*names, "all"], shares, strict=True)
-        }
+        rows = [dict(zip(SPLITS, row, strict=True)) for row in shares.tolist()]
+        return dict(zip([*names, "all"], rows, strict=True))
 
     return {
         "seed": settings.seed,
@@ -374,7 +351,7 @@ def stratification(rows: pd.DataFrame, settings: IndexParams) -> dict[str, Any]:
 
 
 def _places(groups: np.ndarray, seed: int) -> np.ndarray:
-    """A number in [0, 1) for each group, that follows from its name and the seed alone."""
+    """A number in [0, 1) for each group."""
     return np.array([int(sha256(f"{seed}:{group}")[:13], 16) / 16**13 for group in groups])
 
 
@@ -409,8 +386,13 @@ def _expected(labels: np.ndarray, free: np.ndarray, settings: IndexParams) -> np
     return np.stack([1 - val - calib - test, val, calib, test], axis=1)
 
 
-def _excluded(row: Any, step: str, reason: str, kept: str = "") -> dict[str, str]:
-    return {"path": row.path, "source": row.source, "step": step, "reason": reason, "kept": kept}
+def _excluded(path: Any, source: Any, step: str, reason: Any, kept: Any = "") -> dict[str, str]:
+    return {"path": path, "source": source, "step": step, "reason": reason, "kept": kept}
+
+
+def _dropped(rows: pd.DataFrame, columns: dict[str, str]) -> list[dict[Any, Any]]:
+    named = {"path": "dropped", **columns}
+    return rows.sort_values("path")[[*named]].rename(columns=named).to_dict("records")
 
 
 def _reasons(excluded: pd.DataFrame) -> dict[str, dict[str, int]]:
@@ -421,11 +403,10 @@ def _reasons(excluded: pd.DataFrame) -> dict[str, dict[str, int]]:
 
 
 def _count(step: str, rows: pd.DataFrame) -> dict[str, Any]:
-    # An official split may be missing; `none` then.
     split = "split" if "split" in rows else "official_split"
 
     def by(*names: str) -> dict[str, int]:
-        keys = zip(*(rows[name].replace("", "none") for name in names), strict=True)
+        keys = zip(*(rows[name].replace("", "none") for name in names), strict=True)  # no official split: none
         return dict(sorted(Counter("/".join(key) for key in keys).items()))
 
     return {

@@ -54,38 +54,25 @@ def diff(before: pd.DataFrame, after: pd.DataFrame) -> dict[str, Any]:
     joined = joined.sort_values("path")
     both = joined[joined["_merge"] == "both"]
     went, came = joined[joined["_merge"] == "left_only"], joined[joined["_merge"] == "right_only"]
+    went, came = went.filter(regex="^path$|_before$"), came.filter(regex="^path$|_after$")
     renamed = went.merge(came, left_on="sample_id_before", right_on="sample_id_after", suffixes=("_old", "_new"))
     went = went[~went["path"].isin(renamed["path_old"])]
     came = came[~came["path"].isin(renamed["path_new"])]
     # What was renamed may have changed label or split on the way.
-    same = pd.concat(
-        [
-            both[["path", "label_before", "label_after", "split_before", "split_after"]],
-            renamed.rename(
-                columns={
-                    "path_new": "path", "label_before_old": "label_before", "label_after_new": "label_after",
-                    "split_before_old": "split_before", "split_after_new": "split_after",
-                }
-            )[["path", "label_before", "label_after", "split_before", "split_after"]],
-        ]
-    ).sort_values("path")  # fmt: skip
+    same = pd.concat([both, renamed.rename(columns={"path_new": "path"})]).sort_values("path")
+
+    def listed(rows: pd.DataFrame, **columns: str) -> list[dict[str, str]]:
+        return [dict(zip(columns, row, strict=True)) for row in rows[[*columns.values()]].to_numpy()]
 
     def changes(column: str) -> list[dict[str, str]]:
         changed = same[same[f"{column}_before"] != same[f"{column}_after"]]
-        columns = ["path", f"{column}_before", f"{column}_after"]
-        return [dict(zip(("path", "before", "after"), row, strict=True)) for row in changed[columns].to_numpy()]
-
-    def listed(rows: pd.DataFrame, side: str) -> list[dict[str, str]]:
-        columns = ["path", f"label_{side}", f"split_{side}"]
-        return [dict(zip(("path", "label", "split"), row, strict=True)) for row in rows[columns].to_numpy()]
+        return listed(changed, path="path", before=f"{column}_before", after=f"{column}_after")
 
     return {
         "images": {"before": _counts(before), "after": _counts(after)},
-        "came": listed(came, "after"),
-        "went": listed(went, "before"),
-        "renamed": [
-            {"before": row.path_old, "after": row.path_new} for row in renamed.sort_values("path_new").itertuples()
-        ],
+        "came": listed(came, path="path", label="label_after", split="split_after"),
+        "went": listed(went, path="path", label="label_before", split="split_before"),
+        "renamed": listed(renamed.sort_values("path_new"), before="path_old", after="path_new"),
         "relabelled": changes("label"),
         "moved": changes("split"),
         "redrawn": both.loc[both["sample_id_before"] != both["sample_id_after"], "path"].tolist(),

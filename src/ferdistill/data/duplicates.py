@@ -64,18 +64,13 @@ def phash(thumbnails: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     Parameters
     ----------
-    thumbnails : (N, SIDE, SIDE) array
-        uint8.
+    thumbnails
+        uint8 (N, SIDE, SIDE); anything else is a UsageError.
 
     Returns
     -------
-    hashes, mirrored : (N,) array
-        uint64; `mirrored` equals the hashes of `thumbnails[:, :, ::-1]`.
-
-    Raises
-    ------
-    UsageError
-        On another shape or dtype.
+    hashes, mirrored
+        uint64 (N,); `mirrored` equals the hashes of `thumbnails[:, :, ::-1]`.
     """
     if thumbnails.shape[1:] != (SIDE, SIDE) or thumbnails.dtype != np.uint8:
         raise UsageError(
@@ -100,12 +95,7 @@ def near_pairs(hashes: np.ndarray, mirrored: np.ndarray, distance: int = DISTANC
     with the square of their number: there, each is paired with the first `CROWD` of them in the given order, and
     only these are paired with what is near. So put first what should be kept. Everywhere else no pair is missed.
 
-    Parameters
-    ----------
-    hashes, mirrored : (N,) array
-        From `phash`.
-    distance : int
-        Bits, in 0..MAX_DISTANCE.
+    `hashes` and `mirrored` are from `phash`; `distance` is in bits, in 0..MAX_DISTANCE.
 
     Returns
     -------
@@ -210,13 +200,13 @@ def find(
 
     Parameters
     ----------
-    thumbnails : (N, SIDE, SIDE) array
-        uint8, from `thumbnail`; first what should be kept (see `near_pairs`).
-    distance : int
+    thumbnails
+        uint8 (N, SIDE, SIDE), from `thumbnail`; first what should be kept (see `near_pairs`).
+    distance
         Bits, in 0..MAX_DISTANCE.
-    correlation : float
+    correlation
         Smallest correlation of copies, above 0 and up to 1.
-    mirrored : bool
+    mirrored
         Whether a mirrored image is a copy.
 
     Returns
@@ -227,10 +217,8 @@ def find(
 
     Raises
     ------
-    UsageError
-        If `distance` or `correlation` is out of range, or `thumbnails` has another shape or dtype.
-    CheckError
-        If there are so many near hashes that the pairs would not fit in memory.
+    UsageError, CheckError
+        As `phash` and `near_pairs` do, and if `correlation` is out of range.
     """
     if not 0 < correlation <= 1:
         raise UsageError(f"a correlation of {correlation}", where="near duplicates", expected="above 0 and up to 1")

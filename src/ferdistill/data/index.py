@@ -138,12 +138,8 @@ def _check_rows(rows: pd.DataFrame, description: dict[str, Any], path: Path, col
     """Refuse what only a hand could have written, its digest included."""
     missing = [name for name in columns if name not in rows]
     if missing:
-        raise CheckError(
-            f"columns are missing: {', '.join(missing)}",
-            where=str(path),
-            expected=", ".join(columns),
-            hint=ANEW,
-        )
+        absent = f"columns are missing: {', '.join(missing)}"
+        raise CheckError(absent, where=str(path), expected=", ".join(columns), hint=ANEW)
     for name, known in (("split", SPLITS), ("label", description["classes"])):
         odd = sorted(set(rows[name].unique()) - set(map(str, known))) if name in rows else []
         if odd:

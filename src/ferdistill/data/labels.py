@@ -18,23 +18,18 @@ class Labels:
 
     A label is a class if, first, the source's map in corpus.yaml says so, of the label or of the name that the
     corpus's own table of codes gives to it; else if that name is the class's own, or differs in case alone or in how
-    accents are encoded; else if both are synonyms of one word.
+    accents are encoded; else if both are synonyms of one word. `counts` has the rows met so far, by label.
 
     Parameters
     ----------
-    classes : list of str
+    classes
         Those of params.yaml.
-    given : mapping
+    given
         Label or name -> class: the map in corpus.yaml.
-    codes : mapping
+    codes
         Label -> name: the corpus's own table. Empty where labels are names themselves.
-    synonyms : mapping
+    synonyms
         Folded name -> the word that stands for all its synonyms.
-
-    Attributes
-    ----------
-    counts : Counter
-        Rows by label.
     """
 
     def __init__(
@@ -77,8 +72,7 @@ class Labels:
     def _shares(self, votes: Mapping[str, float]) -> dict[str, float] | None:
         counts = dict.fromkeys(self.classes, 0.0)
         for label, count in votes.items():
-            found = self.class_of(label)
-            if found is not None:
+            if found := self.class_of(label):
                 counts[found] += count
         total = sum(counts.values())
         return {name: count / total for name, count in counts.items()} if total else None
@@ -89,10 +83,8 @@ class Labels:
 
     def listed(self, labels: list[str]) -> str:
         """Labels with the names that the corpus's table gives them, and how often each was met."""
-        parts = [
-            f"{label}{f' ({self.codes[label]})' if label in self.codes else ''} {self.counts[label]:,}"
-            for label in labels[:NAMED]
-        ]
+        name_of = {label: f" ({name})" for label, name in self.codes.items()}
+        parts = [f"{label}{name_of.get(label, '')} {self.counts[label]:,}" for label in labels[:NAMED]]
         return ", ".join(parts) + (f" and {len(labels) - NAMED} more" if len(labels) > NAMED else "")
 
 

@@ -13,25 +13,13 @@ from .sources import file_names, has_image_suffix, is_clutter, table_header
 
 @dataclass(frozen=True)
 class Layout:
-    """A place that an adapter can read.
-
-    Attributes
-    ----------
-    path, options
-        As in corpus.yaml.
-    evidence : str
-        What it was recognised by, and what else it could have been; one line.
-    whole : bool
-        Whether the adapter reads every image below `path`, whoever put it there.
-    positions : bool
-        Whether whole numbers from 0, one for each class of params.yaml, are its positions there.
-    """
+    """A place that an adapter can read; `path` and `options` are as in corpus.yaml."""
 
     path: str
-    evidence: str
+    evidence: str  # what it was recognised by, and what else it could have been; one line
     options: dict[str, Any] = field(default_factory=dict)
-    whole: bool = False
-    positions: bool = False
+    whole: bool = False  # whether the adapter reads every image below `path`, whoever put it there
+    positions: bool = False  # whether whole numbers from 0, one for each class of params.yaml, are its positions there
 
 
 @dataclass(frozen=True)
@@ -46,19 +34,12 @@ Found = Iterator[Layout | LeftOut]
 
 
 class Tree:
-    """The files of a corpus directory by folder, and the first lines of its tables.
-
-    Attributes
-    ----------
-    labels : Labels
-        Which names are classes of params.yaml.
-    found : list of (Layout or LeftOut)
-        What adapters that come before have recognised.
-    """
+    """The files of a corpus directory by folder, and the first lines of its tables."""
 
     def __init__(self, root: Path, labels: Labels) -> None:
-        self.root, self.labels = root, labels
-        self.found: list[Layout | LeftOut] = []
+        self.root = root
+        self.labels = labels  # which names are classes of params.yaml
+        self.found: list[Layout | LeftOut] = []  # what adapters that come before have recognised
         self.files = [name for name in file_names(root) if not is_clutter(name)]
         self.images = [name for name in self.files if has_image_suffix(name)]
         self.by_folder: dict[str, list[str]] = defaultdict(list)
@@ -77,9 +58,7 @@ class Tree:
 
     def ending(self, name: str) -> list[str]:
         """The folders in which a file or folder of this relative path lies."""
-        places = [
-            place for place in (*self.files, *sorted(self.folders)) if place == name or place.endswith(f"/{name}")
-        ]
+        places = [place for place in (*self.files, *sorted(self.folders)) if f"/{place}".endswith(f"/{name}")]
         return [place.removesuffix(name).rstrip("/") or "." for place in places]
 
 

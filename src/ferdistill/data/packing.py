@@ -11,7 +11,6 @@ from ..image_files import resize
 from ..params import ImageParams
 from .index import Index, sample_id
 from .reader import map_images, records_by_path
-from .sources import Record
 
 
 def pack(index: Index, corpus_dir: Path, path: Path, classes: list[str], image: ImageParams) -> None:
@@ -22,12 +21,19 @@ def pack(index: Index, corpus_dir: Path, path: Path, classes: list[str], image: 
     CheckError
         If a file of the index is gone, or decodes to other pixels than when the index was made.
     """
+    listed = records_by_path(corpus_dir, classes)
+    lost = [name for name in index.rows["path"] if name not in listed]
+    if lost:
+        raise CheckError(
+            f"{len(lost)} images of the index are not in the corpus", where=lost[0], hint="run `dvc repro index`"
+        )
+    records = [listed[name] for name in index.rows["path"]]
+    look = partial(_digest_and_resize, image=image)
     with atomic(path) as temporary:
         shape = (len(index.rows), image.size, image.size, image.channels)
         packed = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
         reserve(temporary)
-        look = partial(_digest_and_resize, image=image)
-        looks = map_images(look, corpus_dir, records_of(index, corpus_dir, classes), "packing images")
+        looks = map_images(look, corpus_dir, records, "packing images")
         for row, (seen, expected) in enumerate(zip(looks, index.rows["sample_id"], strict=True)):
             if isinstance(seen, CheckError):
                 raise seen
@@ -40,23 +46,6 @@ def pack(index: Index, corpus_dir: Path, path: Path, classes: list[str], image: 
                     hint="run `dvc repro index`",
                 )
         packed.flush()
-
-
-def records_of(index: Index, corpus_dir: Path, classes: list[str]) -> list[Record]:
-    """What the corpus lists for each row of the index, in the order of the index.
-
-    Raises
-    ------
-    CheckError
-        If the corpus no longer lists a row.
-    """
-    listed = records_by_path(corpus_dir, classes)
-    lost = [path for path in index.rows["path"] if path not in listed]
-    if lost:
-        raise CheckError(
-            f"{len(lost)} images of the index are not in the corpus", where=lost[0], hint="run `dvc repro index`"
-        )
-    return [listed[path] for path in index.rows["path"]]
 
 
 def _digest_and_resize(pixels: np.ndarray, image: ImageParams) -> tuple[str, np.ndarray]:

@@ -87,10 +87,10 @@ def source_rows(
     found = False
     try:
         for row in adapter.rows(corpus_dir, source.path, labels, options):
-            if isinstance(row, Dropped) and row.path in ("corpus.yaml", subjects):
-                continue  # a source whose path is `.` meets them, and they are no rows of it
-            found = True
-            yield row
+            # A source whose path is `.` meets these, and they are no rows of it.
+            if not (isinstance(row, Dropped) and row.path in ("corpus.yaml", subjects)):
+                found = True
+                yield row
     except OSError as error:
         raise CheckError(
             f"source `{source.name}` has not the {source.adapter} layout: {error.strerror}",
@@ -153,20 +153,22 @@ def map_images(
 
     Parameters
     ----------
-    function : callable
+    function
         Takes pixels, RGB uint8 (H, W, 3). Worker processes must be able to import it.
-    workers : int, optional
+    workers
         Processes, at least 1. If None, one a core where there are enough images to repay starting them. The results
         do not depend on it.
 
     Yields
     ------
-    object or CheckError
+    T or CheckError
         What `function` returned, or the error of an image that cannot be decoded.
     """
     chunks = [records[start : start + CHUNK] for start in range(0, len(records), CHUNK)]
     if workers is None:
-        workers = min(usable_cores(), len(chunks) // 8 or 1)
+        # Of the cores, those this process may run on, where the system tells.
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        workers = min(cores, len(chunks) // 8 or 1)
     work = partial(_map_chunk, function, corpus_dir)
     with ExitStack() as stack:
         results: Iterable[list[T | CheckError]] = map(work, chunks)
@@ -189,11 +191,6 @@ def _map_chunk(
         except CheckError as error:
             found.append(error)
     return found
-
-
-def usable_cores() -> int:
-    """Cores this process may run on, where the system tells; else all."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def read_subjects(corpus_dir: Path) -> dict[str, str]:

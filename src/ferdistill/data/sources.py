@@ -6,7 +6,8 @@ order, without decoding an image. `root` is the corpus directory, `path` the sou
 
 - `Record`, a labelled image, passed through `labels.row`, which makes a class of its label;
 - `Dropped`, a row that is left out by rule (not an image, unlabelled, a label that is no class), with the rule;
-- `CheckError` (yielded, not raised), a row that cannot be read, naming file and row.
+- `CheckError` (yielded, not raised: `parsed` yields what a function of one row raises), a row that cannot be read,
+  naming file and row.
 
 It raises only where the source as a whole cannot be read: a list that is missing, columns that are not there. It never
 passes over a row in silence. `CODES` is the corpus's own table of codes, where its labels are codes.
@@ -19,11 +20,11 @@ own. Posed in a laboratory comes first (from 10), then labelled by many (40), by
 import csv
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -31,7 +32,9 @@ from pydantic import BaseModel, ConfigDict
 from ..errors import CheckError
 from ..files import UNWRITABLE
 from ..image_files import read_image
+from .description import stays_inside
 
+T = TypeVar("T")
 OfficialSplit = Literal["train", "val", "test"]
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"}
 NOT_AN_IMAGE = "not an image"
@@ -50,36 +53,24 @@ class Options(BaseModel):
 
 @dataclass(frozen=True)
 class Record:
-    """One labelled image, or part of one, not yet decoded.
+    """One labelled image, or part of one, not yet decoded. Paths are POSIX and relative to the corpus directory.
 
     Attributes
     ----------
-    path : str
-        Its name in the index: POSIX, relative to the corpus directory, unique in it. A row of a table is
-        `table.csv#row`, counted from 0; one of several parts of an image is `image.jpg#number`.
-    label : str
-        As the source has it, a code or a name; from `Labels.row`, a class of params.yaml.
-    split : str or None
-        The source's own split, where it has one.
-    subject : str
-        Who is shown, where the name tells it; alike in all sources that show the same people, else prefixed.
-    image : str
-        Image file, POSIX, relative to the corpus directory. Empty where `pixels` holds it.
-    pixels : str
-        The image itself as text: 48 x 48 whole numbers from 0 to 255, separated by blanks.
-    box : tuple of int or None
-        left, top, right, bottom in pixels of the upright image; right and bottom are the first outside.
-    votes : mapping or None
+    path
+        Its name in the index, unique in it. A row of a table is `table.csv#row`, counted from 0; one of several parts
+        of an image is `image.jpg#number`.
+    votes
         Annotators' votes by label; from `Labels.row`, shares of the votes for any class, by class, which sum to 1.
     """
 
     path: str
-    label: str
-    split: OfficialSplit | None
-    subject: str = ""
-    image: str = ""
-    pixels: str = ""
-    box: tuple[int, int, int, int] | None = None
+    label: str  # as the source has it, a code or a name; from `Labels.row`, a class of params.yaml
+    split: OfficialSplit | None  # the source's own, where it has one
+    subject: str = ""  # who is shown, if the name tells; alike in all sources that show the same people, else prefixed
+    image: str = ""  # the file; empty where `pixels` holds the image
+    pixels: str = ""  # the image itself as text: 48 x 48 whole numbers from 0 to 255, separated by blanks
+    box: tuple[int, int, int, int] | None = None  # left, top, and the first right and bottom outside, in upright pixels
     votes: Mapping[str, float] | None = None
 
 
@@ -126,20 +117,28 @@ def wrong(what: str, where: str, expected: str) -> CheckError:
     return CheckError(what, where=where, expected=expected, hint="correct it, or take it out of the corpus")
 
 
-def leaves(name: str, where: str) -> CheckError:
-    """The error of a listed path for which `stays_inside` is false."""
-    return wrong(
-        f"a listed path leaves its folder, or is not POSIX: {name!r}",
-        where,
-        "a relative path with / between its parts and no `..`",
-    )
+def parsed(found: Iterable[T | Dropped | CheckError], parse: Callable[[T], Row]) -> Iterator[Row]:
+    """What `parse` makes of each row; a row that it raises an error on, or that is one or dropped already, as that."""
+    for item in found:
+        try:
+            yield item if isinstance(item, Dropped | CheckError) else parse(item)
+        except CheckError as error:
+            yield error
 
 
-def listed_twice(name: str, where: str, first: str) -> CheckError:
-    """The error of a row that lists what an earlier row listed."""
-    return CheckError(
-        f"a row twice: {name}", where=f"{where}; first at {first}", expected="one row", hint="take one of them out"
-    )
+def check_inside(name: str, where: str) -> None:
+    """Refuse a listed path for which `stays_inside` is false."""
+    if not stays_inside(name):
+        expected = "a relative path with / between its parts and no `..`"
+        raise wrong(f"a listed path leaves its folder, or is not POSIX: {name!r}", where, expected)
+
+
+def check_once(name: str, where: str, place: str, first: dict[str, str]) -> None:
+    """Refuse what an earlier row listed; `first` has the place of each name so far, and gets that of this one."""
+    if name in first:
+        where = f"{where}; first at {first[name]}"
+        raise CheckError(f"a row twice: {name}", where=where, expected="one row", hint="take one of them out")
+    first[name] = place
 
 
 def file_names(folder: Path) -> list[str]:
@@ -160,14 +159,9 @@ def file_names(folder: Path) -> list[str]:
     found = []
     for parent, folders, files in os.walk(folder, onerror=stop):
         below = Path(parent).relative_to(folder)
-        for name in folders:
-            if Path(parent, name).is_symlink():
-                raise CheckError(
-                    "a link to a folder",
-                    where=ascii(str(Path(parent, name))),
-                    expected="folders of the corpus's own",
-                    hint="move or copy the folder here",
-                )
+        for link in (Path(parent, name) for name in folders if Path(parent, name).is_symlink()):
+            expected, hint = "folders of the corpus's own", "move or copy the folder here"
+            raise CheckError("a link to a folder", where=ascii(str(link)), expected=expected, hint=hint)
         found += [(below / name).as_posix() for name in files]
     for name in found:
         if UNWRITABLE.search(name):
@@ -183,11 +177,8 @@ def file_names(folder: Path) -> list[str]:
 def is_clutter(name: str) -> bool:
     """Whether a file, by its path, is one that a desktop leaves behind: hidden, `Thumbs.db`, `__MACOSX/...`."""
     parts = name.split("/")
-    return (
-        any(part.startswith(".") for part in parts)
-        or "__MACOSX" in parts
-        or parts[-1].lower() in {"thumbs.db", "desktop.ini"}
-    )
+    hidden = any(part.startswith(".") or part == "__MACOSX" for part in parts)
+    return hidden or parts[-1].lower() in {"thumbs.db", "desktop.ini"}
 
 
 def has_image_suffix(name: str) -> bool:
@@ -278,11 +269,8 @@ def table_rows(file: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, list
             if len(fields) == len(header):
                 yield row, [fields[place] for place in places]
             else:
-                yield wrong(
-                    f"a row of {len(fields)} fields",
-                    f"{file}, data row {row}",
-                    f"{len(header)} fields, as in the first line",
-                )
+                expected = f"{len(header)} fields, as in the first line"
+                yield wrong(f"a row of {len(fields)} fields", f"{file}, data row {row}", expected)
 
 
 def csv_fields(lines: Iterator[str]) -> Iterator[list[str]]:
@@ -325,14 +313,9 @@ def _decode_text(root: Path, record: Record) -> np.ndarray:
     try:
         values = np.array(list(map(int, record.pixels.split())), dtype=np.int64)
     except (ValueError, OverflowError) as error:
-        raise wrong(
-            f"pixels are not whole numbers: {error}", where, "numbers from 0 to 255, separated by blanks"
-        ) from None
+        expected = "numbers from 0 to 255, separated by blanks"
+        raise wrong(f"pixels are not whole numbers: {error}", where, expected) from None
     if values.size != side * side or values.min() < 0 or values.max() > 255:
-        raise wrong(
-            f"{values.size} pixel values" + (f" from {values.min()} to {values.max()}" if values.size else ""),
-            where,
-            f"{side * side} whole numbers from 0 to 255",
-        )
-    grey = values.astype(np.uint8).reshape(side, side, 1)
-    return np.repeat(grey, 3, axis=2)
+        found = f"{values.size} pixel values" + (f" from {values.min()} to {values.max()}" if values.size else "")
+        raise wrong(found, where, f"{side * side} whole numbers from 0 to 255")
+    return np.repeat(values.astype(np.uint8).reshape(side, side, 1), 3, axis=2)

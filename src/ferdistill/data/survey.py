@@ -25,27 +25,13 @@ class Surveyed:
 
 @dataclass(frozen=True)
 class Survey:
-    """What lies in a corpus directory.
+    """What lies in a corpus directory."""
 
-    Attributes
-    ----------
-    sources : tuple of Surveyed
-        In order of precedence, the better curated first.
-    left_out : tuple of LeftOut
-        In order of their paths.
-    unrecognised : tuple of str
-        Entries of the directory itself in which nothing was recognised.
-    subjects : str or None
-        The table of subjects, if there is one.
-    classes : tuple of str
-        What labels were read as.
-    """
-
-    sources: tuple[Surveyed, ...]
-    left_out: tuple[LeftOut, ...]
-    unrecognised: tuple[str, ...]
-    subjects: str | None
-    classes: tuple[str, ...]
+    sources: tuple[Surveyed, ...]  # in order of precedence, the better curated first
+    left_out: tuple[LeftOut, ...]  # in order of their paths
+    unrecognised: tuple[str, ...]  # entries of the directory itself in which nothing was recognised
+    subjects: str | None  # the table of subjects, if there is one
+    classes: tuple[str, ...]  # what labels were read as
 
 
 def survey(corpus_dir: Path, classes: list[str]) -> Survey:
@@ -63,10 +49,10 @@ def survey(corpus_dir: Path, classes: list[str]) -> Survey:
     refuse_exits(corpus_dir)
     tree = Tree(corpus_dir, Labels(classes, {}, {}, synonyms()))
     subjects = SUBJECTS if {"path", "subject"} <= set(tree.headers.get(SUBJECTS, ())) else None
-    modules = {name: importlib.import_module(module) for name, module in adapters().items()}
-    recognising = {name: module for name, module in modules.items() if hasattr(module, "recognise")}
+    modules = [(name, importlib.import_module(module)) for name, module in adapters().items()]
+    recognising = [(name, module) for name, module in modules if hasattr(module, "recognise")]
     layouts: list[tuple[str, Layout]] = []
-    for name, module in sorted(recognising.items(), key=lambda item: item[1].PRECEDENCE):
+    for name, module in sorted(recognising, key=lambda item: item[1].PRECEDENCE):
         found = sorted(module.recognise(tree), key=lambda item: item.path)
         tree.found += found
         layouts += [(name, item) for item in found if isinstance(item, Layout)]
@@ -86,15 +72,9 @@ def survey(corpus_dir: Path, classes: list[str]) -> Survey:
 
     places = [item.path for item in tree.found] + sorted({path.partition("/")[0] for path in listed_by})
     entries = sorted({name.partition("/")[0] for name in tree.files} - {"corpus.yaml", SUBJECTS})
-    return Survey(
-        sources=tuple(sources),
-        left_out=tuple(sorted(left_out, key=lambda item: (item.path, item.reason))),
-        unrecognised=tuple(
-            entry for entry in entries if not any(place == "." or is_below(place, entry) for place in places)
-        ),
-        subjects=subjects,
-        classes=tuple(classes),
-    )
+    unrecognised = [name for name in entries if not any(place == "." or is_below(place, name) for place in places)]
+    ordered = sorted(left_out, key=lambda item: (item.path, item.reason))
+    return Survey(tuple(sources), tuple(ordered), tuple(unrecognised), subjects, tuple(classes))
 
 
 def _check_place(layout: Layout, layouts: list[tuple[str, Layout]], tree: Tree) -> None:
@@ -117,13 +97,7 @@ def _read(
     subjects: str | None,
     listed_by: dict[str, str],
 ) -> Surveyed:
-    """What a layout holds, with the map of its labels where they do not speak for themselves.
-
-    Raises
-    ------
-    UsageError, CheckError
-        If it cannot be read, or no image has a label that is a class, or another source lists the same images.
-    """
+    """What a layout holds, with the map of its labels where they do not speak for themselves."""
     labels = labels_of(source, classes)
     paths: list[str] = []
     errors: list[CheckError] = []
@@ -143,10 +117,10 @@ def _read(
             f"none of whose labels is a class: {labels.listed(strange)}",
             hint=f"name these in `classes` of params.yaml, or write which class each is: {entry(mapped)}",
         )
+    if errors and not paths:
+        raise CheckError(f"without an image that has a label: {errors[0].what}")
     if not paths:
-        raise CheckError(
-            f"without an image that has a label: {errors[0].what}" if errors else "without a labelled image"
-        )
+        raise CheckError("without a labelled image")
     others = sorted({listed_by[path] for path in paths if path in listed_by})
     if others:
         raise CheckError(f"whose images {others[0]} lists too")

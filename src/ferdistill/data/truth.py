@@ -68,9 +68,7 @@ def distribution(corpus_dir: Path, paths: Sequence[str], classes: Sequence[str])
             expected=f"a CSV in UTF-8 with a column path, and numbers in {', '.join(columns)}",
             hint="run `dvc repro corpus index`",
         ) from None
-    absent = [name for name in columns if name not in known.columns] or [
-        name for name in paths if name not in known.index
-    ]
+    absent = [*(name for name in columns if name not in known), *(name for name in paths if name not in known.index)]
     if absent:
         raise CheckError(
             f"the truth lacks {absent[0]}",

@@ -1,17 +1,16 @@
 """The embedded corpus: drawn faces with known annotators, written as three raw sources in public layouts."""
 
-import csv
-import io
 import math
 import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -22,14 +21,8 @@ from .renderer import ACTION_UNITS, CLASSES, Identity, draw_identity, draw_view,
 
 # How often each class is meant, after the class balance of FER2013.
 PRIOR = {
-    "angry": 0.135,
-    "disgust": 0.055,
-    "fear": 0.13,
-    "happy": 0.25,
-    "neutral": 0.18,
-    "sad": 0.15,
-    "surprise": 0.10,
-}
+    "angry": 0.135, "disgust": 0.055, "fear": 0.13, "happy": 0.25, "neutral": 0.18, "sad": 0.15, "surprise": 0.10,
+}  # fmt: skip
 
 # (source, official part, share of the images)
 PARTS = (
@@ -138,7 +131,17 @@ def write_corpus(
     UsageError
         If an argument is out of range, or `root` holds something.
     """
-    _check(root, seed, subjects, images, annotators, sharpness)
+    for argument, fits, expected in (
+        (f"seed = {seed}", seed >= 0, "at least 0"),
+        (f"subjects = {subjects}", subjects >= 20, "at least 20, so every part has one"),
+        (f"images = {images}", images >= max(100, 4 * subjects), "at least 100, and 4 a subject"),
+        (f"annotators = {annotators}", annotators >= 1, "at least 1"),
+        (f"sharpness = {sharpness}", math.isfinite(sharpness) and sharpness > 0, "a number above 0"),
+    ):
+        if not fits:
+            raise UsageError("the corpus cannot be drawn", where=argument, expected=expected)
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        raise UsageError("the corpus would overwrite what is there", where=str(root), hint="remove it first")
     samples, planted, shared = _draw(seed, subjects, images, annotators, sharpness)
 
     root.parent.mkdir(parents=True, exist_ok=True)
@@ -161,22 +164,6 @@ def write_corpus(
         **{kind: len(pairs) for kind, pairs in planted.items()},
         "subjects_in_two_sources": len(shared),
     }
-
-
-def _check(root: Path, seed: int, subjects: int, images: int, annotators: int, sharpness: float) -> None:
-    wrong = "the corpus cannot be drawn"
-    if seed < 0:
-        raise UsageError(wrong, where=f"seed = {seed}", expected="at least 0")
-    if subjects < 20:
-        raise UsageError(wrong, where=f"subjects = {subjects}", expected="at least 20, so every part has one")
-    if images < max(100, 4 * subjects):
-        raise UsageError(wrong, where=f"images = {images}", expected="at least 100, and 4 a subject")
-    if annotators < 1:
-        raise UsageError(wrong, where=f"annotators = {annotators}", expected="at least 1")
-    if not (math.isfinite(sharpness) and sharpness > 0):
-        raise UsageError(wrong, where=f"sharpness = {sharpness}", expected="a number above 0")
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise UsageError("the corpus would overwrite what is there", where=str(root), hint="remove it first")
 
 
 def _generator(*words: int) -> np.random.Generator:
@@ -230,10 +217,9 @@ def _draw(
 ) -> tuple[list[Sample], dict[str, list[tuple[int, int]]], list[int]]:
     """Draw all samples, the planted pairs (as positions among them), and the subjects in two sources."""
     numbers = _generator(seed, _LAYOUT).permutation(subjects).tolist()
-    pools: dict[tuple[str, str], list[int]] = {}
-    for (source, name, _), count in zip(PARTS, _apportion(subjects, [share for *_, share in PARTS]), strict=True):
-        pools[source, name] = numbers[:count]
-        numbers = numbers[count:]
+    counts = _apportion(subjects, [share for *_, share in PARTS])
+    ends = np.cumsum(counts)
+    pools = {part[:2]: numbers[end - n : end] for part, n, end in zip(PARTS, counts, ends, strict=True)}
     shared = pools["rafdb", "train"][: max(2, round(0.01 * subjects))]
     pools["folders", "test"] = shared + pools["folders", "test"]
 
@@ -253,8 +239,7 @@ def _draw(
     plan = [(part, place) for part, count in enumerate(counts) for place in range(count)]
     for part, place in track(plan, "drawing faces", total=len(plan)):
         source, name, _ = PARTS[part]
-        pool = pools[source, name]
-        subject = pool[place % len(pool)]
+        subject = pools[source, name][place % len(pools[source, name])]
         if subject not in identities:
             identities[subject] = draw_identity(_generator(seed, _SUBJECT, subject))
         rng = _generator(seed, _IMAGE, part, place)
@@ -294,49 +279,35 @@ def _plant(
     straddling = training[: max(1, round(0.2 * copies["exact"]))]
     rest = rng.permutation(np.setdiff1d(originals, straddling)).tolist()
 
-    planted: dict[str, list[tuple[int, int]]] = {
-        "exact": [],
-        "exact_across_parts": [],
-        "reencoded": [],
-        "mirrored": [],
-        "conflicts": [],
-    }
+    kinds = ("exact", "exact_across_parts", "reencoded", "mirrored", "conflicts")
+    planted: dict[str, list[tuple[int, int]]] = {kind: [] for kind in kinds}
 
-    def plant(kind: str, original: int, copy: Sample) -> None:
+    def plant(kind: str, original: int, **changed: Any) -> None:
         planted[kind].append((original, len(samples)))
-        samples.append(copy)
+        samples.append(replace(samples[original], **changed))
 
-    def same_part(sample: Sample) -> str:
-        return "train" if sample.part == "Training" else "test"
+    def same_part(original: int) -> str:
+        return "train" if samples[original].part == "Training" else "test"
 
     for position in straddling:
-        plant("exact", position, replace(samples[position], source="folders", part="test"))
+        plant("exact", position, source="folders", part="test")
     planted["exact_across_parts"] = list(planted["exact"])
     for _ in range(copies["exact"] - len(straddling)):
         position = rest.pop()
-        sample = samples[position]
-        plant("exact", position, replace(sample, source="folders", part=same_part(sample)))
+        plant("exact", position, source="folders", part=same_part(position))
     for _ in range(copies["reencoded"]):
         position = rest.pop()
-        sample = samples[position]
-        larger = Image.fromarray(sample.pixels).resize((100, 100), Image.Resampling.BICUBIC)
-        copy = replace(
-            sample, source="rafdb", part=same_part(sample), pixels=np.asarray(larger), warmth=0.0, quality=75
-        )
-        plant("reencoded", position, copy)
+        larger = np.asarray(Image.fromarray(samples[position].pixels).resize((100, 100), Image.Resampling.BICUBIC))
+        plant("reencoded", position, source="rafdb", part=same_part(position), pixels=larger, warmth=0.0, quality=75)
     for _ in range(copies["mirrored"]):
         position = rest.pop()
-        sample = samples[position]
-        copy = replace(sample, source="folders", part=same_part(sample), pixels=sample.pixels[:, ::-1].copy())
-        plant("mirrored", position, copy)
+        flipped = samples[position].pixels[:, ::-1].copy()
+        plant("mirrored", position, source="folders", part=same_part(position), pixels=flipped)
     for number in range(copies["conflicts"]):
         position = rest.pop()
-        sample = samples[position]
-        others = np.where(np.array(CLASSES) == sample.label, -1.0, sample.q)
-        copy = replace(sample, label=CLASSES[int(others.argmax())])
-        if number < conflicts_in_folders:
-            copy = replace(copy, source="folders", part=same_part(sample))
-        plant("conflicts", position, copy)
+        others = np.where(np.array(CLASSES) == samples[position].label, -1.0, samples[position].q)
+        moved = {"source": "folders", "part": same_part(position)} if number < conflicts_in_folders else {}
+        plant("conflicts", position, label=CLASSES[int(others.argmax())], **moved)
     return planted
 
 
@@ -349,7 +320,7 @@ def _file_order(samples: list[Sample]) -> list[int]:
 def _write_sources(root: Path, samples: list[Sample]) -> list[str]:
     """Write the images and labels of the three sources; return the path of each sample."""
     paths = [""] * len(samples)
-    rows: list[list[object]] = []
+    rows: list[list[Any]] = []
     raf_lines: list[str] = []
     numbered = Counter[str]()
     for part in ("train", "test"):
@@ -388,11 +359,7 @@ def _tint(grey: NDArray[np.uint8], warmth: float) -> NDArray[np.uint8]:
 
 
 def _write_notes(
-    root: Path,
-    samples: list[Sample],
-    paths: list[str],
-    planted: dict[str, list[tuple[int, int]]],
-    shared: list[int],
+    root: Path, samples: list[Sample], paths: list[str], planted: dict[str, list[tuple[int, int]]], shared: list[int]
 ) -> None:
     """Write the list of sources, the subjects, the licence and the truth."""
     positions = _file_order(samples)
@@ -402,20 +369,16 @@ def _write_notes(
     subject_rows = [[paths[position], _subject_name(samples[position].subject)] for position in positions]
     _write_csv(root / "subjects.csv", ["path", "subject"], subject_rows)
 
-    header = ["path", "source", "subject", "intended", "label"]
-    header += [f"au{unit:02d}" for unit in ACTION_UNITS]
-    header += [f"q_{emotion}" for emotion in CLASSES] + [f"votes_{emotion}" for emotion in CLASSES]
+    header = ["path", "source", "subject", "intended", "label", *(f"au{unit:02d}" for unit in ACTION_UNITS)]
+    header += [f"{what}_{emotion}" for what in ("q", "votes") for emotion in CLASSES]
     rows = []
     for position in positions:
         sample = samples[position]
         known = [paths[position], sample.source, _subject_name(sample.subject), sample.intended, sample.label]
-        numbers = [*sample.aus.tolist(), *sample.q.tolist(), *sample.votes.tolist(), int(sample.occluded)]
-        rows.append([*known, *numbers])
+        rows.append([*known, *sample.aus.tolist(), *sample.q.tolist(), *sample.votes.tolist(), int(sample.occluded)])
     _write_csv(root / "truth" / "samples.csv", [*header, "occluded"], rows)
 
-    pairs: dict[str, list[list[str]]] = {
-        kind: [[paths[original], paths[copy]] for original, copy in found] for kind, found in planted.items()
-    }
+    pairs = {kind: [[paths[original], paths[copy]] for original, copy in found] for kind, found in planted.items()}
     pairs["subjects_in_two_sources"] = [[_subject_name(s), "rafdb/train", "folders/test"] for s in shared]
     write_json(root / "truth" / "planted.json", pairs)
 
@@ -424,9 +387,5 @@ def _subject_name(number: int) -> str:
     return f"s{number:04d}"
 
 
-def _write_csv(path: Path, header: list[str], rows: Sequence[Sequence[object]]) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
+def _write_csv(path: Path, header: list[str], rows: list[list[Any]]) -> None:
+    write_text(path, pd.DataFrame(rows, columns=header).to_csv(index=False, lineterminator="\n"))

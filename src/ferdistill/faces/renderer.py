@@ -298,9 +298,14 @@ _ANGLES = np.linspace(0, 2 * np.pi, 32, endpoint=False)
 _CIRCLE = np.stack([np.sin(_ANGLES), -np.cos(_ANGLES)], axis=1)
 
 
-def _curve(*control: tuple[float, float]) -> Floats:
-    """Cubic Bezier curve through the first and last of four control points, shape (9, 2)."""
-    return _BEZIER @ np.array(control)
+def _curve(*control: tuple[float, float], side: int = 1) -> Floats:
+    """Cubic Bezier curve through the first and last of four control points, shape (9, 2); mirrored where side is -1."""
+    return _BEZIER @ (np.array(control) * (side, 1))
+
+
+def _arch(end: tuple[float, float], inner: tuple[float, float]) -> Floats:
+    """Curve that is its own mirror image, by its right end and the control point beside it."""
+    return _curve((-end[0], end[1]), (-inner[0], inner[1]), inner, end)
 
 
 def _ellipse(across: float, down: float, width: float, height: float) -> Floats:
@@ -381,26 +386,15 @@ def _eye(identity: Identity, au: dict[int, float], side: int) -> list[Shape]:
     slant = side * identity.eye_slant
     inner, outer = middle - side * half, middle + side * half
     ends = (-0.15 + slant * side * 0.5, -0.15 - slant * side - 0.03 * au[6])
-    quarter = side * half / 2
-    upper = _curve(
-        (inner, ends[0]),
-        (middle - quarter, -0.15 - 1.33 * up * (1 + 0.2 * au[1])),
-        (middle + quarter, -0.15 - 1.33 * up * (1 - 0.25 * au[1] * (1 - au[2]))),
-        (outer, ends[1]),
-    )
-    lower = _curve(
-        (inner, ends[0]),
-        (middle - quarter, -0.15 + 1.33 * down),
-        (middle + quarter, -0.15 + 1.33 * down),
-        (outer, ends[1]),
-    )
+    first, second = middle - side * half / 2, middle + side * half / 2
+    above_first = -0.15 - 1.33 * up * (1 + 0.2 * au[1])
+    above_second = -0.15 - 1.33 * up * (1 - 0.25 * au[1] * (1 - au[2]))
+    below = -0.15 + 1.33 * down
+    upper = _curve((inner, ends[0]), (first, above_first), (second, above_second), (outer, ends[1]))
+    lower = _curve((inner, ends[0]), (first, below), (second, below), (outer, ends[1]))
     iris = _ellipse(middle, -0.155, 0.088, 0.088)
-    order = slice(None, None, side)
-    iris[:, 1] = np.clip(
-        iris[:, 1],
-        np.interp(iris[:, 0], upper[order, 0], upper[order, 1]),
-        np.interp(iris[:, 0], lower[order, 0], lower[order, 1]),
-    )
+    lids = [np.interp(iris[:, 0], *lid[::side].T) for lid in (upper, lower)]
+    iris[:, 1] = np.clip(iris[:, 1], *lids)
     shapes = [
         Shape(np.concatenate([upper, lower[::-1]]), min(250, 130 + 0.55 * skin)),
         Shape(iris, identity.iris),
@@ -410,12 +404,8 @@ def _eye(identity: Identity, au: dict[int, float], side: int) -> list[Shape]:
     ]
     # Cheeks that rise fold the skin below the eye and beside it.
     if au[6] > 0.05:
-        fold = _curve(
-            (inner, 0.0),
-            (middle, 0.06 - 0.03 * au[6]),
-            (outer, 0.03 - 0.03 * au[6]),
-            (outer + side * 0.06, -0.06),
-        )
+        end = (outer + side * 0.06, -0.06)
+        fold = _curve((inner, 0.0), (middle, 0.06 - 0.03 * au[6]), (outer, 0.03 - 0.03 * au[6]), end)
         shapes.append(Shape(fold, skin * (1 - 0.35 * au[6]), 0.025))
         for rise in (-0.07, 0.0):
             foot = [(outer + side * 0.05, -0.14), (outer + side * 0.14, -0.14 + rise)]
@@ -436,12 +426,7 @@ def _brow(identity: Identity, au: dict[int, float], side: int) -> list[Shape]:
     pinch = 0.07 * au[4]
     start, end = identity.eye_gap - 0.19 - pinch, identity.eye_gap + 0.21
     third = (end - start) / 3
-    upper = _curve(
-        (side * start, inner),
-        (side * (start + third), middle),
-        (side * (end - third), middle),
-        (side * end, outer),
-    )
+    upper = _curve((start, inner), (start + third, middle), (end - third, middle), (end, outer), side=side)
     thickness = identity.brow_thickness * np.linspace(1.2, 0.35, len(upper))
     lower = upper + np.stack([np.zeros_like(thickness), thickness], axis=1)
     tone = min(0.8 * identity.hair, 0.5 * identity.skin)
@@ -456,16 +441,12 @@ def _forehead(identity: Identity, au: dict[int, float]) -> list[Shape]:
     for row in range(2):
         height = -0.60 - 0.09 * row - 0.03 * au[1]
         if lined > 0.05:
-            line = _curve((-0.2, height + 0.02), (-0.08, height), (0.08, height), (0.2, height + 0.02))
+            line = _arch((0.2, height + 0.02), (0.08, height))
             shapes.append(Shape(line, skin * (1 - 0.35 * lined), 0.025))
         if au[2] > 0.05:
             for side in (-1, 1):
-                line = _curve(
-                    (side * 0.22, height + 0.02),
-                    (side * 0.3, height - 0.01),
-                    (side * 0.38, height),
-                    (side * 0.46, height + 0.05),
-                )
+                ends = (0.22, height + 0.02), (0.46, height + 0.05)
+                line = _curve(ends[0], (0.3, height - 0.01), (0.38, height), ends[1], side=side)
                 shapes.append(Shape(line, skin * (1 - 0.35 * au[2]), 0.025))
     if au[4] > 0.05:
         for side in (-1, 1):
@@ -473,7 +454,7 @@ def _forehead(identity: Identity, au: dict[int, float]) -> list[Shape]:
             shapes.append(Shape(line, skin * (1 - 0.5 * au[4]), 0.03))
     if au[9] > 0.05:
         for height in (-0.14, -0.07, 0.0):
-            line = _curve((-0.1, height + 0.03), (-0.04, height - 0.02), (0.04, height - 0.02), (0.1, height + 0.03))
+            line = _arch((0.1, height + 0.03), (0.04, height - 0.02))
             shapes.append(Shape(line, skin * (1 - 0.55 * au[9]), 0.03))
     return shapes
 
@@ -484,12 +465,8 @@ def _nose(identity: Identity, au: dict[int, float]) -> list[Shape]:
     base = -0.15 + identity.nose_length - 0.06 * au[9] - 0.02 * au[10]
     shapes = []
     for side in (-1, 1):
-        wing = _curve(
-            (side * width * 0.8, base - 0.11),
-            (side * (width + 0.03), base - 0.08),
-            (side * (width + 0.02), base),
-            (side * width * 0.5, base + 0.01),
-        )
+        top, bottom = (width * 0.8, base - 0.11), (width * 0.5, base + 0.01)
+        wing = _curve(top, (width + 0.03, base - 0.08), (width + 0.02, base), bottom, side=side)
         shapes.append(Shape(wing, skin * (0.7 - 0.2 * au[9]), 0.03))
         shapes.append(Shape(_ellipse(side * width * 0.5, base, 0.04, 0.022), 0.32 * skin))
     return shapes
@@ -505,12 +482,9 @@ def _cheek(identity: Identity, au: dict[int, float], side: int) -> list[Shape]:
     wing = identity.nose_width + 0.05
     top = 0.14 - 0.05 * au[9]
     bulge = 0.12 * au[12] + 0.05 * au[10]
-    fold = _curve(
-        (side * wing, top),
-        (side * (wing + 0.08 + bulge), top + 0.08),
-        (side * (width + 0.08 + 0.5 * bulge), corner - 0.14),
-        (side * (width + 0.06), corner + 0.02 - 0.08 * au[10]),
-    )
+    beside_wing, beside_corner = (wing + 0.08 + bulge, top + 0.08), (width + 0.08 + 0.5 * bulge, corner - 0.14)
+    end = (width + 0.06, corner + 0.02 - 0.08 * au[10])
+    fold = _curve((wing, top), beside_wing, beside_corner, end, side=side)
     shapes.append(Shape(fold, skin * (0.92 - 0.4 * depth), 0.022 + 0.02 * depth))
     if au[15] > 0.05:
         line = np.array([(side * (width + 0.01), corner + 0.02), (side * (width + 0.06), corner + 0.13)])
@@ -576,7 +550,7 @@ def _mouth(identity: Identity, au: dict[int, float]) -> list[Shape]:
     # The mentalis (17) bunches the chin into an arch with dimples below it.
     if au[17] > 0.05:
         height = bottom + lower_lip + 0.09
-        arch = _curve((-0.17, height + 0.09), (-0.12, height - 0.04), (0.12, height - 0.04), (0.17, height + 0.09))
+        arch = _arch((0.17, height + 0.09), (0.12, height - 0.04))
         shapes.append(Shape(arch, skin * (1 - 0.5 * au[17]), 0.03))
         for across in (-0.07, 0.0, 0.07):
             shapes.append(Shape(_ellipse(across, height + 0.1, 0.02, 0.02), skin * (1 - 0.4 * au[17])))
@@ -600,14 +574,12 @@ def _occluder(identity: Identity, view: View) -> list[Shape]:
     shift = view.occluder_shift
     if view.occluder == "hand":
         across = 0.45 * shift
+        skin = identity.skin
         fingers = [
-            Shape(
-                _ellipse(across + 0.13 * finger, 0.55, 0.075, 0.42),
-                identity.skin * (0.78 + 0.06 * (finger % 2)),
-            )
+            Shape(_ellipse(across + 0.13 * finger, 0.55, 0.075, 0.42), skin * (0.78 + 0.06 * (finger % 2)))
             for finger in range(-2, 2)
         ]
-        return [*fingers, Shape(_ellipse(across, 1.0, 0.34, 0.3), 0.8 * identity.skin)]
+        return [*fingers, Shape(_ellipse(across, 1.0, 0.34, 0.3), 0.8 * skin)]
     if view.occluder == "scarf":
         top = 0.42 + 0.12 * shift
         cloth = np.array([(-1.0, top), (0.0, top - 0.1), (1.0, top), (1.1, 1.8), (-1.1, 1.8)])

@@ -5,22 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...errors import CheckError
+from .. import sources
 from ..labels import Labels
 from ..layouts import Found, Layout, Tree, is_below, last, parent
-from ..sources import (
-    NOT_AN_IMAGE,
-    SUFFIXES,
-    Dropped,
-    Options,
-    Record,
-    Row,
-    file_names,
-    has_image_suffix,
-    is_clutter,
-    join,
-    part_of,
-    wrong,
-)  # fmt: skip
+from ..sources import NOT_AN_IMAGE, SUFFIXES, Dropped, Options, Record, Row, has_image_suffix, part_of
 
 PRECEDENCE = 100
 
@@ -32,26 +20,28 @@ def rows(root: Path, path: str, labels: Labels, options: Options) -> Iterator[Ro
     by its name: a licence, a table. In a class folder such a file is an error, since it may be an image that cannot
     be read. Images in a folder that is no class are dropped by its name.
     """
-    for name in file_names(root / path):
-        image = join(path, name)
+
+    def row(name: str) -> Row:
+        image = sources.join(path, name)
         *above, folder = name.split("/")[:-1] or [""]
         part = part_of(above[0]) if above else None
         is_class = labels.class_of(folder) is not None
         fits = bool(folder) and (not above or (len(above) == 1 and part is not None))
         fits = fits and (is_class or part_of(folder) is None)
-        if is_clutter(name) or (not (fits and is_class) and not has_image_suffix(name)):
-            yield Dropped(image, NOT_AN_IMAGE)
-        elif not fits:
-            yield CheckError(
+        if sources.is_clutter(name) or (not (fits and is_class) and not has_image_suffix(name)):
+            return Dropped(image, NOT_AN_IMAGE)
+        if not fits:
+            raise CheckError(
                 "a file outside the class folders",
                 where=str(root / image),
                 expected=f"[train|val|test]/CLASS/FILE with CLASS one of {', '.join(labels.classes)}",
                 hint="move the file into its class folder, or out of the corpus",
             )
-        elif not has_image_suffix(name):
-            yield wrong("not an image by its name", str(root / image), ", ".join(sorted(SUFFIXES)))
-        else:
-            yield labels.row(Record(image, folder, part, image=image), str(root / image))
+        if not has_image_suffix(name):
+            raise sources.wrong("not an image by its name", str(root / image), ", ".join(sorted(SUFFIXES)))
+        return labels.row(Record(image, folder, part, image=image), str(root / image))
+
+    return sources.parsed(sources.file_names(root / path), row)
 
 
 def recognise(tree: Tree) -> Found:

@@ -6,13 +6,11 @@ Paths are relative to the folder of the table. Labels are names, or codes that `
 from collections.abc import Iterator
 from pathlib import Path
 
-from ...errors import CheckError
 from ...files import folded
 from .. import sources
-from ..description import stays_inside
 from ..labels import Labels
 from ..layouts import Found, Layout, Tree, parent
-from ..sources import PARTS, Dropped, Record, Row, join, leaves, listed_twice, part_of, table_rows, whole_number, wrong
+from ..sources import PARTS, Dropped, Record, Row
 
 PRECEDENCE = 95
 # What columns are called, in whatever case, where a table is to be recognised.
@@ -25,25 +23,13 @@ COLUMNS = {
 
 
 class Options(sources.Options):
-    """Columns of such a table; an empty name is for none.
-
-    Attributes
-    ----------
-    image, label : str
-        The path of the image, and its label; a row without one is dropped as "unlabelled".
-    split : str
-        train, val or test, or nothing.
-    subject : str
-        Who or what is shown: alike in all sources that show the same.
-    votes : tuple of str
-        Columns of annotators' votes, whole numbers; each is named as a label is.
-    """
+    """Columns of such a table; an empty name is for none."""
 
     image: str = "path"
-    label: str = "label"
-    split: str = ""
-    subject: str = ""
-    votes: tuple[str, ...] = ()
+    label: str = "label"  # a row without one is dropped as "unlabelled"
+    split: str = ""  # train, val or test, or nothing
+    subject: str = ""  # who or what is shown: alike in all sources that show the same
+    votes: tuple[str, ...] = ()  # annotators' votes, whole numbers; each column is named as a label is
 
 
 def rows(root: Path, path: str, labels: Labels, options: Options) -> Iterator[Row]:
@@ -58,34 +44,28 @@ def rows(root: Path, path: str, labels: Labels, options: Options) -> Iterator[Ro
     optional = [name for name in (options.split, options.subject) if name]
     columns = (options.image, options.label, *optional, *options.votes)
     first: dict[str, str] = {}
-    for found in table_rows(file, columns):
-        if isinstance(found, CheckError):
-            yield found
-            continue
-        cells = {name: cell.strip() for name, cell in zip(columns, found[1], strict=True)}
-        name, part, where = cells[options.image], cells.get(options.split, ""), f"{file}, data row {found[0]}"
-        image = join(parent(join(path)), name)
-        if not stays_inside(name):
-            yield leaves(name, where)
-            continue
-        if name in first:
-            yield listed_twice(name, where, first[name])
-            continue
-        first[name] = f"data row {found[0]}"
+
+    def row(numbered: tuple[int, list[str]]) -> Row:
+        number, fields = numbered
+        cells = {name: cell.strip() for name, cell in zip(columns, fields, strict=True)}
+        name, part, where = cells[options.image], cells.get(options.split, ""), f"{file}, data row {number}"
+        image = sources.join(parent(sources.join(path)), name)
+        sources.check_inside(name, where)
+        sources.check_once(name, where, f"data row {number}", first)
         try:
-            votes = {column: whole_number(cells[column]) for column in options.votes}
-            if min(votes.values(), default=0) < 0 or (part and not part_of(part)):
+            votes = {column: sources.whole_number(cells[column]) for column in options.votes}
+            if min(votes.values(), default=0) < 0 or (part and not sources.part_of(part)):
                 raise ValueError
         except ValueError:
-            yield wrong(
-                f"not a row of this table: {', '.join(cells.values())}",
-                where,
-                f"a part out of {', '.join(PARTS)}, or none, and whole numbers of votes",
-            )
-            continue
+            expected = f"a part out of {', '.join(PARTS)}, or none, and whole numbers of votes"
+            raise sources.wrong(f"not a row of this table: {', '.join(cells.values())}", where, expected) from None
         subject = cells.get(options.subject, "")
-        record = Record(image, cells[options.label], part_of(part), subject=subject, image=image, votes=votes or None)
-        yield labels.row(record, f"{where}, column {options.label}") if record.label else Dropped(image, "unlabelled")
+        record = Record(
+            image, cells[options.label], sources.part_of(part), subject=subject, image=image, votes=votes or None
+        )
+        return labels.row(record, f"{where}, column {options.label}") if record.label else Dropped(image, "unlabelled")
+
+    return sources.parsed(sources.table_rows(file, columns), row)
 
 
 def recognise(tree: Tree) -> Found:
@@ -95,8 +75,8 @@ def recognise(tree: Tree) -> Found:
         columns = {what: next((c for c in header if folded(c) in known), "") for what, known in COLUMNS.items()}
         if name in seen or not columns["image"] or not columns["label"]:
             continue
-        first = next(table_rows(tree.root / name, (columns["image"],)), None)
-        if isinstance(first, tuple) and join(parent(name), first[1][0].strip()) in tree.images:
+        first = next(sources.table_rows(tree.root / name, (columns["image"],)), None)
+        if isinstance(first, tuple) and sources.join(parent(name), first[1][0].strip()) in tree.images:
             evidence = f"a table whose column {columns['image']} names images, and column {columns['label']} labels"
             defaults = Options()
             options = {what: column for what, column in columns.items() if column != getattr(defaults, what)}

@@ -2,15 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from ...data import sources
-from ...data.description import stays_inside
 from ...data.labels import Labels
 from ...data.layouts import Found, Layout, LeftOut, Tree, last, parent
-from ...data.sources import Dropped, Record, Row, join, leaves, listed_twice, table_rows, whole_number, wrong
-from ...errors import CheckError
+from ...data.sources import Dropped, OfficialSplit, Record, Row
 from . import numbered
 
 PRECEDENCE = 60
@@ -42,40 +41,29 @@ def rows(root: Path, path: str, labels: Labels, options: Options) -> Iterator[Ro
     lists = next((name for name in LISTS if (root / path / name / "training.csv").exists()), "")
     images = next((name for name in IMAGES if (root / path / name).is_dir()), "")
     first: dict[str, str] = {}
-    for table in ("training.csv", "validation.csv"):
+
+    def row(file: Path, part: OfficialSplit, found: tuple[int, list[str]]) -> Row:
+        number, (name, *box, code) = found
+        where = f"{file}, data row {number}"
+        sources.check_inside(name, where)
+        sources.check_once(name, where, f"{file.name}, data row {number}", first)
+        image = sources.join(path, images, name)
+        made = labels.row(Record(image, code, part, image=image), f"{where}, column expression")
+        if not isinstance(made, Record):
+            return made
+        try:
+            x, y, width, height = map(sources.whole_number, box)
+        except ValueError:
+            columns = f"{where}, columns face_x to face_height"
+            raise sources.wrong(f"not a face box: {', '.join(box)}", columns, "four whole numbers of pixels") from None
+        if width < 0:
+            return Dropped(image, "no face")
+        return replace(made, box=(x, y, x + width, y + height) if options.crop else None)
+
+    parts: dict[str, OfficialSplit] = {"training.csv": "train", "validation.csv": options.validation}
+    for table, part in parts.items():
         file = root / path / lists / table
-        for found in table_rows(file, COLUMNS):
-            if isinstance(found, CheckError):
-                yield found
-                continue
-            number, (name, *box, code) = found
-            where = f"{file}, data row {number}"
-            if not stays_inside(name):
-                yield leaves(name, where)
-                continue
-            if name in first:
-                yield listed_twice(name, where, first[name])
-                continue
-            first[name] = f"{table}, data row {number}"
-            image = join(path, images, name)
-            part = "train" if table == "training.csv" else options.validation
-            row = labels.row(Record(image, code, part, image=image), f"{where}, column expression")
-            if not isinstance(row, Record):
-                yield row
-                continue
-            try:
-                x, y, width, height = map(whole_number, box)
-            except ValueError:
-                yield wrong(
-                    f"not a face box: {', '.join(box)}",
-                    f"{where}, columns face_x to face_height",
-                    "four whole numbers of pixels",
-                )
-                continue
-            if width < 0:
-                yield Dropped(image, "no face")
-                continue
-            yield replace(row, box=(x, y, x + width, y + height) if options.crop else None)
+        yield from sources.parsed(sources.table_rows(file, COLUMNS), partial(row, file, part))
 
 
 def recognise(tree: Tree) -> Found:
@@ -85,7 +73,7 @@ def recognise(tree: Tree) -> Found:
             continue
         folder = parent(name)
         base = parent(folder) if last(folder) == LISTS[0] else folder
-        tables = [join(folder, table) for table in ("training.csv", "validation.csv")]
+        tables = [sources.join(folder, table) for table in ("training.csv", "validation.csv")]
         if all(set(COLUMNS) <= set(tree.headers.get(table, ())) for table in tables):
             evidence = "training.csv and validation.csv with face boxes, which are cut out; validation serves as test"
             yield Layout(base, evidence)

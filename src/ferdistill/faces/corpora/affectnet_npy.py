@@ -4,6 +4,7 @@ The validation part is `val_set` or `valid_set`. Codes are those of the release 
 """
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +13,7 @@ import numpy as np
 from ...data import sources
 from ...data.labels import Labels
 from ...data.layouts import Found, Layout, LeftOut, Tree
-from ...data.sources import OfficialSplit, Record, Row, join, labelled_images
+from ...data.sources import OfficialSplit, Record, Row, join, labelled_images, parsed
 from ...errors import CheckError
 from .affectnet import CODES as CODES
 
@@ -28,36 +29,30 @@ class Options(sources.Options):
 
 def rows(root: Path, path: str, labels: Labels, options: Options) -> Iterator[Row]:
     """Yield every image of every part that is there; one without its `_exp.npy` is dropped as "unlabelled"."""
+
+    def row(split: OfficialSplit, found: tuple[str, Path]) -> Row:
+        image, annotation = found
+        return labels.row(Record(image, _code(annotation), split, image=image), str(annotation))
+
     for part in PARTS:
-        if part != "train_set" and not (root / path / part).exists():
-            continue
-        folder = join(path, part)
-        split: OfficialSplit = "train" if part == "train_set" else options.validation
-        for found in labelled_images(root, folder, "annotations", "_exp.npy", "an annotation"):
-            if not isinstance(found, tuple):
-                yield found
-                continue
-            image, annotation = found
-            code = _code(annotation)
-            if isinstance(code, CheckError):
-                yield code
-            else:
-                yield labels.row(Record(image, code, split, image=image), str(annotation))
+        if part == "train_set" or (root / path / part).exists():
+            found = labelled_images(root, join(path, part), "annotations", "_exp.npy", "an annotation")
+            yield from parsed(found, partial(row, "train" if part == "train_set" else options.validation))
 
 
-def _code(file: Path) -> str | CheckError:
+def _code(file: Path) -> str:
     try:
         array = np.load(file, allow_pickle=False)
         if not (isinstance(array, np.ndarray) and array.size == 1 and array.dtype.kind in "iuSU"):
             raise ValueError("one string or whole number is expected")
         return str(array.astype(str).item())
     except Exception as error:  # a hostile file may raise anything
-        return CheckError(
+        raise CheckError(
             f"a label cannot be read: {error}",
             where=str(file),
             expected="a NumPy array of one string or whole number, without Python objects",
             hint="restore the file, or take it and its image out",
-        )
+        ) from None
 
 
 def recognise(tree: Tree) -> Found:

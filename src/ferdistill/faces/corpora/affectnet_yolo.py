@@ -7,13 +7,14 @@ which is not AffectNet's own.
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from ... import yaml_file
 from ...data import sources
 from ...data.labels import Labels
 from ...data.layouts import Found, Layout, LeftOut, Tree, last, parent
-from ...data.sources import Dropped, OfficialSplit, Record, Row, join, labelled_images, listed_twice, text_lines, wrong
+from ...data.sources import Dropped, OfficialSplit, Record, Row
 from ...errors import CheckError, UsageError
 from ...image_files import image_size
 from . import EXPRESSIONS, expression, numbered
@@ -42,37 +43,32 @@ def rows(root: Path, path: str, labels: Labels, options: Options) -> Iterator[Ro
     """
     if (root / path / "data.yaml").exists():
         check_names(root / path / "data.yaml")
+
+    def row(image: str, file: Path, split: OfficialSplit, first: dict[str, str], face: tuple[str, int, str]) -> Row:
+        name, number, line = face
+        where = f"{file}, line {number}"
+        sources.check_once(line, where, f"line {number}", first)
+        made = labels.row(Record(name, line.split()[0], split, image=image), where)
+        box = _box(root, image, line, where)
+        if isinstance(box, CheckError):
+            return made if isinstance(made, CheckError) else box
+        return replace(made, box=box if options.crop else None) if isinstance(made, Record) else made
+
     for part, split in PARTS.items():
-        if (root / path / part).exists():
-            yield from _part(root, join(path, part), split, labels, options.crop)
-
-
-def _part(root: Path, folder: str, split: OfficialSplit, labels: Labels, crop: bool) -> Iterator[Row]:
-    for found in labelled_images(root, folder, "labels", ".txt", "a label file"):
-        if not isinstance(found, tuple):
-            yield found
+        if not (root / path / part).exists():
             continue
-        image, file = found
-        lines = list(text_lines(file))
-        if not lines or (len(lines) > 1 and not crop):
-            yield Dropped(image, "several faces" if lines else "no face")
-            continue
-        seen: dict[str, str] = {}
-        for face, (number, line) in enumerate(lines):
-            where = f"{file}, line {number}"
-            if line in seen:
-                yield listed_twice(line, where, seen[line])
+        for found in sources.labelled_images(root, sources.join(path, part), "labels", ".txt", "a label file"):
+            if not isinstance(found, tuple):
+                yield found
                 continue
-            identifier = image if len(lines) == 1 else f"{image}#{face}"
-            row = labels.row(Record(identifier, line.split()[0], split, image=image), where)
-            box = _box(root, image, line, where)
-            if not isinstance(row, CheckError) and isinstance(box, CheckError):
-                yield box
-            elif isinstance(row, Record) and not isinstance(box, CheckError):
-                yield replace(row, box=box if crop else None)
-            else:
-                yield row
-            seen[line] = f"line {number}"
+            image, file = found
+            lines = list(sources.text_lines(file))
+            if not lines or (len(lines) > 1 and not options.crop):
+                yield Dropped(image, "several faces" if lines else "no face")
+                continue
+            names = [f"{image}#{face}" if len(lines) > 1 else image for face in range(len(lines))]
+            faces = ((name, number, line) for name, (number, line) in zip(names, lines, strict=True))
+            yield from sources.parsed(faces, partial(row, image, file, split, {}))
 
 
 def _box(root: Path, image: str, line: str, where: str) -> tuple[int, int, int, int] | CheckError:
@@ -82,7 +78,7 @@ def _box(root: Path, image: str, line: str, where: str) -> tuple[int, int, int, 
         if not (0 <= x <= 1 and 0 <= y <= 1 and 0 < width <= 1 and 0 < height <= 1):
             raise ValueError
     except ValueError:
-        return wrong(f"not a YOLO line: {line!r}", where, "`class cx cy w h`, the last four from 0 to 1")
+        return sources.wrong(f"not a YOLO line: {line!r}", where, "`class cx cy w h`, the last four from 0 to 1")
     try:
         across, down = image_size(root, image)
     except CheckError as error:
@@ -120,11 +116,11 @@ def recognise(tree: Tree) -> Found:
     bases = {
         parent(part)
         for part in map(parent, tree.folders)
-        if last(part) in PARTS and {join(part, "labels"), join(part, "images")} <= tree.folders
+        if last(part) in PARTS and {sources.join(part, "labels"), sources.join(part, "images")} <= tree.folders
     }
     for base in sorted(bases):
         evidence = "images and labels/*.txt of train, valid, test"
-        if join(base, "data.yaml") not in tree.files:
+        if sources.join(base, "data.yaml") not in tree.files:
             evidence += "; no data.yaml says whether the classes are AffectNet's, in alphabetical order: check it"
         else:
             try:

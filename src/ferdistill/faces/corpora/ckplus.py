@@ -4,6 +4,7 @@ A sequence goes from neutral to the peak of an expression. 327 of the 593 have a
 """
 
 import re
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +13,7 @@ from pydantic import Field
 
 from ...data import sources
 from ...data.labels import Labels
-from ...data.layouts import Found, Layout, LeftOut, Tree, is_below
+from ...data.layouts import Found, Layout, LeftOut, Tree, is_below, last
 from ...data.sources import NOT_AN_IMAGE, Dropped, Record, Row, file_names, is_clutter, join, unknown_label, wrong
 from ...errors import CheckError
 from . import numbered
@@ -20,8 +21,7 @@ from . import numbered
 PRECEDENCE = 20
 
 CODES = numbered("neutral", "angry", "contempt", "disgust", "fear", "happy", "sad", "surprise")
-FRAME = re.compile(r"(S\d{3}/\d{3})/S\d{3}_\d{3}_\d{8}\.png")
-LABEL = re.compile(r"(S\d{3}/\d{3})/(S\d{3}_\d{3}_\d{8})_emotion\.txt")
+SEQUENCE = r"((S\d{3})/(\d{3}))/\2_\3_\d{8}"  # a file is named after the folders it lies in
 
 
 class Options(sources.Options):
@@ -37,59 +37,21 @@ def rows(root: Path, path: str, labels: Labels, options: Options) -> Iterator[Ro
     A sequence too short for `options` is an error. The frames between are not rows: nothing is said of them.
     """
     images, emotions = root / path / "cohn-kanade-images", root / path / "Emotion"
-    sequences: dict[str, list[str]] = {}
-    for name in file_names(images):
-        match = FRAME.fullmatch(name)
-        if match and _agrees(name):
-            sequences.setdefault(match[1], []).append(name)
-        else:
-            yield _stray(join(path, f"cohn-kanade-images/{name}"), root, "S005/001/S005_001_00000011.png")
-    labelled: dict[str, list[str]] = {}
-    for name in file_names(emotions):
-        match = LABEL.fullmatch(name)
-        if match and _agrees(name):
-            labelled.setdefault(match[1], []).append(name)
-        else:
-            yield _stray(join(path, f"Emotion/{name}"), root, "S005/001/S005_001_00000011_emotion.txt")
-
+    sequences, strays = _by_sequence(root, join(path, "cohn-kanade-images"), ".png")
+    labelled, stray_labels = _by_sequence(root, join(path, "Emotion"), "_emotion.txt")
+    yield from (*strays, *stray_labels)
     for sequence, frames in sequences.items():
         if sequence not in labelled:
             yield Dropped(join(path, f"cohn-kanade-images/{sequence}"), "unlabelled")
             continue
         label_file = emotions / labelled[sequence][0]
-        peak = f"{labelled[sequence][0].removesuffix('_emotion.txt')}.png"
-        code = _code(label_file)
-        taken = frames[: frames.index(peak) + 1] if peak in frames else []
-        if len(labelled[sequence]) > 1:
-            yield CheckError(
-                f"{len(labelled[sequence])} labels for one sequence",
-                where=str(emotions / sequence),
-                expected="one",
-                hint="take the others out",
-            )
-        elif isinstance(code, CheckError):
-            yield code
-        elif not taken:
-            yield CheckError(
-                "a listed image is missing",
-                where=str(images / peak),
-                expected=f"the peak frame that {label_file} names",
-                hint="restore the file, or take its label out",
-            )
-        elif len(taken) < options.frames + options.neutral_first:
-            yield CheckError(
-                f"a sequence of {len(taken)} frames up to its peak",
-                where=str(images / sequence),
-                expected=f"at least {options.frames + options.neutral_first}, by the source's options",
-                hint="lower `frames`, or restore the images",
-            )
-        else:
-            chosen = [(taken[0], "0")] if options.neutral_first else []
-            chosen += [(frame, code) for frame in taken[-options.frames :]]
-            for frame, shown in chosen:
+        try:
+            for frame, code in _chosen(images / sequence, frames, emotions / sequence, labelled[sequence], options):
                 image = join(path, f"cohn-kanade-images/{frame}")
-                record = Record(image, shown, None, subject=f"ckplus:{sequence[:4]}", image=image)
+                record = Record(image, code, None, subject=f"ckplus:{sequence[:4]}", image=image)
                 yield labels.row(record, str(label_file))
+        except CheckError as error:
+            yield error
     for sequence in sorted(labelled.keys() - sequences.keys()):
         yield CheckError(
             "a label without its images",
@@ -99,29 +61,67 @@ def rows(root: Path, path: str, labels: Labels, options: Options) -> Iterator[Ro
         )
 
 
-def _agrees(name: str) -> bool:
-    """Whether a file is named after the folders it lies in."""
-    subject, sequence, file = name.split("/")
-    return file.startswith(f"{subject}_{sequence}_")
+def _by_sequence(root: Path, folder: str, suffix: str) -> tuple[dict[str, list[str]], list[Row]]:
+    """The files of each sequence, as S005/001, and a row for each file that is of none."""
+    found: dict[str, list[str]] = defaultdict(list)
+    strays: list[Row] = []
+    for name in file_names(root / folder):
+        file = join(folder, name)
+        if match := re.fullmatch(SEQUENCE + re.escape(suffix), name):
+            found[match[1]].append(name)
+        elif is_clutter(file):
+            strays.append(Dropped(file, NOT_AN_IMAGE))
+        else:
+            expected = f"names such as S005/001/S005_001_00000011{suffix}"
+            strays.append(wrong("a file that does not fit CK+", str(root / file), expected))
+    return dict(found), strays
 
 
-def _stray(name: str, root: Path, expected: str) -> Dropped | CheckError:
-    if is_clutter(name):
-        return Dropped(name, NOT_AN_IMAGE)
-    return wrong("a file that does not fit CK+", str(root / name), f"names such as {expected}")
+def _chosen(
+    images: Path, frames: list[str], emotions: Path, labels: list[str], options: Options
+) -> Iterator[tuple[str, str]]:
+    """Yield the frames that bear a label, each with its code, of one sequence's folders and files."""
+    if len(labels) > 1:
+        several = f"{len(labels)} labels for one sequence"
+        raise CheckError(several, where=str(emotions), expected="one", hint="take the others out")
+    label_file = emotions / last(labels[0])
+    code = _code(label_file)
+    peak = f"{labels[0].removesuffix('_emotion.txt')}.png"
+    if peak not in frames:
+        raise CheckError(
+            "a listed image is missing",
+            where=str(images / last(peak)),
+            expected=f"the peak frame that {label_file} names",
+            hint="restore the file, or take its label out",
+        )
+    taken = frames[: frames.index(peak) + 1]
+    if len(taken) < options.frames + options.neutral_first:
+        raise CheckError(
+            f"a sequence of {len(taken)} frames up to its peak",
+            where=str(images),
+            expected=f"at least {options.frames + options.neutral_first}, by the source's options",
+            hint="lower `frames`, or restore the images",
+        )
+    if options.neutral_first:
+        yield taken[0], "0"
+    for frame in taken[-options.frames :]:
+        yield frame, code
 
 
-def _code(file: Path) -> str | CheckError:
+def _code(file: Path) -> str:
     try:
         text = file.read_text(encoding="utf-8-sig").strip()
     except (UnicodeDecodeError, OSError) as error:
-        return CheckError(f"a label cannot be read: {error}", where=str(file), expected="a number in a text file")
+        expected = "a number in a text file"
+        raise CheckError(f"a label cannot be read: {error}", where=str(file), expected=expected) from None
     try:
         value = float(text)
         code = str(int(value)) if value == int(value) else text
     except (ValueError, OverflowError):
         code = text
-    return code if code in CODES else unknown_label(code, CODES, str(file))
+    if code not in CODES:
+        raise unknown_label(code, CODES, str(file))
+    return code
 
 
 def recognise(tree: Tree) -> Found:

@@ -7,20 +7,10 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from ...data import sources
 from ...data.labels import Labels
 from ...data.layouts import Found, Layout, Tree, bases_of, last, parent
-from ...data.sources import (
-    NOT_AN_IMAGE,
-    Dropped,
-    Options,
-    Record,
-    Row,
-    file_names,
-    has_image_suffix,
-    is_clutter,
-    join,
-    wrong,
-)
+from ...data.sources import NOT_AN_IMAGE, Dropped, Options, Record, Row
 from . import EXPRESSIONS, is_expression, named_as
 
 PRECEDENCE = 25
@@ -29,21 +19,20 @@ NAME = re.compile(r"(S\d{3})_\d{3}_\d{8}\.png")
 
 def rows(root: Path, path: str, labels: Labels, options: Options) -> Iterator[Row]:
     """Yield every file; the subject is CK+'s own, since both show the same people."""
-    for name in file_names(root / path):
-        image = join(path, name)
+
+    def row(name: str) -> Row:
+        image = sources.join(path, name)
         folder, _, file = name.rpartition("/")
         match = NAME.fullmatch(file)
-        if is_clutter(name) or (not folder and not has_image_suffix(name)):
-            yield Dropped(image, NOT_AN_IMAGE)
-        elif match and (is_expression(folder) or labels.class_of(folder)):
+        if sources.is_clutter(name) or (not folder and not sources.has_image_suffix(name)):
+            return Dropped(image, NOT_AN_IMAGE)
+        if match and (is_expression(folder) or labels.class_of(folder)):
             record = Record(image, folder, None, subject=f"ckplus:{match[1]}", image=image)
-            yield labels.row(record, str(root / image))
-        else:
-            yield wrong(
-                "a file that does not fit CK+48",
-                str(root / image),
-                f"CLASS/S010_004_00000017.png with CLASS one of {', '.join(EXPRESSIONS)}",
-            )
+            return labels.row(record, str(root / image))
+        expected = f"CLASS/S010_004_00000017.png with CLASS one of {', '.join(EXPRESSIONS)}"
+        raise sources.wrong("a file that does not fit CK+48", str(root / image), expected)
+
+    return sources.parsed(sources.file_names(root / path), row)
 
 
 def recognise(tree: Tree) -> Found:

@@ -8,10 +8,9 @@ from typing import Annotated
 from pydantic import Field
 
 from ...data import sources
-from ...data.description import stays_inside
 from ...data.labels import Labels
 from ...data.layouts import Found, Layout, LeftOut, Tree, last, parent
-from ...data.sources import Dropped, Record, Row, join, leaves, listed_twice, text_lines, whole_number, wrong
+from ...data.sources import Dropped, Record, Row
 from ...errors import CheckError
 from .fer2013 import CODES as CODES
 
@@ -35,35 +34,35 @@ def rows(root: Path, path: str, labels: Labels, options: Options) -> Iterator[Ro
     listing = next((root / path / name for name in LISTS if (root / path / name).exists()), root / path / LISTS[0])
     folder = next((name for name in IMAGES if (root / path / name).is_dir()), "origin")
     first: dict[str, str] = {}
-    for number, line in text_lines(listing):
+
+    def row(numbered: tuple[int, str]) -> Row:
+        number, line = numbered
         where = f"{listing}, line {number}"
         try:
             image, *numbers, sureness, code = line.rsplit(maxsplit=7)
-            face, top, left, right, bottom = map(whole_number, numbers)
+            face, top, left, right, bottom = map(sources.whole_number, numbers)
             confidence = float(sureness)
             if not math.isfinite(confidence):
                 raise ValueError
         except ValueError:
-            yield wrong(f"not an ExpW row: {line!r}", where, "`image face_id top left right bottom confidence label`")
-            continue
-        file = join(path, f"{folder}/{image}")
+            expected = "`image face_id top left right bottom confidence label`"
+            raise sources.wrong(f"not an ExpW row: {line!r}", where, expected) from None
+        file = sources.join(path, f"{folder}/{image}")
+        sources.check_inside(image, where)
+        sources.check_once(f"{image}, face {face}", where, f"line {number}", first)
         name = f"{file}#{face}"
-        if not stays_inside(image):
-            yield leaves(image, where)
-        elif name in first:
-            yield listed_twice(f"{image}, face {face}", where, first[name])
-        else:
-            row = labels.row(Record(name, code, None, image=file, box=(left, top, right, bottom)), where)
-            unsure = confidence < options.min_confidence and not isinstance(row, CheckError)
-            yield Dropped(name, "low confidence") if unsure else row
-        first.setdefault(name, f"line {number}")
+        made = labels.row(Record(name, code, None, image=file, box=(left, top, right, bottom)), where)
+        unsure = confidence < options.min_confidence and not isinstance(made, CheckError)
+        return Dropped(name, "low confidence") if unsure else made
+
+    return sources.parsed(sources.text_lines(listing), row)
 
 
 def recognise(tree: Tree) -> Found:
     """A label.lst beside the folder of its images."""
     for folder in tree.ending("label.lst"):
         base = parent(folder) if last(folder) == "label" else folder
-        if any(join(base, name) in tree.folders for name in IMAGES):
+        if any(sources.join(base, name) in tree.folders for name in IMAGES):
             yield Layout(base, "label.lst beside origin")
         else:
             yield LeftOut(base, "ExpW's label.lst without the folder origin: unpack its archive")

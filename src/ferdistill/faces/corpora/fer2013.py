@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ...data.labels import Labels
 from ...data.layouts import Found, Layout, LeftOut, Tree, count_rows, last, parent
-from ...data.sources import Dropped, Options, Record, Row, join, part_of, table_header, table_rows, wrong
+from ...data.sources import Dropped, Options, Record, Row, join, parsed, part_of, table_header, table_rows, wrong
 from ...errors import CheckError
 
 PRECEDENCE = 90
@@ -39,24 +39,19 @@ def rows(root: Path, path: str, labels: Labels, options: Options) -> Iterator[Ro
             expected="a column Usage, or the name train.csv",
             hint="use fer2013.csv or icml_face_data.csv, which hold every part",
         )
-    for found in table_rows(file, columns):
-        if isinstance(found, CheckError):
-            yield found
-            continue
-        number, fields = found
+
+    def row(numbered: tuple[int, list[str]]) -> Row:
+        number, fields = numbered
         name, where = f"{join(path)}#{number}", f"{file}, data row {number}"
-        usage = fields[2].strip() if "Usage" in columns else "Training"
         if columns == ("pixels",):
-            yield Dropped(name, "unlabelled")
-        elif part := part_of(usage):
-            yield labels.row(Record(name, fields[0], part, pixels=fields[1]), f"{where}, column emotion")
-        else:
-            yield unknown_usage(usage, where)
+            return Dropped(name, "unlabelled")
+        usage = fields[2].strip() if "Usage" in columns else "Training"
+        part = part_of(usage)
+        if part is None:
+            raise wrong(f"unknown Usage {usage!r}", f"{where}, column Usage", USAGES)
+        return labels.row(Record(name, fields[0], part, pixels=fields[1]), f"{where}, column emotion")
 
-
-def unknown_usage(usage: str, where: str) -> CheckError:
-    """The error of a row that is of no known part."""
-    return wrong(f"unknown Usage {usage!r}", f"{where}, column Usage", USAGES)
+    return parsed(table_rows(file, columns), row)
 
 
 def table_columns(file: Path) -> tuple[str, ...]:

@@ -12,35 +12,16 @@ from ...data import sources
 from ...data.description import SafePath
 from ...data.labels import Labels
 from ...data.layouts import Found, Layout, LeftOut, Tree, count_rows, last, parent
-from ...data.sources import (
-    Dropped,
-    Record,
-    Row,
-    join,
-    listed_twice,
-    part_of,
-    table_rows,
-    unknown_label,
-    whole_number,
-    wrong,
-)
+from ...data.sources import Dropped, Record, Row
 from ...errors import CheckError
 from . import fer2013
 
 PRECEDENCE = 50
 # The columns of votes.
 CODES = {
-    "neutral": "neutral",
-    "happiness": "happy",
-    "surprise": "surprise",
-    "sadness": "sad",
-    "anger": "angry",
-    "disgust": "disgust",
-    "fear": "fear",
-    "contempt": "contempt",
-    "unknown": "unknown",
-    "NF": "no face",
-}
+    "neutral": "neutral", "happiness": "happy", "surprise": "surprise", "sadness": "sad", "anger": "angry",
+    "disgust": "disgust", "fear": "fear", "contempt": "contempt", "unknown": "unknown", "NF": "no face",
+}  # fmt: skip
 # The column that FER2013's own code names.
 OPINIONS = {code: next(c for c, name in CODES.items() if name == of) for code, of in fer2013.CODES.items()}
 
@@ -69,44 +50,43 @@ def rows(root: Path, path: str, labels: Labels, options: Options) -> Iterator[Ro
         If the two tables differ in length or, in any row, in Usage: they are out of step, and no row can be trusted.
     """
     pixels_file, file = root / options.fer2013, root / path
-    columns = ("Usage", "Image name", *CODES)
     _check_in_step(pixels_file, file)
     first: dict[str, str] = {}
-    table = join(path)
-    pairs = zip(table_rows(pixels_file, ("emotion", "pixels")), table_rows(file, columns), strict=True)
-    for row, (face, votes_row) in enumerate(pairs):
-        if isinstance(face, CheckError) or isinstance(votes_row, CheckError):
-            yield from (found for found in (face, votes_row) if isinstance(found, CheckError))
-            continue
-        name, where = f"{table}#{row}", f"{file}, data row {row}"
-        (emotion, pixels), (usage, image, *cells) = face[1], votes_row[1]
+
+    def row(pair: tuple[int, list[str], list[str]]) -> Row:
+        number, (emotion, pixels), (usage, image, *cells) = pair
+        name, where = f"{sources.join(path)}#{number}", f"{file}, data row {number}"
         image = image.strip()
-        if image in first:
-            yield listed_twice(image, where, first[image])
-            continue
         if image:
-            first[image] = f"data row {row}"
+            sources.check_once(image, where, f"data row {number}", first)
         try:
-            votes = {column: whole_number(cell) for column, cell in zip(CODES, cells, strict=True)}
-            part = part_of(usage)
+            votes = {column: sources.whole_number(cell) for column, cell in zip(CODES, cells, strict=True)}
+            part = sources.part_of(usage)
             if part is None or min(votes.values()) < 0:
                 raise ValueError
         except ValueError:
-            yield wrong(
-                f"not a row of votes: {usage}, {', '.join(cells)}",
-                where,
-                f"Usage one of {fer2013.USAGES}, and a whole number of votes in each column",
-            )
-            continue
+            expected = f"Usage one of {fer2013.USAGES}, and a whole number of votes in each column"
+            raise sources.wrong(f"not a row of votes: {usage}, {', '.join(cells)}", where, expected) from None
         opinion = OPINIONS.get(emotion.strip())
         if opinion is None:
-            yield unknown_label(emotion, fer2013.CODES, f"{pixels_file}, data row {row}, column emotion")
-            continue
-        label = "NF" if not image else _label(votes, options.label, opinion)
-        if label in CODES:
-            yield labels.row(Record(name, label, part, pixels=pixels, votes=votes), where)
+            raise sources.unknown_label(emotion, fer2013.CODES, f"{pixels_file}, data row {number}, column emotion")
+        label = _label(votes, options.label, opinion) if image else "NF"
+        if label not in CODES:
+            return Dropped(name, label)
+        return labels.row(Record(name, label, part, pixels=pixels, votes=votes), where)
+
+    yield from sources.parsed(_pairs(pixels_file, file), row)
+
+
+def _pairs(pixels_file: Path, file: Path) -> Iterator[tuple[int, list[str], list[str]] | CheckError]:
+    """Yield number, fields and votes of every row, and what is wrong in either table."""
+    votes_rows = sources.table_rows(file, ("Usage", "Image name", *CODES))
+    pairs = zip(sources.table_rows(pixels_file, ("emotion", "pixels")), votes_rows, strict=True)
+    for number, (face, votes) in enumerate(pairs):
+        if isinstance(face, CheckError) or isinstance(votes, CheckError):
+            yield from (found for found in (face, votes) if isinstance(found, CheckError))
         else:
-            yield Dropped(name, label)
+            yield number, face[1], votes[1]
 
 
 def _label(votes: dict[str, int], rule: str, opinion: str) -> str:
@@ -121,25 +101,24 @@ def _label(votes: dict[str, int], rule: str, opinion: str) -> str:
 
 
 def _check_in_step(pixels_file: Path, file: Path) -> None:
-    expected = f"a row for each row of {pixels_file}, in its order"
-    hint = "restore both tables as they were released: they are joined by the order of their rows"
-    pairs = zip_longest(table_rows(pixels_file, ("emotion", "pixels", "Usage")), table_rows(file, ("Usage",)))
+    pairs = zip_longest(
+        sources.table_rows(pixels_file, ("emotion", "pixels", "Usage")), sources.table_rows(file, ("Usage",))
+    )
     for row, (face, votes) in enumerate(pairs):
-        where = f"{file}, data row {row}"
         if face is None or votes is None:
-            longer = pixels_file if votes is None else file
-            raise CheckError(
-                f"two tables are out of step: {longer.name} has more rows", where=where, expected=expected, hint=hint
-            )
-        if isinstance(face, CheckError) or isinstance(votes, CheckError):
+            difference = f"{(pixels_file if votes is None else file).name} has more rows"
+        elif isinstance(face, CheckError) or isinstance(votes, CheckError):
             continue
-        if face[1][2].strip() != votes[1][0].strip():
-            raise CheckError(
-                f"two tables are out of step: Usage {votes[1][0]} beside {face[1][2]}",
-                where=where,
-                expected=expected,
-                hint=hint,
-            )
+        elif face[1][2].strip() != votes[1][0].strip():
+            difference = f"Usage {votes[1][0]} beside {face[1][2]}"
+        else:
+            continue
+        raise CheckError(
+            f"two tables are out of step: {difference}",
+            where=f"{file}, data row {row}",
+            expected=f"a row for each row of {pixels_file}, in its order",
+            hint="restore both tables as they were released: they are joined by the order of their rows",
+        )
 
 
 def recognise(tree: Tree) -> Found:
@@ -155,7 +134,5 @@ def recognise(tree: Tree) -> Found:
             continue
         table = min(fitting, key=lambda table: (parent(table) != parent(name), last(table) != "fer2013.csv", table))
         yield Layout(name, f"votes for the {count:,} rows of {table}", {"fer2013": table})
-        for other in fitting:
-            yield LeftOut(
-                other, "FER2013; FER+ relabels the same images, and copies that disagree would all be dropped"
-            )
+        reason = "FER2013; FER+ relabels the same images, and copies that disagree would all be dropped"
+        yield from (LeftOut(other, reason) for other in fitting)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ...data.labels import Labels
 from ...data.layouts import Found, Layout, Tree, bases_of, last
-from ...data.sources import Dropped, Options, Record, Row, images_in, wrong
+from ...data.sources import Options, Record, Row, images_in, parsed, wrong
 from . import is_expression, named_as
 
 PRECEDENCE = 30
@@ -16,14 +16,15 @@ NAME = re.compile(r"([A-Z]{2})\.([A-Z]{2})\d+\.\d+\.[A-Za-z]+")
 
 def rows(root: Path, path: str, labels: Labels, options: Options) -> Iterator[Row]:
     """Yield every file by its name, in whatever folders it lies."""
-    for image in images_in(root, path):
-        if isinstance(image, Dropped):
-            yield image
-        elif match := NAME.fullmatch(last(image)):
-            record = Record(image, match[2], None, subject=f"jaffe:{match[1]}", image=image)
-            yield labels.row(record, str(root / image))
-        else:
-            yield wrong("an image that is not named as JAFFE's are", str(root / image), "names such as KA.AN1.39.tiff")
+
+    def row(image: str) -> Row:
+        match = NAME.fullmatch(last(image))
+        if not match:
+            raise wrong("an image that is not named as JAFFE's are", str(root / image), "names such as KA.AN1.39.tiff")
+        record = Record(image, match[2], None, subject=f"jaffe:{match[1]}", image=image)
+        return labels.row(record, str(root / image))
+
+    return parsed(images_in(root, path), row)
 
 
 def recognise(tree: Tree) -> Found:

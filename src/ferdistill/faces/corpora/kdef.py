@@ -13,7 +13,7 @@ from pydantic import Field
 from ...data import sources
 from ...data.labels import Labels
 from ...data.layouts import Found, Layout, Tree, bases_of, last
-from ...data.sources import Dropped, Record, Row, images_in, wrong
+from ...data.sources import Dropped, Record, Row, images_in, parsed, wrong
 from ...errors import CheckError
 from . import is_expression, named_as
 
@@ -34,20 +34,19 @@ def rows(root: Path, path: str, labels: Labels, options: Options) -> Iterator[Ro
 
     Two files of the release that lack their expression are dropped as "misnamed in the release".
     """
-    for image in images_in(root, path):
-        if isinstance(image, Dropped):
-            yield image
-            continue
+
+    def row(image: str) -> Row:
         file = last(image).upper()
         match = NAME.fullmatch(file)
         if file in MISNAMED:
-            yield Dropped(image, "misnamed in the release")
-        elif not match:
-            yield wrong("an image that is not named as KDEF's are", str(root / image), "names such as AF01ANS.JPG")
-        else:
-            row = labels.row(Record(image, match[2], None, subject=f"kdef:{match[1]}", image=image), str(root / image))
-            other_angle = match[3] not in options.angles and not isinstance(row, CheckError)
-            yield Dropped(image, "angle") if other_angle else row
+            return Dropped(image, "misnamed in the release")
+        if not match:
+            raise wrong("an image that is not named as KDEF's are", str(root / image), "names such as AF01ANS.JPG")
+        made = labels.row(Record(image, match[2], None, subject=f"kdef:{match[1]}", image=image), str(root / image))
+        read = match[3] in options.angles or isinstance(made, CheckError)
+        return made if read else Dropped(image, "angle")
+
+    return parsed(images_in(root, path), row)
 
 
 def recognise(tree: Tree) -> Found:

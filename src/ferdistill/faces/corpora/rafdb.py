@@ -9,26 +9,10 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from ...data.description import stays_inside
+from ...data import sources
 from ...data.labels import Labels
 from ...data.layouts import Found, Layout, LeftOut, Tree, last, parent
-from ...data.sources import (
-    NOT_AN_IMAGE,
-    Dropped,
-    OfficialSplit,
-    Options,
-    Record,
-    Row,
-    file_names,
-    has_image_suffix,
-    is_clutter,
-    join,
-    leaves,
-    listed_twice,
-    table_rows,
-    text_lines,
-    wrong,
-)  # fmt: skip
+from ...data.sources import NOT_AN_IMAGE, Dropped, OfficialSplit, Options, Record, Row
 from ...errors import CheckError
 
 PRECEDENCE = 40
@@ -48,71 +32,72 @@ def rows(root: Path, path: str, labels: Labels, options: Options) -> Iterator[Ro
         yield from _list(root, path, labels)
     else:
         for part in PARTS:
-            yield from _folders(root, path, join(path, folders, part), part, labels)
+            yield from _folders(root, path, sources.join(path, folders, part), part, labels)
 
 
 def _list(root: Path, path: str, labels: Labels) -> Iterator[Row]:
     listing = root / path / LIST
     first: dict[str, str] = {}
-    for number, line in text_lines(listing):
+
+    def row(numbered: tuple[int, str]) -> Row:
+        number, line = numbered
         where = f"{listing}, line {number}"
         name, _, code = line.rpartition(" ")
         name = name.strip()
+        if name:
+            sources.check_inside(name, where)
         part = next((part for part in PARTS if name.startswith(f"{part}_")), None)
-        if name and not stays_inside(name):
-            yield leaves(name, where)
-        elif part is None or not name.endswith(".jpg"):
-            yield wrong(f"not a RAF-DB row: {line!r}", where, "`train_00001.jpg 5` or `test_0001.jpg 5`")
-        elif name in first:
-            yield listed_twice(name, where, first[name])
-        else:
-            first[name] = f"line {number}"
-            image = join(path, f"Image/aligned/{name.removesuffix('.jpg')}_aligned.jpg")
-            yield labels.row(Record(image, code, part, image=image), where)
+        if part is None or not name.endswith(".jpg"):
+            raise sources.wrong(f"not a RAF-DB row: {line!r}", where, "`train_00001.jpg 5` or `test_0001.jpg 5`")
+        sources.check_once(name, where, f"line {number}", first)
+        image = sources.join(path, f"Image/aligned/{name.removesuffix('.jpg')}_aligned.jpg")
+        return labels.row(Record(image, code, part, image=image), where)
+
+    return sources.parsed(sources.text_lines(listing), row)
 
 
 def _folders(root: Path, path: str, folder: str, part: OfficialSplit, labels: Labels) -> Iterator[Row]:
     table = root / path / f"{part}_labels.csv"
-    listed: dict[str, tuple[int, str]] = {}
-    if table.exists():
-        for found in table_rows(table, ("image", "label")):
+    place: dict[str, str] = {}
+    code_of: dict[str, str] = {}
+    for found in sources.table_rows(table, ("image", "label")) if table.exists() else ():
+        try:
             if isinstance(found, CheckError):
-                yield found
-                continue
+                raise found
             number, (name, code) = found
-            if name in listed:
-                yield listed_twice(name, f"{table}, data row {number}", f"data row {listed[name][0]}")
-            else:
-                listed[name] = number, code.strip()
-
+            sources.check_once(name, f"{table}, data row {number}", f"data row {number}", place)
+            code_of[name] = code.strip()
+        except CheckError as error:
+            yield error
     seen = set()
-    for name in file_names(root / folder):
-        image = join(folder, name)
+
+    def row(name: str) -> Row:
+        image = sources.join(folder, name)
         code, _, file = name.rpartition("/")
-        if is_clutter(name):
-            yield Dropped(image, NOT_AN_IMAGE)
-            continue
-        row = labels.row(Record(image, code, part, image=image), f"{root / image}, its folder")
+        if sources.is_clutter(name):
+            return Dropped(image, NOT_AN_IMAGE)
         seen.add(file)
-        if isinstance(row, CheckError):
-            yield row
-        elif not has_image_suffix(name):
-            yield wrong("not an image by its name", str(root / image), "train_00001_aligned.jpg, …")
-        elif table.exists() and listed.get(file, (0, ""))[1] != code:
-            place = f"data row {listed[file][0]}, says {listed[file][1]}" if file in listed else "has no row for it"
-            yield CheckError(
+        made = labels.row(Record(image, code, part, image=image), f"{root / image}, its folder")
+        if isinstance(made, CheckError):
+            return made
+        if not sources.has_image_suffix(name):
+            raise sources.wrong("not an image by its name", str(root / image), "train_00001_aligned.jpg, …")
+        if table.exists() and code_of.get(file, "") != code:
+            says = f"{place[file]}, says {code_of[file]}" if file in place else "has no row for it"
+            raise CheckError(
                 f"folder and table disagree on {file}: the folder says {code}",
-                where=f"{root / image}; {table}, {place}",
+                where=f"{root / image}; {table}, {says}",
                 expected="the same images and codes in both",
                 hint="restore the table, or take it away to go by the folders alone",
             )
-        else:
-            yield row
-    for file in sorted(listed.keys() - seen):
+        return made
+
+    yield from sources.parsed(sources.file_names(root / folder), row)
+    for file in sorted(code_of.keys() - seen):
         yield CheckError(
             f"a listed image is missing: {file}",
-            where=f"{table}, data row {listed[file][0]}",
-            expected=f"a file in {root / folder}/{listed[file][1]}",
+            where=f"{table}, {place[file]}",
+            expected=f"a file in {root / folder}/{code_of[file]}",
             hint="restore the file, or take its row out",
         )
 
@@ -120,9 +105,9 @@ def _folders(root: Path, path: str, folder: str, part: OfficialSplit, labels: La
 def recognise(tree: Tree) -> Found:
     """The list with its images, and numbered class folders that a table, a folder or names show to be RAF-DB's."""
     for base in dict.fromkeys(tree.ending(LIST) + tree.ending("Image/aligned")):
-        if join(base, LIST) not in tree.files:
+        if sources.join(base, LIST) not in tree.files:
             yield LeftOut(base, f"RAF-DB by its folder Image/aligned, but {LIST} is not there")
-        elif join(base, "Image/aligned") not in tree.folders:
+        elif sources.join(base, "Image/aligned") not in tree.folders:
             yield LeftOut(base, "RAF-DB without its folder Image/aligned")
         else:
             yield Layout(base, LIST)
@@ -133,7 +118,7 @@ def recognise(tree: Tree) -> Found:
             numbered[parent(parent(folder))] += tree.by_folder[folder]
     for base, names in numbered.items():
         outer = parent(base) if last(base) == "DATASET" else base
-        tables = [table for part in PARTS if (table := join(outer, f"{part}_labels.csv")) in tree.headers]
+        tables = [table for part in PARTS if (table := sources.join(outer, f"{part}_labels.csv")) in tree.headers]
         signs = [f"the table {last(table)}" for table in tables]
         signs += ["the folder DATASET"] if last(base) == "DATASET" else []
         if any(re.search(r"/(train|test)_\d+_aligned\.jpg$", name) for name in names):
