@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .. import tensor_files
 from ..errors import CheckError, require_same
 from ..files import atomic, read_json, sha256_file, write_json
 from ..params import FrozenTeacher, ImageParams
@@ -16,17 +17,9 @@ from . import models
 
 
 class FrozenNetwork(nn.Module):
-    """A network with its own preprocessing and order of classes inside.
+    """A network with its own preprocessing and order of classes inside: from `inference.as_input` to our logits.
 
-    Parameters
-    ----------
-    body : callable
-        Takes float32 (N, channels, size, size), normalised its own way; gives logits (N, K) in its own order.
-    teacher : FrozenTeacher
-    classes : list of str
-        Order of the logits given out.
-    image : ImageParams
-        What comes in: normalised float32 (N, C, S, S), as `inference.as_input` gives it.
+    `body` takes float32 (N, channels, size, size), normalised its own way, and gives logits (N, K) in its own order.
     """
 
     in_mean: Tensor
@@ -98,16 +91,13 @@ def load_teacher(directory: Path) -> tuple[nn.Module, dict[str, Any]]:
         where=str(file),
         hint="restore it with `dvc checkout --force`",
     )
+    body: Any = _Onnx(file) if teacher.model is None else None
+    if teacher.model is not None:
+        own = ImageParams(size=teacher.size, channels=teacher.channels)
+        body = models.build(teacher.model, teacher.options, "stock", len(teacher.classes), own, False)
+        models.load_matching(body, tensor_files.read(file, "pt"), file)
     image = ImageParams.model_validate(config["image"])
-    body = _Onnx(file) if teacher.model is None else _timm(file, teacher)
     return FrozenNetwork(body, teacher, config["classes"], image).eval(), config
-
-
-def _timm(file: Path, teacher: FrozenTeacher) -> nn.Module:
-    image = ImageParams(size=teacher.size, channels=teacher.channels)
-    network = models.build(str(teacher.model), teacher.options, "stock", len(teacher.classes), image, False)
-    models.load_whole(network, file)
-    return network
 
 
 class _Onnx:

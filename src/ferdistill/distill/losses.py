@@ -18,18 +18,10 @@ from ..params import Fusion, NetworkParams, TrainingParams
 
 
 class SoftTargets(NamedTuple):
-    """What sources say of each image, and how much each counts.
+    """What sources say of each image, and how much each counts."""
 
-    Attributes
-    ----------
-    log_targets : Tensor, (S, B, K)
-        Log-probabilities at the temperature of the loss.
-    log_weights : Tensor, (S,)
-        Logarithm of each source's weight.
-    """
-
-    log_targets: Tensor
-    log_weights: Tensor
+    log_targets: Tensor  # (S, B, K): log-probabilities at the temperature of the loss
+    log_weights: Tensor  # (S,): logarithm of each source's weight
 
     def at(self, rows: Tensor) -> "SoftTargets":
         """Of these rows alone."""
@@ -94,19 +86,9 @@ def soft_targets(logits: Tensor, weights: Tensor, sources: Tensor, temperature: 
 
 
 def balanced_class_weights(labels: Tensor, classes: Sequence[str]) -> Tensor:
-    """N / (K n_k) for each class k: scikit-learn's "balanced", after King & Zeng (2001).
+    """N / (K n_k) for each class k of labels (N,) in 0..K-1: scikit-learn's "balanced", after King & Zeng (2001).
 
-    Parameters
-    ----------
-    labels : Tensor of int64, (N,)
-        Of the train split, in 0..K-1.
-    classes : sequence of str
-        The K names.
-
-    Returns
-    -------
-    Tensor, float32, (K,)
-        Above 0; 1 for every class if all are equally frequent. Their mean over the labels is 1.
+    float32 (K,), above 0; 1 for every class if all are equally frequent. Their mean over the labels is 1.
 
     Raises
     ------
@@ -137,16 +119,8 @@ def ce_loss(
     """Cross-entropy with hard labels: the whole loss of the baseline, a part of the others.
 
     With class weights w and smoothing e it is torch's weighted mean,
-    `-sum_i [(1 - e) w_y log q_y + e / K sum_k w_k log q_k] / sum_i w_y`, y being the label of image i.
-
-    Parameters
-    ----------
-    logits : Tensor, (B, K)
-        The student's.
-    labels : Tensor of int64, (B,)
-    class_weights : Tensor, (K,), optional
-        Above 0, on the device of the logits; see `balanced_class_weights`.
-    label_smoothing : float, in [0, 1]
+    `-sum_i [(1 - e) w_y log q_y + e / K sum_k w_k log q_k] / sum_i w_y`, y being the label of image i. Shapes: logits
+    (B, K), labels int64 (B,), class weights (K,), above 0, on the device of the logits; smoothing in [0, 1].
     """
     logits = _at_least_float32(logits)
     weights = None if class_weights is None else class_weights.to(logits.dtype)

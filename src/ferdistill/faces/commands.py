@@ -223,9 +223,9 @@ def pretrain(
     networks: Annotated[
         list[str] | None, typer.Argument(metavar="[NETWORK]...", help="Teachers, or `student`; all if none is named.")
     ] = None,
-    renders: Annotated[int, typer.Option(min=640, help="Faces to render for each of two courses.")] = 12_000,
-    epochs: Annotated[int, typer.Option(min=1, help="Epochs of each course.")] = 8,
-    lr: Annotated[float, typer.Option(min=1e-6, max=1, help="Highest learning rate of a course.")] = 2e-3,
+    renders: Annotated[int, typer.Option(min=640, help="Faces to render for each of two curriculum stages.")] = 12_000,
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs of each stage.")] = 8,
+    lr: Annotated[float, typer.Option(min=1e-6, max=1, help="Highest learning rate of a stage.")] = 2e-3,
     seed: Annotated[int, typer.Option(min=0, help="Of renders, weights and batches.")] = 1,
 ) -> None:
     """Make starting weights anew, by regressing action units on rendered faces of other identities.
@@ -253,9 +253,9 @@ def pretrain(
     from . import pretrain as library
 
     image = settings.scale_.image
-    courses = [library.draw_renders(renders, seed, image, plain) for plain in (True, False)]
+    stages = [library.draw_renders(renders, seed, image, plain) for plain in (True, False)]
     for name, recipe in recipes.items():
-        network, unexplained = library.pretrain(recipe, image, courses, epochs=epochs, lr=lr, seed=seed, name=name)
+        network, unexplained = library.pretrain(recipe, image, stages, epochs=epochs, lr=lr, seed=seed, name=name)
         path = Path(recipe.init)
         made = {
             "task": "action-unit regression on rendered faces",
