@@ -9,16 +9,8 @@ from typing import Any
 class FerdistillError(Exception):
     """A stop that the user can act on.
 
-    Parameters
-    ----------
-    what : str
-        What was wrong, in one sentence.
-    where : str, optional
-        File, row or column, parameter.
-    expected : str, optional
-        What would have been right.
-    hint : str, optional
-        What to do now.
+    `what` was wrong, in one sentence; `where`: file, row or column, parameter; what would have been right, `expected`;
+    and a `hint` at what to do now.
     """
 
     exit_code = 1
@@ -40,8 +32,6 @@ class FerdistillError(Exception):
 class CheckError(FerdistillError):
     """The input was read and found wrong: damaged data, labels out of step. Exit code 1."""
 
-    exit_code = 1
-
 
 class UsageError(FerdistillError):
     """The call itself was wrong: a parameter, an option, a path that is not there. Exit code 2."""
@@ -59,12 +49,8 @@ def require_same(facts: Iterable[tuple[str, Any, Any]], what: str, *, where: str
     """
     for name, expected, found in facts:
         if found != expected:
-            raise CheckError(
-                f"{what}: {name} {_shortened(found)}",
-                where=where,
-                expected=f"{name} {_shortened(expected)}",
-                hint=hint,
-            )
+            expected = f"{name} {_shortened(expected)}"
+            raise CheckError(f"{what}: {name} {_shortened(found)}", where=where, expected=expected, hint=hint)
 
 
 def _shortened(value: Any) -> str:

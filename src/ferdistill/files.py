@@ -75,9 +75,9 @@ def reserve(path: Path | str) -> None:
 
 def is_full(error: Exception) -> bool:
     """Whether a writer failed for want of room; safetensors tells only in words."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return True
-    return any(f"os error {code}" in str(error) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+    codes = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    told = isinstance(error, OSError) and error.errno in codes
+    return told or any(f"os error {code}" in str(error) for code in codes)
 
 
 def write_text(path: Path | str, text: str) -> None:

@@ -11,10 +11,7 @@ from .errors import CheckError, UsageError
 def read(path: Path, framework: str = "np", *, expected: str = "", hint: str = "") -> dict[str, Any]:
     """Every tensor of a file by its name: NumPy's, or torch's where `framework` is `pt`.
 
-    Parameters
-    ----------
-    expected, hint : str
-        What an error says belongs there, and what to do.
+    `expected` and `hint` are what an error says belongs there, and what to do.
 
     Raises
     ------

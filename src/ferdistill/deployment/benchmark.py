@@ -54,17 +54,8 @@ def measure_beside_torch(network: nn.Module, bundle: Path, settings: BenchmarkPa
 def eager(network: nn.Module, info: dict[str, Any]) -> Callable[[np.ndarray], torch.Tensor]:
     """What the bundle's graph does, in torch, but for resizing.
 
-    Parameters
-    ----------
-    network : Module
-        The student, in evaluation mode, on the CPU.
-    info : dict
-        The bundle's description: `image` and `t_star`.
-
-    Returns
-    -------
-    callable
-        From uint8 images (N, H, W, C) of the network's size to calibrated probabilities (N, K).
+    The network is in evaluation mode, on the CPU; of `info`, the bundle's description, `image` and `t_star` are used.
+    The function takes uint8 images (N, H, W, C) of the network's size and gives calibrated probabilities (N, K).
     """
     mean, std = (torch.tensor(info["image"][key]) for key in ("mean", "std"))
 

@@ -81,25 +81,6 @@ class _Steps(NamedTuple):
     clip_norm: float | None
 
 
-def accelerator_for(settings: TrainingParams) -> Accelerator:
-    """The processes and devices that train together, as `accelerate launch` set them up; alone, this one.
-
-    Raises
-    ------
-    UsageError
-        If `training.amp` asks for what the device cannot do.
-    """
-    cuda = torch.cuda.is_available()
-    amp = settings.amp
-    if amp == "auto":
-        amp = "no" if not cuda else "bf16" if torch.cuda.is_bf16_supported() else "fp16"
-    if amp == "fp16" and not cuda:
-        raise UsageError(
-            "float16 needs a GPU", where="params.yaml, training.amp", expected="auto, no or bf16", hint="use auto"
-        )
-    return Accelerator(mixed_precision=amp, cpu=not cuda)
-
-
 def adamw(
     network: nn.Module, lr: float, weight_decay: float, steps: int, warmup: int
 ) -> tuple[torch.optim.Optimizer, Callable[[int], None]]:
@@ -150,6 +131,8 @@ def fit(
 
     Raises
     ------
+    UsageError
+        If `training.amp` asks for what the device cannot do.
     CheckError
         If the loss becomes NaN or infinite, or a batch is larger than the split or smaller than the processes.
     """
@@ -223,7 +206,15 @@ def _start(network: nn.Module, method: Method, train: Split, name: str) -> Train
     settings, batch = method.settings, method.recipe.batch
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    accelerator = accelerator_for(settings)
+    amp, cuda = settings.amp, torch.cuda.is_available()
+    if amp == "auto":
+        amp = "no" if not cuda else "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    if amp == "fp16" and not cuda:
+        raise UsageError(
+            "float16 needs a GPU", where="params.yaml, training.amp", expected="auto, no or bf16", hint="use auto"
+        )
+    # The processes and devices that train together, as `accelerate launch` set them up; alone, this one.
+    accelerator = Accelerator(mixed_precision=amp, cpu=not cuda)
     rank, world_size, device = accelerator.process_index, accelerator.num_processes, accelerator.device
     if not world_size <= batch <= len(train.rows):
         raise CheckError(

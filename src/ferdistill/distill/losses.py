@@ -161,18 +161,18 @@ def kd_loss(logits: Tensor, ce: Tensor, targets: SoftTargets, *, alpha: float, t
 
     Parameters
     ----------
-    logits : Tensor, (B, K)
+    logits : (B, K)
         The student's.
-    ce : Tensor, ()
+    ce : ()
         The cross-entropy with hard labels, as `ce_loss` gives it.
-    targets : SoftTargets
-        From `soft_targets`, at the same temperature.
-    alpha : float, in [0, 1]
-    temperature : float, > 0
+    targets
+        From `soft_targets`, at the same temperature, above 0.
+    alpha
+        In [0, 1].
 
     Returns
     -------
-    dict of Tensor, ()
+    dict
         `loss`, and its terms without their factors: `ce`, and `kd`, the weighted mean of the divergences.
 
     Raises

@@ -87,12 +87,8 @@ class Frames:
 def open_frames(source: str, fps: float = 25.0) -> Iterator[Frames]:
     """Open a source, and close it after the block.
 
-    Parameters
-    ----------
-    source : str
-        Number or device of a camera, URL of a stream, video file, or directory of pictures.
-    fps : float
-        Pace of the pictures of a directory, which have no times.
+    It is the number or device of a camera, the URL of a stream, a video file, or a directory of pictures, which have no
+    times: `fps` is their pace.
 
     Raises
     ------

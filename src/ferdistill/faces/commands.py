@@ -117,7 +117,10 @@ def watch(
         watched = stack.enter_context(camera.open_frames(source, fps))
         stack.enter_context(_interrupting(watched))
         video = stack.enter_context(camera.open_writer(out, watched.fps, watched.live)) if out else None
-        lines = stack.enter_context(_lines(json_lines)) if json_lines else None
+        lines: IO[str] | None = sys.stdout if json_lines == "-" else None
+        if json_lines and not lines:
+            temporary = stack.enter_context(atomic(json_lines))
+            lines = stack.enter_context(temporary.open("w", encoding="utf-8", newline="\n"))
         progress = stack.enter_context(bar())
         task = progress.add_task("watching", total=watched.total)
         for seen in library.watch(watched, classifier, detect, settings, margin if located and not whole else None):
@@ -157,16 +160,6 @@ def opencv(threads: int | None) -> ModuleType:
     if threads is not None:
         cv2.setNumThreads(threads)
     return cv2
-
-
-@contextmanager
-def _lines(target: str) -> Iterator[IO[str]]:
-    """Where JSON lines go: standard output for `-`, else a file that appears when the block ends."""
-    if target == "-":
-        yield sys.stdout
-        return
-    with atomic(target) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
-        yield file
 
 
 @contextmanager
@@ -257,10 +250,8 @@ def pretrain(
     for name, recipe in recipes.items():
         network, unexplained = library.pretrain(recipe, image, stages, epochs=epochs, lr=lr, seed=seed, name=name)
         path = Path(recipe.init)
-        made = {
-            "task": "action-unit regression on rendered faces",
-            **recipe.model_dump(include={"model", "options", "stem"}),
-        }
+        made: dict[str, Any] = {"task": "action-unit regression on rendered faces"}
+        made |= recipe.model_dump(include={"model", "options", "stem"})
         made |= {"renders": renders, "epochs": epochs, "lr": lr, "seed": seed, "unexplained": f"{unexplained:.4f}"}
         library.save(network, path, made)
         print(f"{path}: {unexplained:.1%} of the variance unexplained, {path.stat().st_size / 1e6:.1f} MB", flush=True)

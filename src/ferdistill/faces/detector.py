@@ -51,14 +51,9 @@ class Cascade:
     The whole frame is searched for upright faces. Where one was seen a moment ago and is not found now, its
     surroundings are searched at the angles of `TILTS` from the last.
 
-    Parameters
-    ----------
-    smallest : float
-        Side of the smallest face, as a share of the frame's shorter side, above 0, at most 1. Time goes with its
-        inverse square.
-    thorough : bool
-        Search the whole frame at the other angles of `TILTS` too, until there is a face: for pictures, where no
-        frame came before.
+    `smallest` is the side of the smallest face, as a share of the frame's shorter side, above 0, at most 1; time goes
+    with its inverse square. `thorough` searches the whole frame at the other angles of `TILTS` too, until there is a
+    face: for pictures, where no frame came before.
 
     Raises
     ------

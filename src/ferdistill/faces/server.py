@@ -145,28 +145,15 @@ class Handler(SimpleHTTPRequestHandler):
 
 
 def listen(bundle_dir: Path, port: int) -> Server:
-    """A server bound to `port`, which `serve_forever` sets going.
-
-    Parameters
-    ----------
-    bundle_dir : Path
-        Directory with `bundle.json` and `model.onnx`.
-    port : int
-        TCP port on 127.0.0.1; 0 takes a free one.
-
-    Returns
-    -------
-    Server
-        Close it with `server_close`.
+    """A server bound to a TCP port on 127.0.0.1, a free one for 0: `serve_forever` sets it going.
 
     Raises
     ------
     UsageError
         If files of the page are missing, or the port cannot be had.
     """
-    files = listed_files(bundle_dir)
     try:
-        return Server(files, port)
+        return Server(listed_files(bundle_dir), port)
     except OSError as error:
         if error.errno not in (errno.EADDRINUSE, errno.EACCES):
             raise

@@ -15,14 +15,7 @@ from typing import Any
 def measure(model: Path, shape: list[int], dtype: str, threads: int | None, device: str) -> dict[str, Any]:
     """Load a model in a fresh process and run it once.
 
-    Parameters
-    ----------
-    model : path
-        An ONNX file.
-    shape, dtype : list of int, str
-        Of the input, with the batch.
-    threads, device : int or None, str
-        As `runtime.session.open_session` takes them.
+    `shape` and `dtype` are the input's, with the batch; `threads` and `device` as `session.open_session` takes them.
 
     Returns
     -------

@@ -61,17 +61,13 @@ def bench(
 
     Parameters
     ----------
-    models : list of Model
-        At least one.
-    batches : list of int
-        Images of a call.
-    threads : int
-        CPU threads of a call.
-    device : {"auto", "cpu", "cuda", "tensorrt"}
-        As `runtime.session.open_session` takes it.
-    warmup, repeats : int
+    batches
+        Images of a call, each measured by itself.
+    threads, device
+        As `session.open_session` takes them.
+    warmup, repeats
         Rounds before the clock counts, and rounds that count. Every model is called once a round.
-    advance : callable
+    advance
         Called after each batch size.
 
     Returns
@@ -164,21 +160,15 @@ def interleave(calls: list[Callable[[], object]], warmup: int, repeats: int) -> 
 
 def summary(seconds: np.ndarray, batch: int) -> dict[str, float]:
     """Percentiles of the calls in ms, and images per second over all of them."""
-    p50, p95, p99 = (float(value) for value in np.percentile(seconds * 1000, [50, 95, 99]))
-    return {
-        "p50_ms": p50,
-        "p95_ms": p95,
-        "p99_ms": p99,
-        "images_per_s": batch * len(seconds) / float(seconds.sum()),
-    }
+    percentiles = np.percentile(seconds * 1000, [50, 95, 99]).tolist()
+    found = dict(zip(("p50_ms", "p95_ms", "p99_ms"), percentiles, strict=True))
+    return found | {"images_per_s": batch * len(seconds) / float(seconds.sum())}
 
 
 def processor() -> str:
     """The CPU's model name."""
-    try:
-        description = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        description = ""  # not Linux
+    linux = Path("/proc/cpuinfo")
+    description = linux.read_text(encoding="utf-8") if linux.exists() else ""
     found = re.search(r"^model name\s*: (.+)$", description, re.MULTILINE)
     return found.group(1) if found else platform.processor() or platform.machine()
 

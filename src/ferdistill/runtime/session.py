@@ -12,13 +12,11 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "te
 
 
 def open_session(model: Path, threads: int | None = None, device: str = "auto") -> onnxruntime.InferenceSession:
-    """Load a model.
+    """Load an ONNX file.
 
     Parameters
     ----------
-    model : path
-        An ONNX file.
-    threads : int, optional
+    threads
         CPU threads of one prediction; None leaves it to ONNX Runtime.
     device : {"auto", "cpu", "cuda", "tensorrt"}
         `auto` takes CUDA where there is a GPU, and the CPU otherwise.
