@@ -22,18 +22,14 @@ class FrozenNetwork(nn.Module):
     `body` takes float32 (N, channels, size, size), normalised its own way, and gives logits (N, K) in its own order.
     """
 
-    in_mean: Tensor
-    in_std: Tensor
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, body: Any, teacher: FrozenTeacher, classes: list[str], image: ImageParams) -> None:
         super().__init__()
         self.body, self.size, self.channels = body, teacher.size, teacher.channels
         self.order = [teacher.classes.index(name) for name in classes]
-        mean, std = models.NORMALISATION[image.channels]
-        for name, values in (("in_mean", mean), ("in_std", std), ("mean", teacher.mean), ("std", teacher.std)):
-            self.register_buffer(name, torch.tensor(values)[:, None, None])
+        constants = (*models.NORMALISATION[image.channels], teacher.mean, teacher.std)
+        self.in_mean, self.in_std, self.mean, self.std = (
+            nn.Buffer(torch.tensor(values)[:, None, None]) for values in constants
+        )
 
     def forward(self, images: Tensor) -> Tensor:
         pixels = images * self.in_std + self.in_mean

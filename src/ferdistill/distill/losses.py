@@ -39,21 +39,16 @@ def soft_targets(logits: Tensor, weights: Tensor, sources: Tensor, temperature: 
 
     Parameters
     ----------
-    logits : Tensor, (M, B, K)
+    logits : (M, B, K)
         Finite.
-    weights : Tensor, (M,)
-        Weight of each teacher in the whole family: at least 0; sums to 1. A teacher of weight 0 is left out.
-    sources : Tensor of int, (M,)
+    weights : (M,)
+        Weight of each teacher in the whole family: at least 0; sums to 1. A teacher of weight 0 is left out, and so is
+        a source that has no other; the rest are given in ascending order of their number.
+    sources : int, (M,)
         Which source each teacher belongs to.
-    temperature : float, > 0
     fusion : {"probability", "probability_t1", "logit"}
         What a source averages: probabilities at `temperature` (the report, §4.1.4); probabilities at 1, softened
         afterwards; or logits.
-
-    Returns
-    -------
-    SoftTargets
-        Of the sources whose weight is not 0, in ascending order of their number.
 
     Raises
     ------
@@ -204,20 +199,19 @@ def dkd_loss(
     ----------
     logits, ce, targets, temperature
         As in `kd_loss`.
-    labels : Tensor of int64, (B,)
-    alpha : float, in [0, 1]
-        Weight of TCKD, on the target class g against the rest.
-    beta : float, at least 0
-        Weight of NCKD, among the other classes. With two classes there is one other, and NCKD is 0.
+    labels : int64, (B,)
+    alpha, beta
+        Weights of TCKD, on the target class g against the rest, in [0, 1]; and of NCKD, among the other classes, at
+        least 0. With two classes there is one other, and NCKD is 0.
     target_term : {"official", "report"}
         "official" is the binary KL of (p_g, 1 - p_g), zero in value and gradient where student and teacher agree.
         "report" is `-p_g log q_g`, which drops the other half and so pulls q_g to 1 whatever the teacher says.
-    warmup : float, in [0, 1]
-        Factor of the soft part: `min(epoch / warm-up epochs, 1)`.
+    warmup
+        Factor of the soft part, in [0, 1]: `min(epoch / warm-up epochs, 1)`.
 
     Returns
     -------
-    dict of Tensor, ()
+    dict
         `loss`, and its terms without their factors: `ce`, `tckd` and `nckd`, weighted means over the sources.
 
     Raises

@@ -25,21 +25,17 @@ def train(
     """
     generations = 1 + (recipe.born_again.generations if recipe.born_again else 0)
     before: torch.Tensor | None = None
-    used = []
-    for generation in range(generations):
-        checkpoint = checkpoints.path_for(
-            {
-                "stage": "teacher",
-                "generation": generation,
-                "recipe": recipe.model_dump(mode="json"),
-                "training": params.training.model_dump(mode="json"),
-                "launch": params.launch.model_dump(mode="json"),
-                "image": params.scale_.image.model_dump(mode="json"),
-                "classes": params.classes,
-                **facts,
-            }
-        )
-        used.append(checkpoint)
+    known = {
+        "stage": "teacher",
+        "recipe": recipe.model_dump(mode="json"),
+        "training": params.training.model_dump(mode="json"),
+        "launch": params.launch.model_dump(mode="json"),
+        "image": params.scale_.image.model_dump(mode="json"),
+        "classes": params.classes,
+        **facts,
+    }
+    used = [checkpoints.path_for(known | {"generation": generation}) for generation in range(generations)]
+    for generation, checkpoint in enumerate(used):
         seed = recipe.seed + generation
         make_deterministic(seed)
         network = models.build_for(recipe, params.classes, params.scale_.image)

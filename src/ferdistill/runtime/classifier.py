@@ -95,11 +95,11 @@ class Classifier:
 
     Parameters
     ----------
-    bundle_dir : path
+    bundle_dir
         Directory with `bundle.json` and the files that it names.
     threads, device
         As `session.open_session` takes them.
-    variant : str
+    variant
         `fp32`, or `int8` where the bundle has it: see `info["variants"]`.
 
     Attributes

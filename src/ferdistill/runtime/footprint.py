@@ -1,4 +1,4 @@
-"""What a model costs a fresh process: seconds to import, to load, to the first prediction; peak memory.
+"""What a model costs a fresh process: seconds to load, to the first prediction; peak memory.
 
 Run as a program, so that nothing else counts: python -m ferdistill.runtime.footprint '{"model": …}'; prints JSON.
 """
@@ -20,8 +20,8 @@ def measure(model: Path, shape: list[int], dtype: str, threads: int | None, devi
     Returns
     -------
     dict
-        `import_s`, `load_s`, `first_prediction_s` (from the input to the output), and in bytes `import_memory`
-        (resident before the model is loaded) and `peak_memory`; the latter two None where the system tells neither.
+        `load_s`, `first_prediction_s` (from the input to the output), and in bytes `peak_memory`, None where the system
+        does not tell it.
     """
     arguments = {"model": str(model), "shape": shape, "dtype": dtype, "threads": threads, "device": device}
     # The package of this very process, wherever it was imported from.
@@ -39,22 +39,16 @@ def measure(model: Path, shape: list[int], dtype: str, threads: int | None, devi
 
 def main(model: str, shape: list[int], dtype: str, threads: int | None, device: Any) -> dict[str, Any]:
     """Measure this process; see `measure`."""
-    start = perf_counter()
     import numpy as np
 
     from .session import open_session
 
-    imported, import_memory = perf_counter(), peak_memory()
+    start = perf_counter()
     session = open_session(Path(model), threads, device)
     loaded = perf_counter()
     session.run(None, {session.get_inputs()[0].name: np.zeros(shape, dtype)})
-    return {
-        "import_s": imported - start,
-        "load_s": loaded - imported,
-        "first_prediction_s": perf_counter() - loaded,
-        "import_memory": import_memory,
-        "peak_memory": peak_memory(),
-    }
+    times = {"load_s": loaded - start, "first_prediction_s": perf_counter() - loaded}
+    return times | {"peak_memory": peak_memory()}
 
 
 def peak_memory() -> int | None:
