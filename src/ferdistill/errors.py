@@ -42,10 +42,8 @@ class UsageError(FerdistillError):
 def require_same(facts: Iterable[tuple[str, Any, Any]], what: str, *, where: str = "", hint: str = "") -> None:
     """Check that things which must agree do: each of `facts` is a name, what is expected, and what was found.
 
-    Raises
-    ------
-    CheckError
-        At the first that differ: `what` says what is wrong then. Digests are shown by their first 12 digits.
+    Raises CheckError at the first that differ: `what` says what is wrong then. Digests are shown by their first 12
+    digits.
     """
     for name, expected, found in facts:
         if found != expected:

@@ -27,10 +27,8 @@ def atomic(path: Path | str) -> Iterator[Path]:
     The temporary file keeps the suffix of `path`, since some writers choose a format by it. A process killed outright
     leaves it behind, under a name that git and DVC are told to ignore: `.STEM-XXXXXXXX.partial.SUFFIX`.
 
-    Raises
-    ------
-    CheckError
-        If the disk is full, or the file would be larger than the system allows. What was at `path` is still there.
+    Raises CheckError if the disk is full, or the file would be larger than the system allows. What was at `path` is
+    still there.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -63,10 +61,7 @@ def reserve(path: Path | str) -> None:
 
     Else the system gives it page by page, and a disk that fills up kills the process without a word.
 
-    Raises
-    ------
-    OSError
-        If there is no room.
+    Raises OSError if there is no room.
     """
     if hasattr(os, "posix_fallocate"):  # not on macOS and Windows
         with Path(path).open("rb+") as file:

@@ -125,10 +125,7 @@ def check_parity(
 ) -> dict[str, Any]:
     """Run torch and ONNX Runtime on the same images: the test split as it is, and its first batch in another shape.
 
-    Raises
-    ------
-    CheckError
-        As `bundle.write` says.
+    Raises CheckError as `bundle.write` says.
     """
     session = open_model(model)
     parity = evaluated_difference = 0.0

@@ -71,10 +71,7 @@ def save(params: FrozenTeacher, directory: Path, classes: list[str], image: Imag
 def load_teacher(directory: Path) -> tuple[nn.Module, dict[str, Any]]:
     """Read a teacher, trained or frozen, in eval mode, with its config; as `models.load_network`.
 
-    Raises
-    ------
-    UsageError, CheckError
-        If a file is missing, is not the one that was saved, or is of another architecture.
+    Raises UsageError or CheckError if a file is missing, is not the one that was saved, or is of another architecture.
     """
     config = read_json(directory / "config.json", "classes", "image", "sha256")
     if "frozen" not in config:

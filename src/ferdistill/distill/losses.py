@@ -85,10 +85,7 @@ def balanced_class_weights(labels: Tensor, classes: Sequence[str]) -> Tensor:
 
     float32 (K,), above 0; 1 for every class if all are equally frequent. Their mean over the labels is 1.
 
-    Raises
-    ------
-    CheckError
-        If a label is out of range, or a class has no image: its weight would be infinite.
+    Raises CheckError if a label is out of range, or a class has no image: its weight would be infinite.
     """
     if len(labels) and (int(labels.min()) < 0 or int(labels.max()) >= len(classes)):
         raise CheckError(

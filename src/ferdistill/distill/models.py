@@ -30,11 +30,8 @@ def build(
     the stem and the last one do not stride, as in networks for CIFAR. In a ViT the patch embedding is three strided
     convolutions (Xiao et al., NeurIPS 2021), which make patches of 8 pixels.
 
-    Raises
-    ------
-    UsageError
-        If timm knows no such model, refuses the options or cannot load ImageNet's weights, or if the model has no
-        low-resolution stem here.
+    Raises UsageError if timm knows no such model, refuses the options or cannot load ImageNet's weights, or if the
+    model has no low-resolution stem here.
     """
 
     def refusal(why: str = "") -> UsageError:
@@ -86,10 +83,8 @@ def classifier_names(network: nn.Module) -> list[str]:
 def build_for(recipe: NetworkParams, classes: list[str], image: ImageParams) -> nn.Module:
     """The network of a recipe with its starting weights, which are of all but the classifier.
 
-    Raises
-    ------
-    UsageError, CheckError
-        As `build`; or if the weights' file is missing, or its tensors are not those of this network.
+    Raises UsageError or CheckError as `build`; or if the weights' file is missing, or its tensors are not those of this
+    network.
     """
     network = build(recipe.model, recipe.options, recipe.stem, len(classes), image, recipe.init == "imagenet")
     if recipe.init not in ("scratch", "imagenet"):
@@ -129,10 +124,7 @@ def load_network(directory: Path) -> tuple[nn.Module, dict[str, Any]]:
 
     It takes normalised float32 (N, C, H, W) and gives logits (N, K).
 
-    Raises
-    ------
-    UsageError, CheckError
-        If a file is missing, or the weights are not those that the config describes.
+    Raises UsageError or CheckError if a file is missing, or the weights are not those that the config describes.
     """
     config = read_json(directory / "config.json", "classes", "image", "sha256")
     weights = directory / "model.safetensors"
@@ -160,10 +152,7 @@ def load_network(directory: Path) -> tuple[nn.Module, dict[str, Any]]:
 def load_matching(network: nn.Module, found: dict[str, torch.Tensor], weights: Path, but: tuple[str, ...] = ()) -> None:
     """Load the tensors found in the file `weights`: all of the network's, but those whose names begin with `but`.
 
-    Raises
-    ------
-    CheckError
-        If one is lacking, is of another shape, or is not the network's.
+    Raises CheckError if one is lacking, is of another shape, or is not the network's.
     """
     wanted = {name: tensor for name, tensor in network.state_dict().items() if not name.startswith(but)}
     differing = sorted(wanted.keys() ^ found.keys())

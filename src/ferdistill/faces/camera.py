@@ -243,10 +243,7 @@ class Writer:
     def close(self) -> None:
         """Finish the file.
 
-        Raises
-        ------
-        CheckError
-            If it does not hold what was written: OpenCV says nothing of a full disk.
+        Raises CheckError if it does not hold what was written: OpenCV says nothing of a full disk.
         """
         self.video.release()
         if self.written == 0:
@@ -282,10 +279,7 @@ def require_one_size(directory: Path) -> None:
 def open_writer(path: Path, fps: float, live: bool) -> Iterator[Writer]:
     """A video to write frames to; it appears at `path` when the block ends, not if the block fails.
 
-    Raises
-    ------
-    UsageError
-        If the suffix names no known container.
+    Raises UsageError if the suffix names no known container.
     """
     if path.suffix.lower() not in CODECS:
         raise UsageError(

@@ -55,10 +55,7 @@ class Cascade:
     with its inverse square. `thorough` searches the whole frame at the other angles of `TILTS` too, until there is a
     face: for pictures, where no frame came before.
 
-    Raises
-    ------
-    UsageError
-        If the installed OpenCV has no cascades, as those from version 5 on.
+    Raises UsageError if the installed OpenCV has no cascades, as those from version 5 on.
     """
 
     side = 20  # pixels of the smallest face after scaling: the window of the cascade
@@ -143,10 +140,7 @@ class YuNet:
 
     Its eyes give the tilt. The box is made square around its middle.
 
-    Raises
-    ------
-    UsageError, CheckError
-        If the file is missing, or OpenCV cannot load it.
+    Raises UsageError or CheckError if the file is missing, or OpenCV cannot load it.
     """
 
     def __init__(self, model: Path, score: float = 0.7) -> None:

@@ -66,10 +66,7 @@ HEADERS = {
 def listed_files(bundle_dir: Path) -> dict[str, Path]:
     """Every URL path that is served, with its file.
 
-    Raises
-    ------
-    UsageError
-        If the page's libraries have not been built, or a file of the page is gone.
+    Raises UsageError if the page's libraries have not been built, or a file of the page is gone.
     """
     files = {f"/{name}": WEB / name for name in PAGE}
     files |= {f"/samples/{name}.png": WEB / "samples" / f"{name}.png" for name in SAMPLES}
@@ -147,10 +144,7 @@ class Handler(SimpleHTTPRequestHandler):
 def listen(bundle_dir: Path, port: int) -> Server:
     """A server bound to a TCP port on 127.0.0.1, a free one for 0: `serve_forever` sets it going.
 
-    Raises
-    ------
-    UsageError
-        If files of the page are missing, or the port cannot be had.
+    Raises UsageError if files of the page are missing, or the port cannot be had.
     """
     try:
         return Server(listed_files(bundle_dir), port)

@@ -30,10 +30,7 @@ class Model(NamedTuple):
 def models_at(path: Path, shape: tuple[int, ...] | None = None) -> list[Model]:
     """The variants of a bundle, or the one model of an ONNX file.
 
-    Raises
-    ------
-    UsageError, CheckError
-        If there is neither, or the bundle is not whole.
+    Raises UsageError or CheckError if there is neither, or the bundle is not whole.
     """
     if path.is_file():
         return [Model(str(path), path, shape, {})]
