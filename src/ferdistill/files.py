@@ -91,12 +91,7 @@ def read_json(path: Path | str, *keys: str, hint: str = RESTORE) -> dict[str, An
 
     `hint` says what to do if it is damaged.
 
-    Raises
-    ------
-    UsageError
-        If the file is not there.
-    CheckError
-        If it cannot be read, is not JSON, or is not such an object.
+    Raises UsageError if the file is not there; CheckError if it cannot be read, is not JSON, or is not such an object.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")

@@ -90,12 +90,7 @@ def open_frames(source: str, fps: float = 25.0) -> Iterator[Frames]:
     It is the number or device of a camera, the URL of a stream, a video file, or a directory of pictures, which have no
     times: `fps` is their pace.
 
-    Raises
-    ------
-    UsageError
-        If there is no such source.
-    CheckError
-        If it is not a video, or a directory holds no picture.
+    Raises UsageError if there is no such source; CheckError if it is not a video, or a directory holds no picture.
     """
     path = Path(source)
     if path.is_dir():

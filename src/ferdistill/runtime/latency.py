@@ -81,17 +81,15 @@ def bench(
         If a model cannot be loaded, or does not take such inputs.
     """
     sessions = [open_session(model.file, threads, device) for model in models]
-    inputs = [
-        [random_images(model, session, batch) for batch in batches]
-        for model, session in zip(models, sessions, strict=True)
-    ]
+    pairs = list(zip(models, sessions, strict=True))
+    inputs = [[random_images(*pair, batch) for batch in batches] for pair in pairs]
     rows = []
-    for model, session, drawn in zip(models, sessions, inputs, strict=True):
+    for (model, session), drawn in zip(pairs, inputs, strict=True):
         largest = max(drawn, key=len)
         used = next(name for name, provider in PROVIDERS.items() if provider == session.get_providers()[0])
         fresh = footprint.measure(model.file, list(largest.shape), str(largest.dtype), threads, used)
         row = {"name": model.name, "provider": used, "size_bytes": model.file.stat().st_size}
-        row |= {"load_s": fresh["load_s"], "first_prediction_s": fresh["first_prediction_s"]}
+        row |= {name: fresh[name] for name in ("load_s", "first_prediction_s")}
         row["peak_memory_bytes"] = fresh["peak_memory"]
         if model.info:
             row |= {name: model.info[name] for name in ("run_family", "run_mode", "architecture")}
