@@ -80,6 +80,8 @@ def export_onnx(graph: InferenceGraph, path: Path, opset: int) -> None:
     """Write one ONNX file with input `images`, outputs `logits` and `probabilities`; all of N, H, W and C are free."""
     # Two images: of one, the exporter would fix the batch size in some networks.
     example = torch.zeros((2, graph.size, graph.size, graph.channels), dtype=torch.uint8)
+    free = {"images": {0: "batch", 1: "height", 2: "width", 3: "channels"}}
+    free |= {"logits": {0: "batch"}, "probabilities": {0: "batch"}}
     with warnings.catch_warnings():
         # The newer exporter splits weights into a second file; this one is deprecated, but does not.
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -92,11 +94,7 @@ def export_onnx(graph: InferenceGraph, path: Path, opset: int) -> None:
             opset_version=opset,
             input_names=["images"],
             output_names=["logits", "probabilities"],
-            dynamic_axes={
-                "images": {0: "batch", 1: "height", 2: "width", 3: "channels"},
-                "logits": {0: "batch"},
-                "probabilities": {0: "batch"},
-            },
+            dynamic_axes=free,
         )
     onnx.checker.check_model(path, full_check=True)
 

@@ -151,26 +151,11 @@ def kl_to_sources(logits: Tensor, targets: SoftTargets, temperature: float) -> T
 def kd_loss(logits: Tensor, ce: Tensor, targets: SoftTargets, *, alpha: float, temperature: float) -> dict[str, Tensor]:
     """(1 - alpha) CE + alpha T^2 sum_s w_s KL(p_s || q): Hinton et al. (2015); the report, §4.1.3 and §4.1.4.
 
-    Parameters
-    ----------
-    logits : (B, K)
-        The student's.
-    ce : ()
-        The cross-entropy with hard labels, as `ce_loss` gives it.
-    targets
-        From `soft_targets`, at the same temperature, above 0.
-    alpha
-        In [0, 1].
+    The student's `logits` are (B, K); `ce` is the cross-entropy with hard labels, as `ce_loss` gives it; `targets` are
+    those of `soft_targets` at the same temperature, above 0; `alpha` is in [0, 1]. Gives `loss`, and its terms without
+    their factors: `ce`, and `kd`, the weighted mean of the divergences.
 
-    Returns
-    -------
-    dict
-        `loss`, and its terms without their factors: `ce`, and `kd`, the weighted mean of the divergences.
-
-    Raises
-    ------
-    UsageError
-        If the student's and the teachers' shapes do not fit together: nothing broadcasts.
+    Raises UsageError if the student's and the teachers' shapes do not fit together: nothing broadcasts.
     """
     kd = kl_to_sources(logits, targets, temperature)
     return {"loss": (1 - alpha) * ce + alpha * temperature**2 * kd, "ce": ce, "kd": kd}

@@ -33,8 +33,7 @@ def measure(model: Path, shape: list[int], dtype: str, threads: int | None, devi
         check=True,
         env=os.environ | {"PYTHONPATH": path},
     )
-    result: dict[str, Any] = json.loads(done.stdout)
-    return result
+    return dict(json.loads(done.stdout))
 
 
 def main(model: str, shape: list[int], dtype: str, threads: int | None, device: Any) -> dict[str, Any]:
