@@ -17,11 +17,8 @@ class FerdistillError(Exception):
 
     def __init__(self, what: str, *, where: str = "", expected: str = "", hint: str = "") -> None:
         self.what, self.where, self.expected, self.hint = what, where, expected, hint
-        lines = [what]
-        lines += [f"  where:    {where}"] if where else []
-        lines += [f"  expected: {expected}"] if expected else []
-        lines += [f"  do:       {hint}"] if hint else []
-        super().__init__("\n".join(lines))
+        told = {"where:    ": where, "expected: ": expected, "do:       ": hint}
+        super().__init__("\n".join([what, *(f"  {name}{text}" for name, text in told.items() if text)]))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Keep the parts apart on the way back from a worker process."""

@@ -1,6 +1,7 @@
 """Teachers from elsewhere, made to look like ours: our normalised input in, logits in our order out."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ def load_teacher(directory: Path) -> tuple[nn.Module, dict[str, Any]]:
         where=str(file),
         hint="restore it with `dvc checkout --force`",
     )
-    body: Any = _Onnx(file) if teacher.model is None else None
+    body: Any = _onnx(file) if teacher.model is None else None
     if teacher.model is not None:
         own = ImageParams(size=teacher.size, channels=teacher.channels)
         body = models.build(teacher.model, teacher.options, "stock", len(teacher.classes), own, False)
@@ -93,23 +94,21 @@ def load_teacher(directory: Path) -> tuple[nn.Module, dict[str, Any]]:
     return FrozenNetwork(body, teacher, config["classes"], image).eval(), config
 
 
-class _Onnx:
+def _onnx(file: Path) -> Callable[[Tensor], Tensor]:
     """An ONNX file as a function of tensors."""
+    import onnxruntime
 
-    def __init__(self, file: Path) -> None:
-        import onnxruntime
+    # Asked for CUDA where there is no GPU, onnxruntime-gpu prints errors.
+    there = onnxruntime.get_available_providers() if torch.cuda.is_available() else []
+    providers = [name for name in ("CUDAExecutionProvider",) if name in there] + ["CPUExecutionProvider"]
+    try:
+        session = onnxruntime.InferenceSession(file, providers=providers)
+    except Exception as error:  # onnxruntime's errors have no common base of their own
+        raise CheckError(f"not an ONNX model that runs here: {error}", where=str(file), hint="export it anew") from None
+    name = session.get_inputs()[0].name
 
-        # Asked for CUDA where there is no GPU, onnxruntime-gpu prints errors.
-        there = onnxruntime.get_available_providers() if torch.cuda.is_available() else []
-        providers = [name for name in ("CUDAExecutionProvider",) if name in there] + ["CPUExecutionProvider"]
-        try:
-            self.session = onnxruntime.InferenceSession(file, providers=providers)
-        except Exception as error:  # onnxruntime's errors have no common base of their own
-            raise CheckError(
-                f"not an ONNX model that runs here: {error}", where=str(file), hint="export it anew"
-            ) from None
-        self.input = self.session.get_inputs()[0].name
-
-    def __call__(self, images: Tensor) -> Tensor:
-        logits = self.session.run(None, {self.input: images.cpu().numpy().astype(np.float32)})[0]
+    def run(images: Tensor) -> Tensor:
+        logits = session.run(None, {name: images.cpu().numpy().astype(np.float32)})[0]
         return torch.from_numpy(logits).to(images.device)
+
+    return run

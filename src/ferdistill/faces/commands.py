@@ -233,9 +233,8 @@ def pretrain(
     recipes = {
         name: recipe
         for name, recipe in {**settings.scale_.teachers, "student": settings.scale_.student}.items()
-        if isinstance(recipe, params.NetworkParams)
-        and recipe.init.endswith(".safetensors")
-        and (not networks or name in networks)
+        if isinstance(recipe, params.NetworkParams) and recipe.init.endswith(".safetensors")
+        if not networks or name in networks
     }
     if not recipes or set(networks or []) - set(recipes):
         raise UsageError(

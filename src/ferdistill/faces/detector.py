@@ -116,7 +116,7 @@ def _is_apart(face: Face, others: Sequence[Face]) -> bool:
 def _turn(
     picture: np.ndarray, box: Box, tilt: float, side: float, copied: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The square of `side` around a box turned by -`tilt` (`copied`: by whole pixels), and the affine map (2, 3) to it."""
+    """The square of `side` around a box turned by -`tilt` (`copied`: by whole pixels), and the affine map to it."""
     left, top, width, height = box
     across, down = left + width / 2, top + height / 2
     move = cv2.getRotationMatrix2D((across, down), tilt, 1.0)

@@ -28,10 +28,7 @@ class Model(NamedTuple):
 
 
 def models_at(path: Path, shape: tuple[int, ...] | None = None) -> list[Model]:
-    """The variants of a bundle, or the one model of an ONNX file.
-
-    Raises UsageError or CheckError if there is neither, or the bundle is not whole.
-    """
+    """The variants of a bundle, or the one model of an ONNX file; raises as `read_bundle` if there is neither."""
     if path.is_file():
         return [Model(str(path), path, shape, {})]
     if not path.is_dir():
@@ -56,16 +53,9 @@ def bench(
 ) -> dict[str, Any]:
     """Measure models in turn, so that a machine that slows down slows all of them.
 
-    Parameters
-    ----------
-    batches
-        Images of a call, each measured by itself.
-    threads, device
-        As `session.open_session` takes them.
-    warmup, repeats
-        Rounds before the clock counts, and rounds that count. Every model is called once a round.
-    advance
-        Called after each batch size.
+    `batches` are numbers of images of a call, each measured by itself, after which `advance` is called. Every model is
+    called once a round; `repeats` rounds count, the `warmup` before them do not. `threads` and `device` are as
+    `session.open_session` takes them.
 
     Returns
     -------
