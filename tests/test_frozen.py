@@ -84,7 +84,7 @@ def test_a_frozen_onnx_teacher_asks_for_the_gpu_only_where_there_is_one(theirs, 
             there = [*built_for, "CPUExecutionProvider"]
             monkeypatch.setattr(onnxruntime, "get_available_providers", lambda there=there: there)
             monkeypatch.setattr(torch.cuda, "is_available", lambda gpu=gpu: gpu)
-            frozen._Onnx(Path("pretrained/theirs.onnx"))
+            frozen._onnx(Path("pretrained/theirs.onnx"))
     cpu = ["CPUExecutionProvider"]
     assert asked == [["CUDAExecutionProvider", *cpu], cpu, cpu, cpu]
 

@@ -24,16 +24,16 @@ def recipe(init="scratch"):
 
 
 @pytest.fixture(scope="module")
-def course():
+def renders():
     return pretrain.draw_renders(200, 1, GREY, True)
 
 
-def learn(course, epochs):
-    return pretrain.pretrain(recipe(), GREY, [course], epochs=epochs, lr=1e-2, seed=1, name="units")
+def learn(renders, epochs):
+    return pretrain.pretrain(recipe(), GREY, [renders], epochs=epochs, lr=1e-2, seed=1, name="units")
 
 
-def test_renders_are_drawn_one_by_one_and_never_by_how_many(course):
-    images, intensities = course
+def test_renders_are_drawn_one_by_one_and_never_by_how_many(renders):
+    images, intensities = renders
     assert images.shape == (200, 32, 32, 1) and intensities.shape == (200, len(faces.ACTION_UNITS))
     few, units = pretrain.draw_renders(3, 1, GREY, True)
     assert (few == images[:3]).all() and (units == intensities[:3]).all()
@@ -47,14 +47,14 @@ def test_faces_that_were_not_seen_are_explained():
     assert learn(pretrain.draw_renders(1600, 1, GREY, True), 4)[1] < 0.97
 
 
-def test_the_same_seed_learns_the_same(course):
-    (network, unexplained), (again, same) = learn(course, 2), learn(course, 2)
+def test_the_same_seed_learns_the_same(renders):
+    (network, unexplained), (again, same) = learn(renders, 2), learn(renders, 2)
     assert unexplained == same
     assert all(torch.equal(one, other) for one, other in zip(network.parameters(), again.parameters(), strict=True))
 
 
-def test_a_recipe_starts_from_the_file_with_a_classifier_of_its_own(course, tmp_path):
-    network, _ = learn(course, 1)
+def test_a_recipe_starts_from_the_file_with_a_classifier_of_its_own(renders, tmp_path):
+    network, _ = learn(renders, 1)
     path = tmp_path / "start.safetensors"
     pretrain.save(network, path, {"seed": 1, "task": "units"})
     with safe_open(path, "pt") as file:

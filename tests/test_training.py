@@ -329,7 +329,7 @@ def test_starting_weights_fill_all_but_the_classifier_and_fit_one_architecture(t
     from ferdistill.faces import pretrain
 
     source = models.build("test_efficientnet", {}, "stock", 16, GREY, False)
-    pretrain.save(source, tmp_path / "w.safetensors", task="test")
+    pretrain.save(source, tmp_path / "w.safetensors", {"task": "test"})
     network = models.build_for(recipe(init=str(tmp_path / "w.safetensors")), CLASSES, GREY)
     np.testing.assert_allclose(
         network.state_dict()["conv_stem.weight"], source.state_dict()["conv_stem.weight"], atol=1e-3

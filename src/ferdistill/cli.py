@@ -26,12 +26,10 @@ cli = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-cli.add_typer(align_cli, name="align")
-cli.add_typer(corpus_cli, name="corpus")
-cli.add_typer(data_cli, name="data")
-cli.add_typer(index_cli, name="index")
-cli.add_typer(study_cli, name="study")
-cli.add_typer(teachers_cli, name="teachers")
+groups = {"align": align_cli, "corpus": corpus_cli, "data": data_cli}
+groups |= {"index": index_cli, "study": study_cli, "teachers": teachers_cli}
+for name, group in groups.items():
+    cli.add_typer(group, name=name)
 for command in (audit, score, serve, bench, predict, watch, pretrain):
     cli.command()(command)
 

@@ -9,27 +9,16 @@ from typing import Any
 class FerdistillError(Exception):
     """A stop that the user can act on.
 
-    Parameters
-    ----------
-    what : str
-        What was wrong, in one sentence.
-    where : str, optional
-        File, row or column, parameter.
-    expected : str, optional
-        What would have been right.
-    hint : str, optional
-        What to do now.
+    `what` was wrong, in one sentence; `where`: file, row or column, parameter; what would have been right, `expected`;
+    and a `hint` at what to do now.
     """
 
     exit_code = 1
 
     def __init__(self, what: str, *, where: str = "", expected: str = "", hint: str = "") -> None:
         self.what, self.where, self.expected, self.hint = what, where, expected, hint
-        lines = [what]
-        lines += [f"  where:    {where}"] if where else []
-        lines += [f"  expected: {expected}"] if expected else []
-        lines += [f"  do:       {hint}"] if hint else []
-        super().__init__("\n".join(lines))
+        told = {"where:    ": where, "expected: ": expected, "do:       ": hint}
+        super().__init__("\n".join([what, *(f"  {name}{text}" for name, text in told.items() if text)]))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Keep the parts apart on the way back from a worker process."""
@@ -39,8 +28,6 @@ class FerdistillError(Exception):
 
 class CheckError(FerdistillError):
     """The input was read and found wrong: damaged data, labels out of step. Exit code 1."""
-
-    exit_code = 1
 
 
 class UsageError(FerdistillError):
@@ -52,19 +39,13 @@ class UsageError(FerdistillError):
 def require_same(facts: Iterable[tuple[str, Any, Any]], what: str, *, where: str = "", hint: str = "") -> None:
     """Check that things which must agree do: each of `facts` is a name, what is expected, and what was found.
 
-    Raises
-    ------
-    CheckError
-        At the first that differ: `what` says what is wrong then. Digests are shown by their first 12 digits.
+    Raises CheckError at the first that differ: `what` says what is wrong then. Digests are shown by their first 12
+    digits.
     """
     for name, expected, found in facts:
         if found != expected:
-            raise CheckError(
-                f"{what}: {name} {_shortened(found)}",
-                where=where,
-                expected=f"{name} {_shortened(expected)}",
-                hint=hint,
-            )
+            expected = f"{name} {_shortened(expected)}"
+            raise CheckError(f"{what}: {name} {_shortened(found)}", where=where, expected=expected, hint=hint)
 
 
 def _shortened(value: Any) -> str:

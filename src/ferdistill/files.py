@@ -27,10 +27,8 @@ def atomic(path: Path | str) -> Iterator[Path]:
     The temporary file keeps the suffix of `path`, since some writers choose a format by it. A process killed outright
     leaves it behind, under a name that git and DVC are told to ignore: `.STEM-XXXXXXXX.partial.SUFFIX`.
 
-    Raises
-    ------
-    CheckError
-        If the disk is full, or the file would be larger than the system allows. What was at `path` is still there.
+    Raises CheckError if the disk is full, or the file would be larger than the system allows. What was at `path` is
+    still there.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -63,10 +61,7 @@ def reserve(path: Path | str) -> None:
 
     Else the system gives it page by page, and a disk that fills up kills the process without a word.
 
-    Raises
-    ------
-    OSError
-        If there is no room.
+    Raises OSError if there is no room.
     """
     if hasattr(os, "posix_fallocate"):  # not on macOS and Windows
         with Path(path).open("rb+") as file:
@@ -75,9 +70,9 @@ def reserve(path: Path | str) -> None:
 
 def is_full(error: Exception) -> bool:
     """Whether a writer failed for want of room; safetensors tells only in words."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return True
-    return any(f"os error {code}" in str(error) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+    codes = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    told = isinstance(error, OSError) and error.errno in codes
+    return told or any(f"os error {code}" in str(error) for code in codes)
 
 
 def write_text(path: Path | str, text: str) -> None:
@@ -96,12 +91,7 @@ def read_json(path: Path | str, *keys: str, hint: str = RESTORE) -> dict[str, An
 
     `hint` says what to do if it is damaged.
 
-    Raises
-    ------
-    UsageError
-        If the file is not there.
-    CheckError
-        If it cannot be read, is not JSON, or is not such an object.
+    Raises UsageError if the file is not there; CheckError if it cannot be read, is not JSON, or is not such an object.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")

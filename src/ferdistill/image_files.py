@@ -38,10 +38,7 @@ def read_image(root: Path, path: str) -> np.ndarray:
 
     Sixteen-bit grey is scaled to eight; palettes are resolved; an alpha channel is dropped.
 
-    Raises
-    ------
-    CheckError
-        If the path leaves `root`, or the file is missing, not a whole image, or larger than `MAX_PIXELS`.
+    Raises CheckError if the path leaves `root`, or the file is missing, not a whole image, or larger than `MAX_PIXELS`.
     """
     with _open_image(root, path) as image:
         upright = ImageOps.exif_transpose(image)

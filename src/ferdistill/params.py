@@ -415,14 +415,11 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
         elif item["type"] == "missing":
             message = "missing"
         elif item["type"] != "value_error":
-            message = f"{message[0].lower()}{message[1:]}; found {_shown(item['input'])}"
+            found = repr(item["input"])
+            found = found if len(found) <= 200 else f"{found[:200]}…"
+            message = f"{message[0].lower()}{message[1:]}; found {found}"
         lines.append(f"  {name}: {message}" if name else f"  {message}")
     return "\n".join(lines)
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 200 else f"{text[:200]}…"
 
 
 def _sibling_names(location: tuple[int | str, ...], model: Any) -> list[str]:

@@ -11,17 +11,10 @@ from .errors import CheckError, UsageError
 def read(path: Path, framework: str = "np", *, expected: str = "", hint: str = "") -> dict[str, Any]:
     """Every tensor of a file by its name: NumPy's, or torch's where `framework` is `pt`.
 
-    Parameters
-    ----------
-    expected, hint : str
-        What an error says belongs there, and what to do.
+    `expected` and `hint` are what an error says belongs there, and what to do.
 
-    Raises
-    ------
-    UsageError
-        If the file is not there.
-    CheckError
-        If it is damaged, or holds a type of number that the framework does not know.
+    Raises UsageError if the file is not there; CheckError if it is damaged, or holds a type of number that the
+    framework does not know.
     """
     try:
         with safe_open(path, framework=framework) as file:

@@ -18,24 +18,16 @@ def read(path: Path | str) -> Any:
     Aliases count for all that they stand for, `MAX_SIZE` at most: a few lines could otherwise stand for more than
     memory holds.
 
-    Raises
-    ------
-    FileNotFoundError
-        If the file is not there: the caller knows what it should be.
-    UsageError
-        If it cannot be read, is not YAML, or stands for too much.
+    Raises FileNotFoundError if the file is not there: the caller knows what it should be; UsageError if it cannot be
+    read, is not YAML, or stands for too much.
     """
     try:
-        loader = yaml.SafeLoader(Path(path).read_text(encoding="utf-8"))
-        try:
-            node = loader.get_single_node()
-            if node is None:
-                return None
-            if _size(node, {}) > MAX_SIZE:
-                raise ValueError("its aliases stand for too much")
-            return loader.construct_document(node)
-        finally:
-            loader.dispose()
+        node = yaml.compose(Path(path).read_text(encoding="utf-8"), yaml.SafeLoader)
+        if node is None:
+            return None
+        if _size(node, {}) > MAX_SIZE:
+            raise ValueError("its aliases stand for too much")
+        return yaml.SafeLoader("").construct_document(node)
     except FileNotFoundError:
         raise
     except OSError as error:

@@ -49,9 +49,8 @@ def bench(
     if as_json:
         typer.echo(json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False))
     else:
-        bundled = [model for model in models if model.info]
-        float32 = [m.info["architecture"] for m in bundled if m.file.name == m.info["variants"].get("fp32")]
-        _print(result, sizes, float32)
+        float32 = [m for m in models if m.info and m.file.name == m.info["variants"].get("fp32")]
+        _print(result, sizes, [model.info["architecture"] for model in float32])
 
 
 def _integers(text: str, option: str) -> list[int]:

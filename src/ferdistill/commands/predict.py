@@ -90,10 +90,7 @@ def predict(
 def room_of(task: dict[str, Any], asked: str | None) -> Any:
     """The commands of the room whose detector a bundle names, or None where it names none.
 
-    Raises
-    ------
-    UsageError
-        If a detector was `asked` for and the bundle has none, or one that is not known here.
+    Raises UsageError if a detector was `asked` for and the bundle has none, or one that is not known here.
     """
     name = task["detector"]
     if name is None:

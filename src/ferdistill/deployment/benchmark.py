@@ -33,38 +33,23 @@ def measure_beside_torch(network: nn.Module, bundle: Path, settings: BenchmarkPa
         *own, peer = latency.interleave([*calls, lambda: in_torch(images)], settings.warmup, settings.repeats)  # noqa: B023
         torch_ms = float(np.median(peer)) * 1000
         for row, seconds in zip(rows, own, strict=True):
-            found = latency.summary(seconds, batch)
-            row[f"batch_{batch}"] = found | {"torch_p50_ms": torch_ms, "torch_ratio": torch_ms / found["p50_ms"]}
+            own_ms = latency.summary(seconds, batch)
+            row[f"batch_{batch}"] = own_ms | {"torch_p50_ms": torch_ms, "torch_ratio": torch_ms / own_ms["p50_ms"]}
     torch.set_num_threads(before)
     shape = [1, image["size"], image["size"], image["channels"]]
     for row, model in zip(rows, models, strict=True):
         row["model_bytes"] = model.file.stat().st_size
         row["peak_memory_bytes"] = footprint.measure(model.file, shape, "uint8", settings.threads, "cpu")["peak_memory"]
-    return (
-        rows[0]
-        | dict(zip(names[1:], rows[1:], strict=True))
-        | {
-            "cpu_threads": settings.threads,
-            "machine": latency.processor(),
-            "versions": latency.versions() | {"torch": torch.__version__},
-        }
-    )
+    found = rows[0] | dict(zip(names[1:], rows[1:], strict=True))
+    versions = latency.versions() | {"torch": torch.__version__}
+    return found | {"cpu_threads": settings.threads, "machine": latency.processor(), "versions": versions}
 
 
 def eager(network: nn.Module, info: dict[str, Any]) -> Callable[[np.ndarray], torch.Tensor]:
     """What the bundle's graph does, in torch, but for resizing.
 
-    Parameters
-    ----------
-    network : Module
-        The student, in evaluation mode, on the CPU.
-    info : dict
-        The bundle's description: `image` and `t_star`.
-
-    Returns
-    -------
-    callable
-        From uint8 images (N, H, W, C) of the network's size to calibrated probabilities (N, K).
+    The network is in evaluation mode, on the CPU; of `info`, the bundle's description, `image` and `t_star` are used.
+    The function takes uint8 images (N, H, W, C) of the network's size and gives calibrated probabilities (N, K).
     """
     mean, std = (torch.tensor(info["image"][key]) for key in ("mean", "std"))
 

@@ -26,28 +26,14 @@ from .graph import EvaluatedSplit, InferenceGraph, check_parity, export_onnx, on
 
 @dataclass(frozen=True)
 class EvaluatedStudent:
-    """A student with all that is known of it.
+    """A student with all that is known of it."""
 
-    Attributes
-    ----------
-    network, config : Module, dict
-        As `distill.models.load_network` gives them.
-    t_star : float
-        The calibrated temperature.
-    test : dict
-        Its scores on test, as the stage `evaluate` wrote them.
-    images : (N, H, W, C) uint8 array
-        All images; may be memory-mapped.
-    splits : dict
-        Val, calib and test.
-    """
-
-    network: torch.nn.Module
+    network: torch.nn.Module  # with its config, as `distill.models.load_network` gives them
     config: dict[str, Any]
-    t_star: float
-    test: dict[str, Any]
-    images: np.ndarray
-    splits: dict[str, EvaluatedSplit]
+    t_star: float  # the calibrated temperature
+    test: dict[str, Any]  # its scores on test, as the stage `evaluate` wrote them
+    images: np.ndarray  # all, uint8 (N, H, W, C); may be memory-mapped
+    splits: dict[str, EvaluatedSplit]  # val, calib and test
 
 
 def write(
@@ -60,14 +46,8 @@ def write(
 ) -> dict[str, Any]:
     """Export a student, compare it with torch on the test split, and write the bundle if they agree.
 
-    Parameters
-    ----------
-    directory : Path
-        Replaced as a whole; left as it was on an error.
-    settings : ExportParams
-        The opset, the tolerance, and what int8 may cost.
-    task, sources, caution
-        For the model card: see `card.model_card`.
+    `directory` is replaced as a whole, and left as it was on an error. `sources` and `caution` are for the model card:
+    see `card.model_card`.
 
     Returns
     -------
@@ -120,9 +100,7 @@ def write(
             "t_star": student.t_star,
             "thresholds": {"confidence": settings.confidence},
             "variants": variants,
-            "run_family": config["run_family"],
-            "run_mode": config["run_mode"],
-            "seed": config["seed"],
+            **{name: config[name] for name in ("run_family", "run_mode", "seed")},
             "architecture": config["model"],
             "student_sha256": config["sha256"],
             "index_digest": config["index_digest"],

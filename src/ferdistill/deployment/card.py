@@ -6,16 +6,9 @@ import pandas as pd
 
 
 def model_card(info: dict[str, Any], sources: pd.DataFrame, caution: str = "") -> str:
-    """The model card, Markdown.
+    """The model card, Markdown, of what `bundle.json` holds and of the images by source (rows) and split (columns).
 
-    Parameters
-    ----------
-    info : dict
-        What `bundle.json` holds.
-    sources : DataFrame
-        Number of images by source (rows) and split (columns).
-    caution : str
-        Markdown: what is to be said of the use of such a model; empty for no such section.
+    `caution`, Markdown, is what must be said of the use of such a model; empty for no such section.
     """
     test, task = info["test"], info["task"]
     size, channels = info["image"]["size"], info["image"]["channels"]
@@ -30,7 +23,11 @@ def model_card(info: dict[str, Any], sources: pd.DataFrame, caution: str = "") -
     )
     scores = "\n".join(f"| {name} | {value:.3f} |" for name, value in test["f1"].items())
     ethics = f"\n## Ethics\n{caution}" if caution else ""
-    confidence = info["thresholds"]["confidence"]
+    confidence, abstention = info["thresholds"]["confidence"], info["abstention"]
+    answers = "it would answer none of the images"
+    if abstention["accuracy"] is not None:
+        right = f"{abstention['accuracy']:.1%} of these answers are right"
+        answers = f"it answers {abstention['coverage']:.1%} of the images, and {right}"
     return f"""# Classifier of {task["things"]} by {task["label"]}
 
 {info["architecture"]}, {recipe}, seed {info["seed"]}.
@@ -80,7 +77,7 @@ an ECE near it is no sign of miscalibration.
 {scores}
 
 In real time, abstain where the largest probability is under {confidence:g} (`thresholds.confidence` in bundle.json): on
-test {_abstention(info["abstention"])}.
+test {answers}.
 
 ## Limits
 - One training run. Another seed gives other numbers; differences between runs need several seeds.
@@ -107,11 +104,3 @@ def _files(info: dict[str, Any]) -> str:
         )
         lines.append("  It was judged on val and calib alone; negative figures are gains, which are chance.")
     return "\n".join(lines)
-
-
-def _abstention(figures: dict[str, Any]) -> str:
-    if figures["accuracy"] is None:
-        return "it would answer none of the images"
-    return (
-        f"it answers {figures['coverage']:.1%} of the images, and {figures['accuracy']:.1%} of these answers are right"
-    )

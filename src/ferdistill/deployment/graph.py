@@ -24,21 +24,11 @@ EVALUATED_TOLERANCE = 0.01
 
 
 class EvaluatedSplit(NamedTuple):
-    """One split, as the exported model is checked on it.
+    """One split, as the exported model is checked on it."""
 
-    Attributes
-    ----------
-    positions : (M,) array
-        Its rows of the packed images.
-    labels : (M,) array
-        Integers in 0..K-1.
-    logits : (M, K) array
-        What the student was evaluated with.
-    """
-
-    positions: np.ndarray
-    labels: np.ndarray
-    logits: np.ndarray
+    positions: np.ndarray  # (M,): its rows of the packed images
+    labels: np.ndarray  # (M,): integers in 0..K-1
+    logits: np.ndarray  # (M, K): what the student was evaluated with
 
 
 class InferenceGraph(torch.nn.Module):
@@ -47,11 +37,8 @@ class InferenceGraph(torch.nn.Module):
     H and W are any, C is 1 (grey) or 3 (RGB), whatever the network takes. Grey is ITU-R 601, rounded, as Pillow's;
     resizing is bilinear and antialiased, see `resampling`, and keeps images of the network's size bit for bit.
 
-    Parameters
-    ----------
-    network : takes normalised float32 (N, C, size, size), gives logits (N, K)
-    image : `size`, `channels`, and `mean` and `std` of each channel for pixels in [0, 1]
-    t_star : the calibrated temperature
+    `network` takes normalised float32 (N, C, size, size) and gives logits (N, K). `image` has `size`, `channels`, and
+    `mean` and `std` of each channel for pixels in [0, 1]. `t_star` is the calibrated temperature.
     """
 
     def __init__(self, network: torch.nn.Module, image: dict[str, Any], t_star: float) -> None:
@@ -93,6 +80,8 @@ def export_onnx(graph: InferenceGraph, path: Path, opset: int) -> None:
     """Write one ONNX file with input `images`, outputs `logits` and `probabilities`; all of N, H, W and C are free."""
     # Two images: of one, the exporter would fix the batch size in some networks.
     example = torch.zeros((2, graph.size, graph.size, graph.channels), dtype=torch.uint8)
+    free = {"images": {0: "batch", 1: "height", 2: "width", 3: "channels"}}
+    free |= {"logits": {0: "batch"}, "probabilities": {0: "batch"}}
     with warnings.catch_warnings():
         # The newer exporter splits weights into a second file; this one is deprecated, but does not.
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -105,11 +94,7 @@ def export_onnx(graph: InferenceGraph, path: Path, opset: int) -> None:
             opset_version=opset,
             input_names=["images"],
             output_names=["logits", "probabilities"],
-            dynamic_axes={
-                "images": {0: "batch", 1: "height", 2: "width", 3: "channels"},
-                "logits": {0: "batch"},
-                "probabilities": {0: "batch"},
-            },
+            dynamic_axes=free,
         )
     onnx.checker.check_model(path, full_check=True)
 
@@ -138,10 +123,7 @@ def check_parity(
 ) -> dict[str, Any]:
     """Run torch and ONNX Runtime on the same images: the test split as it is, and its first batch in another shape.
 
-    Raises
-    ------
-    CheckError
-        As `bundle.write` says.
+    Raises CheckError as `bundle.write` says.
     """
     session = open_model(model)
     parity = evaluated_difference = 0.0
@@ -153,7 +135,11 @@ def check_parity(
         parity = np.maximum(parity, np.abs(probabilities - expected).max())
         evaluated_difference = np.maximum(evaluated_difference, np.abs(softmax(logits, axis=1) - reference).max())
         same += int((probabilities.argmax(axis=1) == expected.argmax(axis=1)).sum())
-    expected, _, probabilities = run_both(graph, session, other_shape(next(in_batches(images, test.positions))))
+    first = next(in_batches(images, test.positions))
+    # Half as high again, with the other number of channels.
+    tall = np.repeat(first[:, : first.shape[1] * 3 // 4], 2, axis=1)
+    other = np.repeat(tall, 3, axis=3) if first.shape[3] == 1 else np.ascontiguousarray(tall[..., 1:2])
+    expected, _, probabilities = run_both(graph, session, other)
     resized = np.abs(probabilities - expected).max()
     if not np.maximum(parity, resized) <= tolerance or same != len(test.positions):
         raise CheckError(
@@ -186,9 +172,3 @@ def run_both(
         expected = graph(torch.from_numpy(batch))[1].numpy()
     logits, probabilities = session.run(["logits", "probabilities"], {"images": batch})
     return expected, logits, probabilities
-
-
-def other_shape(batch: np.ndarray) -> np.ndarray:
-    """The batch (B, H, W, C) as (B, about 3 H / 2, W, the other number of channels), still uint8."""
-    tall = np.repeat(batch[:, : batch.shape[1] * 3 // 4], 2, axis=1)
-    return np.repeat(tall, 3, axis=3) if batch.shape[3] == 1 else np.ascontiguousarray(tall[..., 1:2])

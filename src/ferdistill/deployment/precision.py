@@ -53,20 +53,15 @@ def quantise(
 
     Parameters
     ----------
-    model : path
-        The float32 graph; takes uint8 `images` (N, H, W, C), gives `logits` (N, K).
-    path : path
-        The last attempt is written here, whether it passes or not.
-    images : (N, H, W, C) uint8 array
-        All images; may be memory-mapped.
-    calib, judged : EvaluatedSplit
+    model, path
+        The float32 graph: uint8 `images` (N, H, W, C) to `logits` (N, K); and where the last attempt is written,
+        whether it passes or not.
+    images
+        All, uint8 (N, H, W, C); may be memory-mapped.
+    calib, judged
         What ranges are taken from and layers ranked on, and what attempts are judged on.
-    classes : list of str
-        Names of the K columns.
-    t_star : float
+    t_star
         At which ECE is taken.
-    settings : Int8Params
-        The limits and the largest number of attempts.
 
     Returns
     -------
@@ -82,7 +77,9 @@ def quantise(
         prepared, ranges, candidate = (Path(temporary) / name for name in ("prepared.onnx", "ranges.json", "int8.onnx"))
         # Gives every layer a bias of its own, for one: a shared one would keep layers from being fused to int8.
         quant_pre_process(model, prepared, skip_symbolic_shape=True)
-        layers = quantisable(prepared)
+        nodes = onnx.load(prepared).graph
+        weights = {tensor.name for tensor in nodes.initializer}
+        layers = [node.name for node in nodes.node if node.op_type in LAYERS and node.input[1] in weights]
         write_int8(prepared, candidate, in_batches(images, calib.positions), ranges, [])
         ranked: list[str] = []
         for attempt in range(settings.max_attempts):
@@ -91,9 +88,8 @@ def quantise(
             in_float = ranked[: round(len(layers) * 2.0 ** (attempt - 4))]
             if attempt > 0:
                 write_int8(prepared, candidate, [], ranges, in_float)
-            losses = compare(
-                reference, onnx_logits(candidate, images, judged.positions), judged.labels, classes, t_star
-            )
+            found = onnx_logits(candidate, images, judged.positions)
+            losses = compare(reference, found, judged.labels, classes, t_star)
             attempts.append({"float_layers": len(in_float), **losses})
             taken = (
                 losses["macro_f1_loss"] <= settings.max_macro_f1_loss
@@ -104,13 +100,6 @@ def quantise(
                 break
         shutil.copyfile(candidate, path)
     return {"taken": taken, "attempts": attempts, "layers": len(layers), "float_layers": sorted(in_float)}
-
-
-def quantisable(model: Path) -> list[str]:
-    """Names of the layers with weights."""
-    graph = onnx.load(model).graph
-    constant = {tensor.name for tensor in graph.initializer}
-    return [node.name for node in graph.node if node.op_type in LAYERS and node.input[1] in constant]
 
 
 def write_int8(

@@ -11,20 +11,11 @@ VIEW_SEED = 1
 
 @dataclass(frozen=True)
 class Draw:
-    """What was drawn for each of B images, on the CPU.
+    """What was drawn for each of B images, on the CPU."""
 
-    Attributes
-    ----------
-    mirrored : Tensor of bool, (B,)
-    shift : Tensor of int64, (2, B)
-        Pixels down and right, from 0 to twice the reach of `apply`; half of that is no shift.
-    brightness : Tensor of float32, (B,)
-        Factor, 0.8 to 1.2.
-    """
-
-    mirrored: Tensor
-    shift: Tensor
-    brightness: Tensor
+    mirrored: Tensor  # bool, (B,)
+    shift: Tensor  # int64, (2, B): pixels down and right, from 0 to twice `reach`; half of that is no shift
+    brightness: Tensor  # float32, (B,): a factor, 0.8 to 1.2
 
     def __getitem__(self, rows: Tensor) -> "Draw":
         return Draw(self.mirrored[rows], self.shift[:, rows], self.brightness[rows])

@@ -1,6 +1,7 @@
 """Teachers from elsewhere, made to look like ours: our normalised input in, logits in our order out."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .. import tensor_files
 from ..errors import CheckError, require_same
 from ..files import atomic, read_json, sha256_file, write_json
 from ..params import FrozenTeacher, ImageParams
@@ -16,31 +18,19 @@ from . import models
 
 
 class FrozenNetwork(nn.Module):
-    """A network with its own preprocessing and order of classes inside.
+    """A network with its own preprocessing and order of classes inside: from `inference.as_input` to our logits.
 
-    Parameters
-    ----------
-    body : callable
-        Takes float32 (N, channels, size, size), normalised its own way; gives logits (N, K) in its own order.
-    teacher : FrozenTeacher
-    classes : list of str
-        Order of the logits given out.
-    image : ImageParams
-        What comes in: normalised float32 (N, C, S, S), as `inference.as_input` gives it.
+    `body` takes float32 (N, channels, size, size), normalised its own way, and gives logits (N, K) in its own order.
     """
-
-    in_mean: Tensor
-    in_std: Tensor
-    mean: Tensor
-    std: Tensor
 
     def __init__(self, body: Any, teacher: FrozenTeacher, classes: list[str], image: ImageParams) -> None:
         super().__init__()
         self.body, self.size, self.channels = body, teacher.size, teacher.channels
         self.order = [teacher.classes.index(name) for name in classes]
-        mean, std = models.NORMALISATION[image.channels]
-        for name, values in (("in_mean", mean), ("in_std", std), ("mean", teacher.mean), ("std", teacher.std)):
-            self.register_buffer(name, torch.tensor(values)[:, None, None])
+        constants = (*models.NORMALISATION[image.channels], teacher.mean, teacher.std)
+        self.in_mean, self.in_std, self.mean, self.std = (
+            nn.Buffer(torch.tensor(values)[:, None, None]) for values in constants
+        )
 
     def forward(self, images: Tensor) -> Tensor:
         pixels = images * self.in_std + self.in_mean
@@ -82,10 +72,7 @@ def save(params: FrozenTeacher, directory: Path, classes: list[str], image: Imag
 def load_teacher(directory: Path) -> tuple[nn.Module, dict[str, Any]]:
     """Read a teacher, trained or frozen, in eval mode, with its config; as `models.load_network`.
 
-    Raises
-    ------
-    UsageError, CheckError
-        If a file is missing, is not the one that was saved, or is of another architecture.
+    Raises UsageError or CheckError if a file is missing, is not the one that was saved, or is of another architecture.
     """
     config = read_json(directory / "config.json", "classes", "image", "sha256")
     if "frozen" not in config:
@@ -98,35 +85,30 @@ def load_teacher(directory: Path) -> tuple[nn.Module, dict[str, Any]]:
         where=str(file),
         hint="restore it with `dvc checkout --force`",
     )
+    body: Any = _onnx(file) if teacher.model is None else None
+    if teacher.model is not None:
+        own = ImageParams(size=teacher.size, channels=teacher.channels)
+        body = models.build(teacher.model, teacher.options, "stock", len(teacher.classes), own, False)
+        models.load_matching(body, tensor_files.read(file, "pt"), file)
     image = ImageParams.model_validate(config["image"])
-    body = _Onnx(file) if teacher.model is None else _timm(file, teacher)
     return FrozenNetwork(body, teacher, config["classes"], image).eval(), config
 
 
-def _timm(file: Path, teacher: FrozenTeacher) -> nn.Module:
-    image = ImageParams(size=teacher.size, channels=teacher.channels)
-    network = models.build(str(teacher.model), teacher.options, "stock", len(teacher.classes), image, False)
-    models.load_whole(network, file)
-    return network
-
-
-class _Onnx:
+def _onnx(file: Path) -> Callable[[Tensor], Tensor]:
     """An ONNX file as a function of tensors."""
+    import onnxruntime
 
-    def __init__(self, file: Path) -> None:
-        import onnxruntime
+    # Asked for CUDA where there is no GPU, onnxruntime-gpu prints errors.
+    there = onnxruntime.get_available_providers() if torch.cuda.is_available() else []
+    providers = [name for name in ("CUDAExecutionProvider",) if name in there] + ["CPUExecutionProvider"]
+    try:
+        session = onnxruntime.InferenceSession(file, providers=providers)
+    except Exception as error:  # onnxruntime's errors have no common base of their own
+        raise CheckError(f"not an ONNX model that runs here: {error}", where=str(file), hint="export it anew") from None
+    name = session.get_inputs()[0].name
 
-        # Asked for CUDA where there is no GPU, onnxruntime-gpu prints errors.
-        there = onnxruntime.get_available_providers() if torch.cuda.is_available() else []
-        providers = [name for name in ("CUDAExecutionProvider",) if name in there] + ["CPUExecutionProvider"]
-        try:
-            self.session = onnxruntime.InferenceSession(file, providers=providers)
-        except Exception as error:  # onnxruntime's errors have no common base of their own
-            raise CheckError(
-                f"not an ONNX model that runs here: {error}", where=str(file), hint="export it anew"
-            ) from None
-        self.input = self.session.get_inputs()[0].name
-
-    def __call__(self, images: Tensor) -> Tensor:
-        logits = self.session.run(None, {self.input: images.cpu().numpy().astype(np.float32)})[0]
+    def run(images: Tensor) -> Tensor:
+        logits = session.run(None, {name: images.cpu().numpy().astype(np.float32)})[0]
         return torch.from_numpy(logits).to(images.device)
+
+    return run

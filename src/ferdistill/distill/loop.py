@@ -81,23 +81,21 @@ class _Steps(NamedTuple):
     clip_norm: float | None
 
 
-def accelerator_for(settings: TrainingParams) -> Accelerator:
-    """The processes and devices that train together, as `accelerate launch` set them up; alone, this one.
-
-    Raises
-    ------
-    UsageError
-        If `training.amp` asks for what the device cannot do.
-    """
-    cuda = torch.cuda.is_available()
-    amp = settings.amp
-    if amp == "auto":
-        amp = "no" if not cuda else "bf16" if torch.cuda.is_bf16_supported() else "fp16"
-    if amp == "fp16" and not cuda:
-        raise UsageError(
-            "float16 needs a GPU", where="params.yaml, training.amp", expected="auto, no or bf16", hint="use auto"
-        )
-    return Accelerator(mixed_precision=amp, cpu=not cuda)
+def adamw(
+    network: nn.Module, lr: float, weight_decay: float, steps: int, warmup: int
+) -> tuple[torch.optim.Optimizer, Callable[[int], None]]:
+    """AdamW, and what sets its learning rate at a step: `warmup` steps up from a hundredth of `lr`, a cosine back."""
+    optimizer = create_optimizer_v2(network, "adamw", lr=lr, weight_decay=weight_decay)
+    schedule = CosineLRScheduler(
+        optimizer,
+        steps,
+        lr_min=lr / 100,
+        warmup_t=warmup,
+        warmup_lr_init=lr / 100,
+        warmup_prefix=True,
+        t_in_epochs=False,
+    )
+    return optimizer, schedule.step_update
 
 
 def is_main_process() -> bool:
@@ -133,6 +131,8 @@ def fit(
 
     Raises
     ------
+    UsageError
+        If `training.amp` asks for what the device cannot do.
     CheckError
         If the loss becomes NaN or infinite, or a batch is larger than the split or smaller than the processes.
     """
@@ -206,7 +206,15 @@ def _start(network: nn.Module, method: Method, train: Split, name: str) -> Train
     settings, batch = method.settings, method.recipe.batch
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    accelerator = accelerator_for(settings)
+    amp, cuda = settings.amp, torch.cuda.is_available()
+    if amp == "auto":
+        amp = "no" if not cuda else "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    if amp == "fp16" and not cuda:
+        raise UsageError(
+            "float16 needs a GPU", where="params.yaml, training.amp", expected="auto, no or bf16", hint="use auto"
+        )
+    # The processes and devices that train together, as `accelerate launch` set them up; alone, this one.
+    accelerator = Accelerator(mixed_precision=amp, cpu=not cuda)
     rank, world_size, device = accelerator.process_index, accelerator.num_processes, accelerator.device
     if not world_size <= batch <= len(train.rows):
         raise CheckError(
@@ -225,22 +233,11 @@ def _start(network: nn.Module, method: Method, train: Split, name: str) -> Train
 
 def _begin(training: TrainingState, method: Method, phase: Phase, first: int, per_epoch: int) -> _Steps:
     """The optimiser and schedule of a phase that begins with epoch `first`."""
-    weight_decay, steps = method.recipe.weight_decay, phase.epochs * per_epoch
-    optimizer = create_optimizer_v2(training.network, "adamw", lr=phase.lr, weight_decay=weight_decay)
+    steps = phase.epochs * per_epoch
     # The first tenth of a phase warms up: fresh classifiers and Adam's first steps both need it.
-    scheduler = CosineLRScheduler(
-        optimizer,
-        steps,
-        lr_min=phase.lr / 100,
-        warmup_t=steps // 10,
-        warmup_lr_init=phase.lr / 100,
-        warmup_prefix=True,
-        t_in_epochs=False,
-    )
+    optimizer, set_lr = adamw(training.network, phase.lr, method.recipe.weight_decay, steps, steps // 10)
     network, wrapped = training.accelerator.prepare(training.network, optimizer)
-    return _Steps(
-        network, wrapped, lambda step: scheduler.step_update(step - first * per_epoch), method.settings.clip_norm
-    )
+    return _Steps(network, wrapped, lambda step: set_lr(step - first * per_epoch), method.settings.clip_norm)
 
 
 def _train(

@@ -18,18 +18,10 @@ from ..params import Fusion, NetworkParams, TrainingParams
 
 
 class SoftTargets(NamedTuple):
-    """What sources say of each image, and how much each counts.
+    """What sources say of each image, and how much each counts."""
 
-    Attributes
-    ----------
-    log_targets : Tensor, (S, B, K)
-        Log-probabilities at the temperature of the loss.
-    log_weights : Tensor, (S,)
-        Logarithm of each source's weight.
-    """
-
-    log_targets: Tensor
-    log_weights: Tensor
+    log_targets: Tensor  # (S, B, K): log-probabilities at the temperature of the loss
+    log_weights: Tensor  # (S,): logarithm of each source's weight
 
     def at(self, rows: Tensor) -> "SoftTargets":
         """Of these rows alone."""
@@ -47,21 +39,16 @@ def soft_targets(logits: Tensor, weights: Tensor, sources: Tensor, temperature: 
 
     Parameters
     ----------
-    logits : Tensor, (M, B, K)
+    logits : (M, B, K)
         Finite.
-    weights : Tensor, (M,)
-        Weight of each teacher in the whole family: at least 0; sums to 1. A teacher of weight 0 is left out.
-    sources : Tensor of int, (M,)
+    weights : (M,)
+        Weight of each teacher in the whole family: at least 0; sums to 1. A teacher of weight 0 is left out, and so is
+        a source that has no other; the rest are given in ascending order of their number.
+    sources : int, (M,)
         Which source each teacher belongs to.
-    temperature : float, > 0
     fusion : {"probability", "probability_t1", "logit"}
         What a source averages: probabilities at `temperature` (the report, §4.1.4); probabilities at 1, softened
         afterwards; or logits.
-
-    Returns
-    -------
-    SoftTargets
-        Of the sources whose weight is not 0, in ascending order of their number.
 
     Raises
     ------
@@ -94,24 +81,11 @@ def soft_targets(logits: Tensor, weights: Tensor, sources: Tensor, temperature: 
 
 
 def balanced_class_weights(labels: Tensor, classes: Sequence[str]) -> Tensor:
-    """N / (K n_k) for each class k: scikit-learn's "balanced", after King & Zeng (2001).
+    """N / (K n_k) for each class k of labels (N,) in 0..K-1: scikit-learn's "balanced", after King & Zeng (2001).
 
-    Parameters
-    ----------
-    labels : Tensor of int64, (N,)
-        Of the train split, in 0..K-1.
-    classes : sequence of str
-        The K names.
+    float32 (K,), above 0; 1 for every class if all are equally frequent. Their mean over the labels is 1.
 
-    Returns
-    -------
-    Tensor, float32, (K,)
-        Above 0; 1 for every class if all are equally frequent. Their mean over the labels is 1.
-
-    Raises
-    ------
-    CheckError
-        If a label is out of range, or a class has no image: its weight would be infinite.
+    Raises CheckError if a label is out of range, or a class has no image: its weight would be infinite.
     """
     if len(labels) and (int(labels.min()) < 0 or int(labels.max()) >= len(classes)):
         raise CheckError(
@@ -137,16 +111,8 @@ def ce_loss(
     """Cross-entropy with hard labels: the whole loss of the baseline, a part of the others.
 
     With class weights w and smoothing e it is torch's weighted mean,
-    `-sum_i [(1 - e) w_y log q_y + e / K sum_k w_k log q_k] / sum_i w_y`, y being the label of image i.
-
-    Parameters
-    ----------
-    logits : Tensor, (B, K)
-        The student's.
-    labels : Tensor of int64, (B,)
-    class_weights : Tensor, (K,), optional
-        Above 0, on the device of the logits; see `balanced_class_weights`.
-    label_smoothing : float, in [0, 1]
+    `-sum_i [(1 - e) w_y log q_y + e / K sum_k w_k log q_k] / sum_i w_y`, y being the label of image i. Shapes: logits
+    (B, K), labels int64 (B,), class weights (K,), above 0, on the device of the logits; smoothing in [0, 1].
     """
     logits = _at_least_float32(logits)
     weights = None if class_weights is None else class_weights.to(logits.dtype)
@@ -185,26 +151,11 @@ def kl_to_sources(logits: Tensor, targets: SoftTargets, temperature: float) -> T
 def kd_loss(logits: Tensor, ce: Tensor, targets: SoftTargets, *, alpha: float, temperature: float) -> dict[str, Tensor]:
     """(1 - alpha) CE + alpha T^2 sum_s w_s KL(p_s || q): Hinton et al. (2015); the report, §4.1.3 and §4.1.4.
 
-    Parameters
-    ----------
-    logits : Tensor, (B, K)
-        The student's.
-    ce : Tensor, ()
-        The cross-entropy with hard labels, as `ce_loss` gives it.
-    targets : SoftTargets
-        From `soft_targets`, at the same temperature.
-    alpha : float, in [0, 1]
-    temperature : float, > 0
+    The student's `logits` are (B, K); `ce` is the cross-entropy with hard labels, as `ce_loss` gives it; `targets` are
+    those of `soft_targets` at the same temperature, above 0; `alpha` is in [0, 1]. Gives `loss`, and its terms without
+    their factors: `ce`, and `kd`, the weighted mean of the divergences.
 
-    Returns
-    -------
-    dict of Tensor, ()
-        `loss`, and its terms without their factors: `ce`, and `kd`, the weighted mean of the divergences.
-
-    Raises
-    ------
-    UsageError
-        If the student's and the teachers' shapes do not fit together: nothing broadcasts.
+    Raises UsageError if the student's and the teachers' shapes do not fit together: nothing broadcasts.
     """
     kd = kl_to_sources(logits, targets, temperature)
     return {"loss": (1 - alpha) * ce + alpha * temperature**2 * kd, "ce": ce, "kd": kd}
@@ -230,20 +181,19 @@ def dkd_loss(
     ----------
     logits, ce, targets, temperature
         As in `kd_loss`.
-    labels : Tensor of int64, (B,)
-    alpha : float, in [0, 1]
-        Weight of TCKD, on the target class g against the rest.
-    beta : float, at least 0
-        Weight of NCKD, among the other classes. With two classes there is one other, and NCKD is 0.
+    labels : int64, (B,)
+    alpha, beta
+        Weights of TCKD, on the target class g against the rest, in [0, 1]; and of NCKD, among the other classes, at
+        least 0. With two classes there is one other, and NCKD is 0.
     target_term : {"official", "report"}
         "official" is the binary KL of (p_g, 1 - p_g), zero in value and gradient where student and teacher agree.
         "report" is `-p_g log q_g`, which drops the other half and so pulls q_g to 1 whatever the teacher says.
-    warmup : float, in [0, 1]
-        Factor of the soft part: `min(epoch / warm-up epochs, 1)`.
+    warmup
+        Factor of the soft part, in [0, 1]: `min(epoch / warm-up epochs, 1)`.
 
     Returns
     -------
-    dict of Tensor, ()
+    dict
         `loss`, and its terms without their factors: `ce`, `tckd` and `nckd`, weighted means over the sources.
 
     Raises

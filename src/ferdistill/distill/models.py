@@ -30,11 +30,8 @@ def build(
     the stem and the last one do not stride, as in networks for CIFAR. In a ViT the patch embedding is three strided
     convolutions (Xiao et al., NeurIPS 2021), which make patches of 8 pixels.
 
-    Raises
-    ------
-    UsageError
-        If timm knows no such model, refuses the options or cannot load ImageNet's weights, or if the model has no
-        low-resolution stem here.
+    Raises UsageError if timm knows no such model, refuses the options or cannot load ImageNet's weights, or if the
+    model has no low-resolution stem here.
     """
 
     def refusal(why: str = "") -> UsageError:
@@ -76,23 +73,6 @@ def build(
     return network.to(memory_format=torch.channels_last)
 
 
-def initialise(network: nn.Module, init: str) -> None:
-    """Load the starting weights that a recipe's `init` names, all but the classifier's.
-
-    Raises
-    ------
-    UsageError, CheckError
-        If the file is missing, or its tensors are not those of this network.
-    """
-    if init in ("scratch", "imagenet"):  # timm has loaded ImageNet's on building
-        return
-    expected = "a recipe's init is scratch, imagenet or a safetensors file"
-    found = tensor_files.read(Path(init), "pt", expected=expected)
-    head = tuple(f"{name}." for name in classifier_names(network))
-    body = {name for name in network.state_dict() if not name.startswith(head)}
-    _load_matching(network, found, body, Path(init))
-
-
 def classifier_names(network: nn.Module) -> list[str]:
     """Names of the layers that map features to outputs."""
     config: Any = network.pretrained_cfg
@@ -101,9 +81,17 @@ def classifier_names(network: nn.Module) -> list[str]:
 
 
 def build_for(recipe: NetworkParams, classes: list[str], image: ImageParams) -> nn.Module:
-    """The network of a recipe with its starting weights."""
+    """The network of a recipe with its starting weights, which are of all but the classifier.
+
+    Raises UsageError or CheckError as `build` does, or if the weights' file is missing, or its tensors are not those of this
+    network.
+    """
     network = build(recipe.model, recipe.options, recipe.stem, len(classes), image, recipe.init == "imagenet")
-    initialise(network, recipe.init)
+    if recipe.init not in ("scratch", "imagenet"):
+        expected = "a recipe's init is scratch, imagenet or a safetensors file"
+        found = tensor_files.read(Path(recipe.init), "pt", expected=expected)
+        head = tuple(f"{name}." for name in classifier_names(network))
+        load_matching(network, found, Path(recipe.init), but=head)
     return network
 
 
@@ -136,10 +124,7 @@ def load_network(directory: Path) -> tuple[nn.Module, dict[str, Any]]:
 
     It takes normalised float32 (N, C, H, W) and gives logits (N, K).
 
-    Raises
-    ------
-    UsageError, CheckError
-        If a file is missing, or the weights are not those that the config describes.
+    Raises UsageError or CheckError if a file is missing, or the weights are not those that the config describes.
     """
     config = read_json(directory / "config.json", "classes", "image", "sha256")
     weights = directory / "model.safetensors"
@@ -160,26 +145,18 @@ def load_network(directory: Path) -> tuple[nn.Module, dict[str, Any]]:
             expected="model, options, stem, classes and image, as `save_network` writes them",
             hint="restore it with `dvc checkout --force`",
         ) from None
-    _load_matching(network, tensors, set(network.state_dict()), weights)
+    load_matching(network, tensors, weights)
     return network.eval(), config
 
 
-def load_whole(network: nn.Module, weights: Path) -> None:
-    """Load every tensor of a network from a safetensors file.
+def load_matching(network: nn.Module, found: dict[str, torch.Tensor], weights: Path, but: tuple[str, ...] = ()) -> None:
+    """Load the tensors found in the file `weights`: all of the network's, but those whose names begin with `but`.
 
-    Raises
-    ------
-    UsageError, CheckError
-        If the file is missing, or its tensors are not those of this network.
+    Raises CheckError if one is lacking, is of another shape, or is not the network's.
     """
-    _load_matching(network, tensor_files.read(weights, "pt"), set(network.state_dict()), weights)
-
-
-def _load_matching(network: nn.Module, found: dict[str, torch.Tensor], names: set[str], weights: Path) -> None:
-    """Load the tensors of these names, which must be there, of the right shapes, and no others."""
-    wanted = network.state_dict()
-    differing = sorted(name for name in names | set(found) if name not in found or name not in names)
-    differing += sorted(name for name in names & set(found) if found[name].shape != wanted[name].shape)
+    wanted = {name: tensor for name, tensor in network.state_dict().items() if not name.startswith(but)}
+    differing = sorted(wanted.keys() ^ found.keys())
+    differing += sorted(name for name in wanted.keys() & found.keys() if found[name].shape != wanted[name].shape)
     if differing:
         raise CheckError(
             f"the weights are of another architecture: {len(differing)} tensors differ, first {differing[0]}",

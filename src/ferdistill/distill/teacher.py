@@ -25,21 +25,17 @@ def train(
     """
     generations = 1 + (recipe.born_again.generations if recipe.born_again else 0)
     before: torch.Tensor | None = None
-    used = []
-    for generation in range(generations):
-        checkpoint = checkpoints.path_for(
-            {
-                "stage": "teacher",
-                "generation": generation,
-                "recipe": recipe.model_dump(mode="json"),
-                "training": params.training.model_dump(mode="json"),
-                "launch": params.launch.model_dump(mode="json"),
-                "image": params.scale_.image.model_dump(mode="json"),
-                "classes": params.classes,
-                **facts,
-            }
-        )
-        used.append(checkpoint)
+    known = {
+        "stage": "teacher",
+        "recipe": recipe.model_dump(mode="json"),
+        "training": params.training.model_dump(mode="json"),
+        "launch": params.launch.model_dump(mode="json"),
+        "image": params.scale_.image.model_dump(mode="json"),
+        "classes": params.classes,
+        **facts,
+    }
+    used = [checkpoints.path_for(known | {"generation": generation}) for generation in range(generations)]
+    for generation, checkpoint in enumerate(used):
         seed = recipe.seed + generation
         make_deterministic(seed)
         network = models.build_for(recipe, params.classes, params.scale_.image)
@@ -65,19 +61,16 @@ def objective(params: Params, recipe: TeacherParams, labels: torch.Tensor, befor
     device = training_device()
     cross_entropy = losses.cross_entropy_for(recipe, params.training, labels, params.classes, device)
 
-    def hard(logits: torch.Tensor, batch: Batch) -> dict[str, torch.Tensor]:
-        ce = cross_entropy(logits, batch.labels)
-        return {"loss": ce, "ce": ce}
+    again, targets = recipe.born_again, None
+    if before is not None and again is not None:
+        one, source = torch.ones(1), torch.zeros(1, dtype=torch.int64)
+        targets = losses.soft_targets(before[None], one, source, again.temperature, "logit").to(device)
 
-    if before is None or recipe.born_again is None:
-        return Objective(hard)
-    again, one = recipe.born_again, torch.ones(1)
-    sources = torch.zeros(1, dtype=torch.int64)
-    targets = losses.soft_targets(before[None], one, sources, again.temperature, "logit").to(device)
-
-    def distil(logits: torch.Tensor, batch: Batch) -> dict[str, torch.Tensor]:
+    def loss(logits: torch.Tensor, batch: Batch) -> dict[str, torch.Tensor]:
         ce = cross_entropy(logits, batch.labels)
+        if targets is None or again is None:
+            return {"loss": ce, "ce": ce}
         of_batch = targets.at(batch.positions)
         return losses.kd_loss(logits, ce, of_batch, alpha=again.alpha, temperature=again.temperature)
 
-    return Objective(distil)
+    return Objective(loss)

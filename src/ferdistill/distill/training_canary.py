@@ -15,24 +15,16 @@ P_VALUE = 1e-3
 class TrainingCanary:
     """Counts, batch by batch, which class each teacher names for images of each label.
 
-    Whatever passed the gate, this looks at what arrives in the loss: a slip in indexing or batching shows here.
-
-    Parameters
-    ----------
-    logits : Tensor, (M, R, K)
-        Teachers' logits as the loss indexes them.
-    teachers : list of str
-        Their names.
-    device : torch.device
-    stops : bool
-        Whether agreement at chance stops the run; a study of misalignment must go on.
+    Whatever passed the gate, this looks at what arrives in the loss: a slip in indexing or batching shows here. The
+    teachers' logits are (M, R, K), as the loss indexes them. Agreement at chance stops the run, if `stops`; a study of
+    misalignment must go on.
     """
 
     def __init__(self, logits: Tensor, teachers: list[str], device: torch.device, stops: bool = True) -> None:
         self.named = F.one_hot(logits.argmax(-1), logits.shape[-1]).to(device, torch.float32)  # (M, R, K)
         self.teachers = teachers
         self.counts = torch.zeros(len(teachers), logits.shape[-1], logits.shape[-1], device=device)
-        self.judged, self.rows, self.stops = not stops, 0, stops
+        self.judged, self.rows = not stops, 0
 
     def see(self, rows: Tensor, labels: Tensor) -> None:
         """Count a batch: `rows` (B,) index the logits, `labels` (B,) are the images' own.

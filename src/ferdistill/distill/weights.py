@@ -13,10 +13,7 @@ WITHOUT_FILE = ("scratch", "imagenet")
 def facts(network: NetworkParams | FrozenTeacher, where: str) -> dict[str, Any]:
     """`from`: scratch, imagenet, or a file; `sha256`: the file's, else null.
 
-    Raises
-    ------
-    UsageError
-        If the file is not there.
+    Raises UsageError if the file is not there.
     """
     source = network.frozen if isinstance(network, FrozenTeacher) else network.init
     if source in WITHOUT_FILE:
@@ -34,10 +31,7 @@ def facts(network: NetworkParams | FrozenTeacher, where: str) -> dict[str, Any]:
 def require(network: NetworkParams | FrozenTeacher, checked: Path) -> dict[str, Any]:
     """The facts that the stage `params` wrote, if the weights are still those.
 
-    Raises
-    ------
-    CheckError
-        If they are others.
+    Raises CheckError if they are others.
     """
     expected = read_json(checked, "from", "sha256")
     found = facts(network, checked.stem)

@@ -87,19 +87,10 @@ class Frames:
 def open_frames(source: str, fps: float = 25.0) -> Iterator[Frames]:
     """Open a source, and close it after the block.
 
-    Parameters
-    ----------
-    source : str
-        Number or device of a camera, URL of a stream, video file, or directory of pictures.
-    fps : float
-        Pace of the pictures of a directory, which have no times.
+    It is the number or device of a camera, the URL of a stream, a video file, or a directory of pictures, which have no
+    times: `fps` is their pace.
 
-    Raises
-    ------
-    UsageError
-        If there is no such source.
-    CheckError
-        If it is not a video, or a directory holds no picture.
+    Raises UsageError if there is no such source; CheckError if it is not a video, or a directory holds no picture.
     """
     path = Path(source)
     if path.is_dir():
@@ -247,10 +238,7 @@ class Writer:
     def close(self) -> None:
         """Finish the file.
 
-        Raises
-        ------
-        CheckError
-            If it does not hold what was written: OpenCV says nothing of a full disk.
+        Raises CheckError if it does not hold what was written: OpenCV says nothing of a full disk.
         """
         self.video.release()
         if self.written == 0:
@@ -286,10 +274,7 @@ def require_one_size(directory: Path) -> None:
 def open_writer(path: Path, fps: float, live: bool) -> Iterator[Writer]:
     """A video to write frames to; it appears at `path` when the block ends, not if the block fails.
 
-    Raises
-    ------
-    UsageError
-        If the suffix names no known container.
+    Raises UsageError if the suffix names no known container.
     """
     if path.suffix.lower() not in CODECS:
         raise UsageError(

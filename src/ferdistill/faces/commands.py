@@ -117,7 +117,10 @@ def watch(
         watched = stack.enter_context(camera.open_frames(source, fps))
         stack.enter_context(_interrupting(watched))
         video = stack.enter_context(camera.open_writer(out, watched.fps, watched.live)) if out else None
-        lines = stack.enter_context(_lines(json_lines)) if json_lines else None
+        lines: IO[str] | None = sys.stdout if json_lines == "-" else None
+        if json_lines and not lines:
+            temporary = stack.enter_context(atomic(json_lines))
+            lines = stack.enter_context(temporary.open("w", encoding="utf-8", newline="\n"))
         progress = stack.enter_context(bar())
         task = progress.add_task("watching", total=watched.total)
         for seen in library.watch(watched, classifier, detect, settings, margin if located and not whole else None):
@@ -157,16 +160,6 @@ def opencv(threads: int | None) -> ModuleType:
     if threads is not None:
         cv2.setNumThreads(threads)
     return cv2
-
-
-@contextmanager
-def _lines(target: str) -> Iterator[IO[str]]:
-    """Where JSON lines go: standard output for `-`, else a file that appears when the block ends."""
-    if target == "-":
-        yield sys.stdout
-        return
-    with atomic(target) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
-        yield file
 
 
 @contextmanager
@@ -223,9 +216,9 @@ def pretrain(
     networks: Annotated[
         list[str] | None, typer.Argument(metavar="[NETWORK]...", help="Teachers, or `student`; all if none is named.")
     ] = None,
-    renders: Annotated[int, typer.Option(min=640, help="Faces to render for each of two courses.")] = 12_000,
-    epochs: Annotated[int, typer.Option(min=1, help="Epochs of each course.")] = 8,
-    lr: Annotated[float, typer.Option(min=1e-6, max=1, help="Highest learning rate of a course.")] = 2e-3,
+    renders: Annotated[int, typer.Option(min=640, help="Faces to render for each of two curriculum stages.")] = 12_000,
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs of each stage.")] = 8,
+    lr: Annotated[float, typer.Option(min=1e-6, max=1, help="Highest learning rate of a stage.")] = 2e-3,
     seed: Annotated[int, typer.Option(min=0, help="Of renders, weights and batches.")] = 1,
 ) -> None:
     """Make starting weights anew, by regressing action units on rendered faces of other identities.
@@ -240,9 +233,8 @@ def pretrain(
     recipes = {
         name: recipe
         for name, recipe in {**settings.scale_.teachers, "student": settings.scale_.student}.items()
-        if isinstance(recipe, params.NetworkParams)
-        and recipe.init.endswith(".safetensors")
-        and (not networks or name in networks)
+        if isinstance(recipe, params.NetworkParams) and recipe.init.endswith(".safetensors")
+        if not networks or name in networks
     }
     if not recipes or set(networks or []) - set(recipes):
         raise UsageError(
@@ -253,14 +245,12 @@ def pretrain(
     from . import pretrain as library
 
     image = settings.scale_.image
-    courses = [library.draw_renders(renders, seed, image, plain) for plain in (True, False)]
+    stages = [library.draw_renders(renders, seed, image, plain) for plain in (True, False)]
     for name, recipe in recipes.items():
-        network, unexplained = library.pretrain(recipe, image, courses, epochs=epochs, lr=lr, seed=seed, name=name)
+        network, unexplained = library.pretrain(recipe, image, stages, epochs=epochs, lr=lr, seed=seed, name=name)
         path = Path(recipe.init)
-        made = {
-            "task": "action-unit regression on rendered faces",
-            **recipe.model_dump(include={"model", "options", "stem"}),
-        }
+        made: dict[str, Any] = {"task": "action-unit regression on rendered faces"}
+        made |= recipe.model_dump(include={"model", "options", "stem"})
         made |= {"renders": renders, "epochs": epochs, "lr": lr, "seed": seed, "unexplained": f"{unexplained:.4f}"}
         library.save(network, path, made)
         print(f"{path}: {unexplained:.1%} of the variance unexplained, {path.stat().st_size / 1e6:.1f} MB", flush=True)

@@ -51,19 +51,11 @@ class Cascade:
     The whole frame is searched for upright faces. Where one was seen a moment ago and is not found now, its
     surroundings are searched at the angles of `TILTS` from the last.
 
-    Parameters
-    ----------
-    smallest : float
-        Side of the smallest face, as a share of the frame's shorter side, above 0, at most 1. Time goes with its
-        inverse square.
-    thorough : bool
-        Search the whole frame at the other angles of `TILTS` too, until there is a face: for pictures, where no
-        frame came before.
+    `smallest` is the side of the smallest face, as a share of the frame's shorter side, above 0, at most 1; time goes
+    with its inverse square. `thorough` searches the whole frame at the other angles of `TILTS` too, until there is a
+    face: for pictures, where no frame came before.
 
-    Raises
-    ------
-    UsageError
-        If the installed OpenCV has no cascades, as those from version 5 on.
+    Raises UsageError if the installed OpenCV has no cascades, as those from version 5 on.
     """
 
     side = 20  # pixels of the smallest face after scaling: the window of the cascade
@@ -124,10 +116,7 @@ def _is_apart(face: Face, others: Sequence[Face]) -> bool:
 def _turn(
     picture: np.ndarray, box: Box, tilt: float, side: float, copied: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The square of `side` around the middle of a box, turned by -`tilt`, and the affine map (2, 3) to it.
-
-    `copied`: by whole pixels, without interpolation.
-    """
+    """The square of `side` around a box turned by -`tilt` (`copied`: by whole pixels), and the affine map to it."""
     left, top, width, height = box
     across, down = left + width / 2, top + height / 2
     move = cv2.getRotationMatrix2D((across, down), tilt, 1.0)
@@ -148,10 +137,7 @@ class YuNet:
 
     Its eyes give the tilt. The box is made square around its middle.
 
-    Raises
-    ------
-    UsageError, CheckError
-        If the file is missing, or OpenCV cannot load it.
+    Raises UsageError or CheckError if the file is missing, or OpenCV cannot load it.
     """
 
     def __init__(self, model: Path, score: float = 0.7) -> None:

@@ -13,13 +13,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
-from timm.optim import create_optimizer_v2
-from timm.scheduler import CosineLRScheduler
 
 from .. import __version__
 from ..distill import models
 from ..distill.augment import apply, draw
 from ..distill.inference import as_input, make_deterministic, training_device
+from ..distill.loop import adamw
 from ..files import atomic
 from ..params import ImageParams, NetworkParams
 from ..progress import track
@@ -32,11 +31,8 @@ STREAM = (0xFACE, 0xAC7)
 def draw_renders(count: int, seed: int, image: ImageParams, plain: bool) -> tuple[np.ndarray, np.ndarray]:
     """Faces with random action units, in full view if `plain`, else as a corpus shows them.
 
-    Returns
-    -------
-    images : ndarray, uint8, (count, size, size, channels)
-    intensities : ndarray, float32, (count, len(faces.ACTION_UNITS))
-        Each unit is at rest in two faces of three, else uniform in [0.4, 1].
+    Gives images, uint8 (count, size, size, channels), and intensities, float32 (count, len(faces.ACTION_UNITS)): each
+    unit is at rest in two faces of three, else uniform in [0.4, 1].
     """
     images = np.empty((count, image.size, image.size, image.channels), np.uint8)
     intensities = np.empty((count, len(faces.ACTION_UNITS)), np.float32)
@@ -56,51 +52,38 @@ def draw_renders(count: int, seed: int, image: ImageParams, plain: bool) -> tupl
 def pretrain(
     recipe: NetworkParams,
     image: ImageParams,
-    courses: Sequence[tuple[np.ndarray, np.ndarray]],
+    stages: Sequence[tuple[np.ndarray, np.ndarray]],
     *,
     epochs: int,
     lr: float,
     seed: int,
     name: str,
 ) -> tuple[torch.nn.Module, float]:
-    """Regress standardised action units on one course of renders after another, the easier first.
+    """Regress standardised action units by a curriculum: one stage of renders after another, the easier first.
 
-    Each course takes `epochs`. Small networks learn next to nothing when they start on faces as a corpus shows them.
-
-    Returns
-    -------
-    network : nn.Module
-    unexplained : float
-        Share of the variance that remains on the last tenth of the last course, which is not trained on.
+    Each stage takes `epochs`. Small networks learn next to nothing when they start on faces as a corpus shows them.
+    Gives the network, and the share of the variance that it leaves unexplained on the last tenth of the last stage's
+    renders, which is not trained on.
     """
     make_deterministic(seed)
     processor = training_device()
     units = len(faces.ACTION_UNITS)
     network = models.build(recipe.model, recipe.options, recipe.stem, units, image, False).to(processor)
     batch, generator = 64, torch.Generator().manual_seed(seed)
-    for number, (images, intensities) in enumerate(courses, 1):
+    for number, (images, intensities) in enumerate(stages, 1):
         mean, std = intensities.mean(0), intensities.std(0)
         wanted = torch.from_numpy((intensities - mean) / std).to(processor)
         train = len(images) - len(images) // 10
         steps = epochs * (train // batch)
-        optimizer = create_optimizer_v2(network, "adamw", lr=lr, weight_decay=0.05)
-        scheduler = CosineLRScheduler(
-            optimizer,
-            steps,
-            lr_min=lr / 100,
-            warmup_t=steps // 20,
-            warmup_lr_init=lr / 100,
-            warmup_prefix=True,
-            t_in_epochs=False,
-        )
+        optimizer, set_lr = adamw(network, lr, 0.05, steps, steps // 20)
         order = torch.empty(0, dtype=torch.int64)
         network.train()
-        for step in track(range(steps), f"{name}, course {number} of {len(courses)}", total=steps):
+        for step in track(range(steps), f"{name}, stage {number} of {len(stages)}", total=steps):
             if len(order) < batch:
                 order = torch.randperm(train, generator=generator)
             rows, order = order[:batch], order[batch:]
             pixels = torch.from_numpy(images[rows.numpy()]).permute(0, 3, 1, 2)
-            scheduler.step_update(step)
+            set_lr(step)
             moved = apply(pixels, "flip_shift", draw(batch, image.size, generator))
             loss = F.mse_loss(network(as_input(moved, processor)), wanted[rows.to(processor)])
             optimizer.zero_grad(set_to_none=True)
@@ -123,7 +106,6 @@ def save(network: torch.nn.Module, path: Path, provenance: dict[str, Any]) -> No
         for name, tensor in network.state_dict().items()
         if not name.startswith(head)
     }
+    header = {"ferdistill": __version__, **{key: str(value) for key, value in provenance.items()}}
     with atomic(path) as temporary:
-        save_file(
-            tensors, temporary, {"ferdistill": __version__, **{key: str(value) for key, value in provenance.items()}}
-        )
+        save_file(tensors, temporary, header)

@@ -66,10 +66,7 @@ HEADERS = {
 def listed_files(bundle_dir: Path) -> dict[str, Path]:
     """Every URL path that is served, with its file.
 
-    Raises
-    ------
-    UsageError
-        If the page's libraries have not been built, or a file of the page is gone.
+    Raises UsageError if the page's libraries have not been built, or a file of the page is gone.
     """
     files = {f"/{name}": WEB / name for name in PAGE}
     files |= {f"/samples/{name}.png": WEB / "samples" / f"{name}.png" for name in SAMPLES}
@@ -145,28 +142,12 @@ class Handler(SimpleHTTPRequestHandler):
 
 
 def listen(bundle_dir: Path, port: int) -> Server:
-    """A server bound to `port`, which `serve_forever` sets going.
+    """A server bound to a TCP port on 127.0.0.1, a free one for 0: `serve_forever` sets it going.
 
-    Parameters
-    ----------
-    bundle_dir : Path
-        Directory with `bundle.json` and `model.onnx`.
-    port : int
-        TCP port on 127.0.0.1; 0 takes a free one.
-
-    Returns
-    -------
-    Server
-        Close it with `server_close`.
-
-    Raises
-    ------
-    UsageError
-        If files of the page are missing, or the port cannot be had.
+    Raises UsageError if files of the page are missing, or the port cannot be had.
     """
-    files = listed_files(bundle_dir)
     try:
-        return Server(files, port)
+        return Server(listed_files(bundle_dir), port)
     except OSError as error:
         if error.errno not in (errno.EADDRINUSE, errno.EACCES):
             raise

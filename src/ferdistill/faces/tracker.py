@@ -57,12 +57,11 @@ class Tracker:
             for place, track in enumerate(self.tracks)
             for row, face in enumerate(faces)
         )
-        track_of: dict[int, Track] = {}
-        taken: set[int] = set()
+        places: dict[int, int] = {}
         for overlap, place, row in pairs:
-            if -overlap >= self.overlap and place not in taken and row not in track_of:
-                taken.add(place)
-                track_of[row] = self.tracks[place]
+            if -overlap >= self.overlap and place not in places.values() and row not in places:
+                places[row] = place
+        track_of = {row: self.tracks[place] for row, place in places.items()}
         for row, face in enumerate(faces):
             now = probabilities[row]
             if row not in track_of:

@@ -52,12 +52,8 @@ ENTRIES: dict[str, Callable[[Any], bool]] = {
 def read_bundle(directory: Path) -> dict[str, Any]:
     """Check a bundle and read its bundle.json, whose `task` is filled up from `TASK`.
 
-    Raises
-    ------
-    UsageError
-        If there is no bundle, or one of its files is missing.
-    CheckError
-        If a file is not the one that bundle.json describes, or another release wrote the bundle.
+    Raises UsageError if there is no bundle, or one of its files is missing; CheckError if a file is not the one that
+    bundle.json describes, or another release wrote the bundle.
     """
     description = directory / "bundle.json"
     if not description.is_file():
@@ -95,11 +91,11 @@ class Classifier:
 
     Parameters
     ----------
-    bundle_dir : path
+    bundle_dir
         Directory with `bundle.json` and the files that it names.
     threads, device
         As `session.open_session` takes them.
-    variant : str
+    variant
         `fp32`, or `int8` where the bundle has it: see `info["variants"]`.
 
     Attributes

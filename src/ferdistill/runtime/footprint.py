@@ -1,4 +1,4 @@
-"""What a model costs a fresh process: seconds to import, to load, to the first prediction; peak memory.
+"""What a model costs a fresh process: seconds to load, to the first prediction; peak memory.
 
 Run as a program, so that nothing else counts: python -m ferdistill.runtime.footprint '{"model": …}'; prints JSON.
 """
@@ -15,20 +15,13 @@ from typing import Any
 def measure(model: Path, shape: list[int], dtype: str, threads: int | None, device: str) -> dict[str, Any]:
     """Load a model in a fresh process and run it once.
 
-    Parameters
-    ----------
-    model : path
-        An ONNX file.
-    shape, dtype : list of int, str
-        Of the input, with the batch.
-    threads, device : int or None, str
-        As `runtime.session.open_session` takes them.
+    `shape` and `dtype` are the input's, with the batch; `threads` and `device` as `session.open_session` takes them.
 
     Returns
     -------
     dict
-        `import_s`, `load_s`, `first_prediction_s` (from the input to the output), and in bytes `import_memory`
-        (resident before the model is loaded) and `peak_memory`; the latter two None where the system tells neither.
+        `load_s`, `first_prediction_s` (from the input to the output), and in bytes `peak_memory`, None where the system
+        does not tell it.
     """
     arguments = {"model": str(model), "shape": shape, "dtype": dtype, "threads": threads, "device": device}
     # The package of this very process, wherever it was imported from.
@@ -40,28 +33,21 @@ def measure(model: Path, shape: list[int], dtype: str, threads: int | None, devi
         check=True,
         env=os.environ | {"PYTHONPATH": path},
     )
-    result: dict[str, Any] = json.loads(done.stdout)
-    return result
+    return dict(json.loads(done.stdout))
 
 
 def main(model: str, shape: list[int], dtype: str, threads: int | None, device: Any) -> dict[str, Any]:
     """Measure this process; see `measure`."""
-    start = perf_counter()
     import numpy as np
 
     from .session import open_session
 
-    imported, import_memory = perf_counter(), peak_memory()
+    start = perf_counter()
     session = open_session(Path(model), threads, device)
     loaded = perf_counter()
     session.run(None, {session.get_inputs()[0].name: np.zeros(shape, dtype)})
-    return {
-        "import_s": imported - start,
-        "load_s": loaded - imported,
-        "first_prediction_s": perf_counter() - loaded,
-        "import_memory": import_memory,
-        "peak_memory": peak_memory(),
-    }
+    times = {"load_s": loaded - start, "first_prediction_s": perf_counter() - loaded}
+    return times | {"peak_memory": peak_memory()}
 
 
 def peak_memory() -> int | None:

@@ -28,13 +28,7 @@ class Model(NamedTuple):
 
 
 def models_at(path: Path, shape: tuple[int, ...] | None = None) -> list[Model]:
-    """The variants of a bundle, or the one model of an ONNX file.
-
-    Raises
-    ------
-    UsageError, CheckError
-        If there is neither, or the bundle is not whole.
-    """
+    """The variants of a bundle, or the one model of an ONNX file; raises as `read_bundle` if there is neither."""
     if path.is_file():
         return [Model(str(path), path, shape, {})]
     if not path.is_dir():
@@ -59,20 +53,9 @@ def bench(
 ) -> dict[str, Any]:
     """Measure models in turn, so that a machine that slows down slows all of them.
 
-    Parameters
-    ----------
-    models : list of Model
-        At least one.
-    batches : list of int
-        Images of a call.
-    threads : int
-        CPU threads of a call.
-    device : {"auto", "cpu", "cuda", "tensorrt"}
-        As `runtime.session.open_session` takes it.
-    warmup, repeats : int
-        Rounds before the clock counts, and rounds that count. Every model is called once a round.
-    advance : callable
-        Called after each batch size.
+    `batches` are numbers of images of a call, each measured by itself, after which `advance` is called. Every model is
+    called once a round; `repeats` rounds count, the `warmup` before them do not. `threads` and `device` are as
+    `session.open_session` takes them.
 
     Returns
     -------
@@ -88,17 +71,15 @@ def bench(
         If a model cannot be loaded, or does not take such inputs.
     """
     sessions = [open_session(model.file, threads, device) for model in models]
-    inputs = [
-        [random_images(model, session, batch) for batch in batches]
-        for model, session in zip(models, sessions, strict=True)
-    ]
+    pairs = list(zip(models, sessions, strict=True))
+    inputs = [[random_images(*pair, batch) for batch in batches] for pair in pairs]
     rows = []
-    for model, session, drawn in zip(models, sessions, inputs, strict=True):
+    for (model, session), drawn in zip(pairs, inputs, strict=True):
         largest = max(drawn, key=len)
         used = next(name for name, provider in PROVIDERS.items() if provider == session.get_providers()[0])
         fresh = footprint.measure(model.file, list(largest.shape), str(largest.dtype), threads, used)
         row = {"name": model.name, "provider": used, "size_bytes": model.file.stat().st_size}
-        row |= {"load_s": fresh["load_s"], "first_prediction_s": fresh["first_prediction_s"]}
+        row |= {name: fresh[name] for name in ("load_s", "first_prediction_s")}
         row["peak_memory_bytes"] = fresh["peak_memory"]
         if model.info:
             row |= {name: model.info[name] for name in ("run_family", "run_mode", "architecture")}
@@ -164,21 +145,15 @@ def interleave(calls: list[Callable[[], object]], warmup: int, repeats: int) -> 
 
 def summary(seconds: np.ndarray, batch: int) -> dict[str, float]:
     """Percentiles of the calls in ms, and images per second over all of them."""
-    p50, p95, p99 = (float(value) for value in np.percentile(seconds * 1000, [50, 95, 99]))
-    return {
-        "p50_ms": p50,
-        "p95_ms": p95,
-        "p99_ms": p99,
-        "images_per_s": batch * len(seconds) / float(seconds.sum()),
-    }
+    percentiles = np.percentile(seconds * 1000, [50, 95, 99]).tolist()
+    found = dict(zip(("p50_ms", "p95_ms", "p99_ms"), percentiles, strict=True))
+    return found | {"images_per_s": batch * len(seconds) / float(seconds.sum())}
 
 
 def processor() -> str:
     """The CPU's model name."""
-    try:
-        description = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        description = ""  # not Linux
+    linux = Path("/proc/cpuinfo")
+    description = linux.read_text(encoding="utf-8") if linux.exists() else ""
     found = re.search(r"^model name\s*: (.+)$", description, re.MULTILINE)
     return found.group(1) if found else platform.processor() or platform.machine()
 

@@ -16,10 +16,7 @@ SMALLEST = 8  # side in pixels; no class can be told from less
 def find(sources: list[str]) -> list[Path]:
     """The picture files that files, directories (searched through) and glob patterns name, each in order.
 
-    Raises
-    ------
-    UsageError
-        If one of them names nothing.
+    Raises UsageError if one of them names nothing.
     """
     found: list[Path] = []
     for source in sources:
@@ -47,10 +44,7 @@ def read(path: Path) -> np.ndarray:
 
     Sixteen-bit grey is scaled to eight; palettes are resolved; an alpha channel is dropped.
 
-    Raises
-    ------
-    CheckError
-        If it is not a whole picture, has more than 50 million pixels, or fewer than 8 a side.
+    Raises CheckError if it is not a whole picture, has more than 50 million pixels, or fewer than 8 a side.
     """
     file = path.resolve()
     try:

@@ -12,23 +12,12 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "te
 
 
 def open_session(model: Path, threads: int | None = None, device: str = "auto") -> onnxruntime.InferenceSession:
-    """Load a model.
+    """Load an ONNX file to run on "cpu", "cuda", "tensorrt", or "auto": CUDA where there is a GPU, and else the CPU.
 
-    Parameters
-    ----------
-    model : path
-        An ONNX file.
-    threads : int, optional
-        CPU threads of one prediction; None leaves it to ONNX Runtime.
-    device : {"auto", "cpu", "cuda", "tensorrt"}
-        `auto` takes CUDA where there is a GPU, and the CPU otherwise.
+    `threads` are the CPU's of one prediction; None leaves it to ONNX Runtime.
 
-    Raises
-    ------
-    UsageError
-        If the device is unknown or cannot be used here.
-    CheckError
-        If the file is no model that this ONNX Runtime can load.
+    Raises UsageError if the device is unknown or cannot be used here; CheckError if the file is no model that this ONNX
+    Runtime can load.
     """
     if device not in ("auto", *PROVIDERS):
         raise UsageError(f"no device `{device}`", where="device", expected=f"one of auto, {', '.join(PROVIDERS)}")
