@@ -83,8 +83,7 @@ def classifier_names(network: nn.Module) -> list[str]:
 def build_for(recipe: NetworkParams, classes: list[str], image: ImageParams) -> nn.Module:
     """The network of a recipe with its starting weights, which are of all but the classifier.
 
-    Raises UsageError or CheckError as `build` does, or if the weights' file is missing, or its tensors are not those of this
-    network.
+    Raises UsageError or CheckError as `build` does, or if the weights' file is missing or is of another network.
     """
     network = build(recipe.model, recipe.options, recipe.stem, len(classes), image, recipe.init == "imagenet")
     if recipe.init not in ("scratch", "imagenet"):
