@@ -45,6 +45,12 @@ def test_every_file_that_no_stage_needs_to_name_is_there_and_has_a_reason():
     assert all((ROOT / name).is_file() and reason for name, reason in EXEMPT.items())
 
 
+def test_no_value_of_params_yaml_reaches_a_command_line():
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    commands = {stage.get("do", stage)["cmd"] for stage in stages.values()}
+    assert commands == {f"python src/stage.py {name}" for name in stages}
+
+
 @pytest.fixture(scope="module")
 def listed(project):
     """What dvc.yaml lists, as DVC resolves it: by stage, its files of code, its params and its other paths."""
