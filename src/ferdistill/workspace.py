@@ -3,7 +3,6 @@
 from pathlib import Path
 
 PARAMS = Path("params.yaml")
-DVC_YAML = Path("dvc.yaml")
 STUDY_GRID = Path("conf/study.yaml")
 
 CHECKED = Path("data/checked")
