@@ -17,7 +17,7 @@ OUT = Path(__file__).parent / "images"
 def faces(settings: params.Params, columns: int = 12, zoom: int = 2) -> Image.Image:
     """A row of test faces for each class, in the order of params.yaml."""
     rows = index.read(workspace.index_csv(settings.index_tag))
-    packed = images.load(workspace.images_npy(settings.index_tag), rows)
+    packed = images.load(workspace.images(settings.index_tag), rows)
     codes = rows.codes(settings.classes)
     test = rows.positions("test")
     # Evenly spaced over the split, so that every source has its share.

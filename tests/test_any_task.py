@@ -20,6 +20,7 @@ from conftest import write_fer2013
 from ferdistill.cli import cli
 from ferdistill.data import description, index
 from ferdistill.faces import server
+from support.images import unpack
 from support.repository import copy_of_repository, run
 from support.serving import ask
 
@@ -85,7 +86,7 @@ def test_any_classes_go_from_files_to_packed_images_without_a_word_of_faces(
 
     read = index.read(tmp_path / "data/index/digits.csv")
     assert set(read.rows["label"]) == set(classes) and read.description["classes"] == classes
-    packed = np.load(tmp_path / "data/images/digits.npy")
+    packed = unpack(tmp_path / "data/images/digits", read.rows)
     assert len(packed) == len(read.rows) > 0.95 * count
     truth = load_digits().target
     if write is class_folders:

@@ -164,7 +164,7 @@ def test_the_paths_of_the_workspace_are_those_of_dvc_yaml(project, listed):
     assert workspace.CHECKED in paths("params")
     assert workspace.EMBEDDED in paths("corpus")
     assert {workspace.corpus(settings.corpus), workspace.index_csv(tag)} <= paths("index")
-    assert {workspace.index_csv(tag), workspace.images_npy(tag)} <= paths("images")
+    assert {workspace.index_csv(tag), workspace.images(tag)} <= paths("images")
     assert {workspace.teacher(teacher), workspace.checked_weights(teacher)} <= paths(f"teacher@{teacher}")
     assert {workspace.teacher(teacher), workspace.softlabels(teacher, tag)} <= paths(f"softlabels@{teacher}")
     assert any(path.is_relative_to(workspace.TARGETS) for path in paths("targets"))

@@ -21,6 +21,7 @@ from ferdistill.softlabels import store, targets
 from ferdistill.stages import softlabels as softlabels_stage
 from ferdistill.stages import targets as targets_stage
 from ferdistill.stages import teacher as teacher_stage
+from support.images import pack, unpack
 
 ROOT = Path(__file__).parents[1]
 LENGTHS = {"train": 56, "val": 14, "calib": 14, "test": 14}
@@ -41,9 +42,8 @@ def project(tmp_path, monkeypatch):
 
     settings = configure(lambda raw: None)
     index = make_index(workspace.index_csv(settings.index_tag), LENGTHS, CLASSES)
-    workspace.images_npy(settings.index_tag).parent.mkdir(parents=True)
     pictures = [face(seed)[..., None] for seed in range(len(index.rows))]
-    np.save(workspace.images_npy(settings.index_tag), np.stack(pictures))
+    pack(workspace.images(settings.index_tag), index, np.stack(pictures))
     for seed, name in enumerate(settings.teachers):
         logits = np.random.default_rng(seed).normal(0, 2, (len(index.rows), 7)) + 2 * np.eye(7)[index.codes(CLASSES)]
         store.write(
@@ -165,7 +165,7 @@ def test_a_corpus_is_one_file(tmp_path):
     assert set(rows["path"]) == {f"faces/{name}" for name in names if "contempt" not in name}
     assert (rows["label"] == rows["path"].str.split("-").str[1]).all()
     assert len(rows[["subject", "split"]].drop_duplicates()) == rows["subject"].nunique() == 40
-    packed = np.load(tmp_path / "data/images/ixNextAffFull.npy")
+    packed = unpack(tmp_path / "data/images/ixNextAffFull", rows)
     number = names.index(Path(rows["path"][0]).name)
     np.testing.assert_array_equal(packed[0].squeeze(), face(number))
     left_out = pd.read_csv(tmp_path / "data/index/ixNextAffFull.left_out.csv")

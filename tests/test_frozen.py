@@ -20,6 +20,7 @@ from ferdistill.errors import CheckError, UsageError
 from ferdistill.files import read_json, write_json
 from ferdistill.params import FrozenTeacher, ImageParams, Params
 from ferdistill.stages import teacher as stage
+from support.images import pack
 
 ROOT = Path(__file__).parents[1]
 OURS = ImageParams(size=48, channels=1)
@@ -95,8 +96,7 @@ def test_the_stage_of_a_frozen_teacher_can_be_run_twice(theirs, tmp_path):
     raw["scales"]["smoke"]["teachers"]["resnet18"] = teacher("pretrained/theirs.safetensors").model_dump()
     settings = Params.model_validate(raw)
     index = make_index(workspace.index_csv(settings.index_tag), {"train": 14, "val": 7, "calib": 7, "test": 7}, CLASSES)
-    workspace.images_npy(settings.index_tag).parent.mkdir(parents=True)
-    np.save(workspace.images_npy(settings.index_tag), images(len(index.rows)))
+    pack(workspace.images(settings.index_tag), index, images(len(index.rows)))
     write_json(workspace.checked_weights("resnet18"), weights.facts(settings.scale_.teachers["resnet18"], "resnet18"))
     for _ in range(2):
         stage.run(settings, "resnet18")

@@ -106,8 +106,8 @@ def test_classes_of_any_name_come_back_from_the_index_with_their_votes(tmp_path)
     assert list(read.rows["label"]) == [ODD[int(path.removesuffix(".png")) % 4] for path in read.rows["path"]]
     votes = read.rows[[f"vote_{name}" for name in ODD]].to_numpy(float)
     assert (votes.argmax(1) == read.codes(ODD)).all() and np.allclose(votes.sum(1), 1)
-    packing.pack(read, tmp_path, tmp_path / "i.npy", ODD, ImageParams(size=48, channels=1))
-    assert len(images.load(tmp_path / "i.npy", read)) == 120
+    packing.pack(read, tmp_path, tmp_path / "i", ODD, ImageParams(size=48, channels=1))
+    assert len(images.load(tmp_path / "i", read)) == 120
 
 
 def test_a_corpus_whose_labels_are_no_class_says_what_to_write(corpus):
@@ -219,15 +219,15 @@ def test_images_are_packed_in_the_order_of_the_index(corpus, tmp_path):
     rows, _ = make(corpus)
     write_index(tmp_path / "i.csv", rows, THREE, "mine")
     read = index.read(tmp_path / "i.csv")
-    packing.pack(read, corpus, tmp_path / "i.npy", THREE, ImageParams(size=48, channels=1))
-    packed = images.load(tmp_path / "i.npy", read)
+    packing.pack(read, corpus, tmp_path / "i", THREE, ImageParams(size=48, channels=1))
+    packed = images.load(tmp_path / "i", read)
     row = list(rows["path"]).index("fer2013/fer2013.csv#7")
-    np.testing.assert_array_equal(packed[row, :, :, 0], face(7))
+    np.testing.assert_array_equal(packed[row][..., 0], face(7))
 
     Image.fromarray(face(1234)).save(corpus / "folders" / "train" / "angry" / "a b é.png")
     with pytest.raises(CheckError, match="not the one that was indexed"):
-        packing.pack(read, corpus, tmp_path / "j.npy", THREE, ImageParams(size=48, channels=1))
-    assert not (tmp_path / "j.npy").exists()
+        packing.pack(read, corpus, tmp_path / "j", THREE, ImageParams(size=48, channels=1))
+    assert not (tmp_path / "j" / images.MANIFEST).exists()
 
 
 def spoil_pixels(root):

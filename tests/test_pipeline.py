@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from safetensors.numpy import load_file
 
+from support.images import unpack
 from support.repository import ONWARD, TEACHERS, metrics, ran, run, set_param
 
 pytestmark = pytest.mark.usefixtures("restored")
@@ -44,7 +45,7 @@ def test_the_exported_bundle_predicts_what_was_evaluated(project):
 
     rows = pd.read_csv(project / "data/index/ixNextAffFull.csv")
     predictions = pd.read_parquet(project / "models/student/predictions.parquet").set_index("path")
-    images = np.load(project / "data/images/ixNextAffFull.npy")
+    images = unpack(project / "data/images/ixNextAffFull", rows)
     test = np.flatnonzero(rows["split"] == "test")
     found = Classifier(project / "models/bundle").predict(images[test])
     logits = predictions.loc[rows["path"][test]].filter(like="logit_").to_numpy(np.float64)

@@ -14,6 +14,7 @@ from conftest import CLASSES, face, make_index
 from ferdistill import params, workspace
 from ferdistill.files import sha256
 from ferdistill.softlabels import store
+from support.images import pack
 
 ROOT = Path(__file__).parents[1]
 LENGTHS = {"train": 112, "val": 14, "calib": 14, "test": 14}
@@ -116,10 +117,8 @@ def test_a_mode_with_a_parameter_of_its_own_is_five_places(copy, monkeypatch):
 
     monkeypatch.chdir(copy)
     index = make_index(workspace.index_csv(raw["index_tag"]), LENGTHS, CLASSES)
-    workspace.images_npy(raw["index_tag"]).parent.mkdir(parents=True)
-    np.save(
-        workspace.images_npy(raw["index_tag"]), np.stack([face(seed)[..., None] for seed in range(len(index.rows))])
-    )
+    pictures = [face(seed)[..., None] for seed in range(len(index.rows))]
+    pack(workspace.images(raw["index_tag"]), index, np.stack(pictures))
     for seed, name in enumerate(raw["teachers"]):
         logits = np.random.default_rng(seed).normal(0, 1, (len(index.rows), 7)) + 3 * np.eye(7)[index.codes(CLASSES)]
         directory = workspace.softlabels(name, raw["index_tag"])

@@ -56,18 +56,6 @@ def atomic(path: Path | str) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def reserve(path: Path | str) -> None:
-    """Give a file that will be written through a memory map its space on the disk now.
-
-    Else the system gives it page by page, and a disk that fills up kills the process without a word.
-
-    Raises OSError if there is no room.
-    """
-    if hasattr(os, "posix_fallocate"):  # not on macOS and Windows
-        with Path(path).open("rb+") as file:
-            os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
-
-
 def is_full(error: Exception) -> bool:
     """Whether a writer failed for want of room; safetensors tells only in words."""
     codes = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

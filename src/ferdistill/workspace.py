@@ -1,5 +1,6 @@
 """Where every artifact lies, relative to the repository's root. dvc.yaml names the same paths; a test compares them."""
 
+import os
 from pathlib import Path
 
 PARAMS = Path("params.yaml")
@@ -34,6 +35,16 @@ STUDY_TEXT = Path("docs/study-report.md")
 SCRATCH = Path(".dvc/tmp")
 
 
+def shared_scratch() -> Path:
+    """`SCRATCH` of the main repository, also where a queued run has a workspace of its own."""
+    return Path(os.environ.get("DVC_ROOT", ".")) / SCRATCH
+
+
+def memo() -> Path:
+    """What was computed before; deleting it costs time and nothing else."""
+    return shared_scratch() / "memo.sqlite"
+
+
 def checked_weights(network: str) -> Path:
     """Which starting or frozen weights a teacher, or `student`, has, with their digest."""
     return CHECKED / "weights" / f"{network}.json"
@@ -49,9 +60,9 @@ def index_csv(tag: str) -> Path:
     return Path("data/index") / f"{tag}.csv"
 
 
-def images_npy(tag: str) -> Path:
-    """The packed images of an index."""
-    return Path("data/images") / f"{tag}.npy"
+def images(tag: str) -> Path:
+    """The packed images of an index, in shards."""
+    return Path("data/images") / tag
 
 
 def softlabels(teacher: str, tag: str) -> Path:

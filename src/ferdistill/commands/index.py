@@ -152,6 +152,7 @@ def seed(
     """
     from ..data import index
     from ..data.build import build, choose_seed, stratification
+    from ..data.memo import memo
 
     settings = params.load()
     csv = index_csv or workspace.index_csv(settings.index_tag)
@@ -159,7 +160,8 @@ def seed(
     if read and (index_csv or read.description["corpus"] == settings.corpus):
         rows = read.rows
     else:
-        rows = build(workspace.corpus(settings.corpus), settings.classes, settings.index).rows
+        with memo(workspace.memo()) as known:
+            rows = build(workspace.corpus(settings.corpus), settings.classes, settings.index, memo=known).rows
     now = stratification(rows, settings.index)["largest_deviation"]
     best, deviation, absent = choose_seed(rows, settings.index, tries)
     if as_json:

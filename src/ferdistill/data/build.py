@@ -16,8 +16,10 @@ from ..params import IndexParams
 from ..progress import track
 from . import duplicates
 from .description import read_description
-from .index import COLUMNS, SCHEMA_VERSION, SPLITS, digests, sample_id
-from .reader import map_images, read_rows, read_subjects
+from .index import COLUMNS, SCHEMA_VERSION, SPLITS, digests
+from .looks import look_at
+from .memo import NOTHING_KNOWN, Memo
+from .reader import read_rows, read_subjects
 from .sources import Dropped, Record, Row
 
 # Where copies or a subject straddle official parts, the evaluation part keeps its image.
@@ -38,7 +40,9 @@ class Built:
     report: dict[str, Any]  # counts after each step, and every duplicate, conflict and leak
 
 
-def build(corpus_dir: Path, classes: list[str], settings: IndexParams, workers: int | None = None) -> Built:
+def build(
+    corpus_dir: Path, classes: list[str], settings: IndexParams, workers: int | None = None, memo: Memo = NOTHING_KNOWN
+) -> Built:
     """Read a corpus and remove what would make its splits dishonest.
 
     1. Rows that a source's rules leave out (a label that is no class, …) are dropped; rows that cannot be read stop the
@@ -58,10 +62,10 @@ def build(corpus_dir: Path, classes: list[str], settings: IndexParams, workers: 
         If the corpus or its description is wrong, or, where `settings.unreadable` is `strict`, a row is.
     """
     left_out: list[dict[str, str]] = []
-    found, listed = _read(corpus_dir, classes, settings, workers, left_out)
+    found, thumbnails, listed = _read(corpus_dir, classes, settings, workers, memo, left_out)
     steps = [_count("read", found)]
 
-    found = _mark_copies(found, settings)
+    found = _mark_copies(found, thumbnails, settings)
     kept, conflicts = _resolve_conflicts(found, settings.conflicts)
     lost = found["copy_of"].isin({conflict["kept"] for conflict in conflicts if conflict["label"] is None})
     copies_of = {conflict["kept"]: conflict["labels"] for conflict in conflicts}
@@ -104,9 +108,14 @@ def build(corpus_dir: Path, classes: list[str], settings: IndexParams, workers: 
 
 
 def _read(
-    corpus_dir: Path, classes: list[str], settings: IndexParams, workers: int | None, left_out: list[dict[str, str]]
-) -> tuple[pd.DataFrame, int]:
-    """All labelled images in order of precedence, with digest and thumbnail; and how many rows the sources list."""
+    corpus_dir: Path,
+    classes: list[str],
+    settings: IndexParams,
+    workers: int | None,
+    memo: Memo,
+    left_out: list[dict[str, str]],
+) -> tuple[pd.DataFrame, np.ndarray, int]:
+    """All labelled images in order of precedence; their thumbnails, in that order; and how many rows are listed."""
     unreadable: list[CheckError] = []
 
     def set_aside(source: str, path: str, error: CheckError) -> None:
@@ -134,16 +143,15 @@ def _read(
     subjects = _subjects(corpus_dir, listed)
 
     order = {source.name: place for place, source in enumerate(read_description(corpus_dir).sources)}
-    looks = map_images(_look, corpus_dir, [record for _, record in records], "reading images", workers)
-    table, thumbnails = [], []
-    for (source, record), look in zip(records, looks, strict=True):
-        if isinstance(look, CheckError):
-            set_aside(source, record.path, look)
+    sample_ids, thumbnails = look_at(corpus_dir, [record for _, record in records], memo, workers)
+    table = []
+    for place, ((source, record), found_id) in enumerate(zip(records, sample_ids, strict=True)):
+        if isinstance(found_id, CheckError):
+            set_aside(source, record.path, found_id)
             continue
-        identifier, thumbnail = look
-        thumbnails.append(thumbnail)
         fields = {
-            "sample_id": identifier,
+            "place": place,
+            "sample_id": found_id,
             "path": record.path,
             "label": record.label,
             "official_split": record.split or "",
@@ -162,8 +170,8 @@ def _read(
         raise CheckError("no image can be read", where=str(corpus_dir), hint="see the rows set aside")
     found = pd.DataFrame(table)
     found["rank"] = found["official_split"].map(RANK)
-    found["thumbnail"] = pd.Series(thumbnails, dtype=object)
-    return found.sort_values(["rank", "order", "path"]).reset_index(drop=True), len(listed)
+    found = found.sort_values(["rank", "order", "path"]).reset_index(drop=True)
+    return found, thumbnails[found["place"].to_numpy()], len(listed)
 
 
 def _strict(errors: list[CheckError], corpus_dir: Path) -> CheckError:
@@ -190,10 +198,6 @@ def _one_line(error: CheckError) -> str:
     return "; ".join(part for part in (error.what, error.where, error.expected) if part)
 
 
-def _look(pixels: np.ndarray) -> tuple[str, np.ndarray]:
-    return sample_id(pixels), duplicates.thumbnail(pixels)
-
-
 def _subjects(corpus_dir: Path, listed: list[tuple[str, Row]]) -> dict[str, str]:
     subjects = read_subjects(corpus_dir)
     if any(isinstance(row, CheckError) for _, row in listed):
@@ -209,14 +213,14 @@ def _subjects(corpus_dir: Path, listed: list[tuple[str, Row]]) -> dict[str, str]
     return subjects
 
 
-def _mark_copies(found: pd.DataFrame, settings: IndexParams) -> pd.DataFrame:
+def _mark_copies(found: pd.DataFrame, thumbnails: np.ndarray, settings: IndexParams) -> pd.DataFrame:
     """Add `copy_of`, the path of the copy that stays; `kind` (exact, near, mirrored); and `group`.
 
     A group is all that hangs together by subject or by copies: a subject whose picture is a copy of another's is
     taken for the same one, and an image without a subject for that of its copy.
     """
-    items = found.drop_duplicates("sample_id").reset_index(drop=True)  # in order of precedence
-    thumbnails = np.stack(items["thumbnail"].tolist())
+    items = found.drop_duplicates("sample_id")  # in order of precedence
+    thumbnails, items = thumbnails[items.index], items.reset_index(drop=True)
     pairs = duplicates.find(thumbnails, settings.near.distance, settings.near.correlation, settings.mirrored)
     neighbours: dict[int, list[tuple[int, str]]] = defaultdict(list)
     for i, j, mirrored in pairs[["i", "j", "mirrored"]].itertuples(index=False):
@@ -228,7 +232,6 @@ def _mark_copies(found: pd.DataFrame, settings: IndexParams) -> pd.DataFrame:
                 if owner[other] == other:
                     owner[other], kind[other] = item, how
 
-    found = found.drop(columns="thumbnail")
     place = pd.Series(np.arange(len(items)), index=items["sample_id"])[found["sample_id"]].to_numpy()
     found["copy_of"] = items["path"].to_numpy()[owner[place]]
     found["kind"] = np.where(found["path"] == found["copy_of"], "", np.where(kind[place] == "", "exact", kind[place]))

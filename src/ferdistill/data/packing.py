@@ -1,20 +1,34 @@
-"""Decode every image of the index into one array, row i of the array being row i of the index."""
+"""Decode the images of an index into the shards of `data.images`: of these, the ones that are not there yet."""
 
+import shutil
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import PIL
 
 from ..errors import CheckError
-from ..files import atomic, reserve
+from ..files import atomic, sha256, sha256_file, write_json
 from ..image_files import resize
 from ..params import ImageParams
+from .images import MANIFEST, SCHEMA_VERSION, ids_sha256, shards_of
 from .index import Index, sample_id
+from .memo import NOTHING_KNOWN, Memo, code_key, key_of
 from .reader import map_images, records_by_path
 
+# What the pixels of a shard follow from, beside the files of the corpus.
+MODULES = [f"{__name__.rpartition('.')[0]}.{name}" for name in ("packing", "images", "index", "sources")] + [
+    f"{__name__.split('.')[0]}.image_files"
+]
 
-def pack(index: Index, corpus_dir: Path, path: Path, classes: list[str], image: ImageParams) -> None:
-    """Decode, resize and write all images as uint8 (N, H, W, C).
+
+def pack(
+    index: Index, corpus_dir: Path, directory: Path, classes: list[str], image: ImageParams, memo: Memo = NOTHING_KNOWN
+) -> int:
+    """Decode and resize images, write the shards that are new, and take away those that are no more.
+
+    Returns the number of shards written.
 
     Raises
     ------
@@ -22,30 +36,76 @@ def pack(index: Index, corpus_dir: Path, path: Path, classes: list[str], image: 
         If a file of the index is gone, or decodes to other pixels than when the index was made.
     """
     listed = records_by_path(corpus_dir, classes)
-    lost = [name for name in index.rows["path"] if name not in listed]
+    paths, sample_ids = index.rows["path"].to_numpy(), index.rows["sample_id"].to_numpy()
+    lost = [name for name in paths if name not in listed]
     if lost:
         raise CheckError(
             f"{len(lost)} images of the index are not in the corpus", where=lost[0], hint="run `dvc repro index`"
         )
-    records = [listed[name] for name in index.rows["path"]]
-    look = partial(_digest_and_resize, image=image)
-    with atomic(path) as temporary:
-        shape = (len(index.rows), image.size, image.size, image.channels)
-        packed = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
-        reserve(temporary)
-        looks = map_images(look, corpus_dir, records, "packing images")
-        for row, (seen, expected) in enumerate(zip(looks, index.rows["sample_id"], strict=True)):
+
+    def decoded(rows: np.ndarray) -> Iterator[np.ndarray]:
+        look = partial(_digest_and_resize, image=image)
+        records = [listed[path] for path in paths[rows]]
+        for row, seen in zip(rows, map_images(look, corpus_dir, records, "packing images"), strict=True):
             if isinstance(seen, CheckError):
                 raise seen
-            digest, packed[row] = seen
-            if digest != expected:
+            digest, pixels = seen
+            if digest != sample_ids[row]:
                 raise CheckError(
                     "an image is not the one that was indexed",
-                    where=f"{corpus_dir / index.rows['path'][row]}, index row {row}",
-                    expected=f"pixels of digest {expected[:12]}",
+                    where=f"{corpus_dir / paths[row]}, index row {row}",
+                    expected=f"pixels of digest {sample_ids[row][:12]}",
                     hint="run `dvc repro index`",
                 )
-        packed.flush()
+            yield pixels
+
+    return write(directory, sample_ids, (image.size, image.size, image.channels), decoded, memo)
+
+
+def write(
+    directory: Path,
+    sample_ids: np.ndarray,
+    shape: tuple[int, int, int],
+    pixels_of: Callable[[np.ndarray], Iterator[np.ndarray]],
+    memo: Memo = NOTHING_KNOWN,
+) -> int:
+    """Write the shards of images of `shape` (H, W, C), each row's from `pixels_of(rows)`, in the order of these rows.
+
+    A shard stays if it is, to the byte, what this code once made of the same images; `memo` knows. The manifest goes
+    first and comes last, so that a folder that was left half changed is not taken for whole.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / MANIFEST).unlink(missing_ok=True)
+    shards = shards_of(sample_ids, int(np.prod(shape)))
+    for path in directory.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name not in {shard.name for shard in shards}:
+            path.unlink()
+    code = code_key(MODULES, np.__version__, PIL.__version__, shape)
+    keys = [key_of(code, *sample_ids[shard.rows]) for shard in shards]
+    known = memo.get(keys)
+    digests, new = {}, []
+    for shard, key in zip(shards, keys, strict=True):
+        path = directory / shard.name
+        if key in known and path.is_file() and (digest := sha256_file(path)) == known[key].decode():
+            digests[shard.name] = digest
+        else:
+            new.append((shard, key))
+
+    pixels = pixels_of(np.concatenate([shard.rows for shard, _ in new])) if new else iter(())
+    for shard, key in new:
+        packed = np.empty((len(shard.rows), *shape), dtype=np.uint8)
+        for place in range(len(packed)):
+            packed[place] = next(pixels)
+        with atomic(directory / shard.name) as temporary, temporary.open("wb") as file:
+            file.write(shard.header(shape))
+            file.write(packed.data)
+        digests[shard.name] = sha256(shard.header(shape) + packed.tobytes())
+        memo.put({key: digests[shard.name].encode()})
+    manifest = {"schema_version": SCHEMA_VERSION, "shape": shape, "sample_ids_sha256": ids_sha256(sample_ids)}
+    write_json(directory / MANIFEST, manifest | {"shards": dict(sorted(digests.items()))})
+    return len(new)
 
 
 def _digest_and_resize(pixels: np.ndarray, image: ImageParams) -> tuple[str, np.ndarray]:

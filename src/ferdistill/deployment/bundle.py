@@ -15,6 +15,7 @@ import torch
 from scipy.special import softmax
 
 from .. import __version__
+from ..data.images import Pixels
 from ..errors import CheckError
 from ..files import sha256_file, write_json, write_text
 from ..params import ExportParams, Int8Params, TaskParams
@@ -32,7 +33,7 @@ class EvaluatedStudent:
     config: dict[str, Any]
     t_star: float  # the calibrated temperature
     test: dict[str, Any]  # its scores on test, as the stage `evaluate` wrote them
-    images: np.ndarray  # all, uint8 (N, H, W, C); may be memory-mapped
+    images: Pixels
     splits: dict[str, EvaluatedSplit]  # val, calib and test
 
 

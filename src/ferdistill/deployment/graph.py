@@ -12,6 +12,7 @@ import torch
 from scipy.special import softmax
 from torch import Tensor
 
+from ..data.images import Pixels
 from ..errors import CheckError
 
 BATCH = 256
@@ -106,20 +107,20 @@ def open_model(model: Path) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def in_batches(images: np.ndarray, positions: np.ndarray) -> Iterator[np.ndarray]:
-    """The images at these rows, (B, H, W, C) at a time, read from the memory map."""
+def in_batches(images: Pixels, positions: np.ndarray) -> Iterator[np.ndarray]:
+    """The images at these rows, (B, H, W, C) at a time."""
     for start in range(0, len(positions), BATCH):
         yield np.array(images[positions[start : start + BATCH]])
 
 
-def onnx_logits(model: Path, images: np.ndarray, positions: np.ndarray) -> np.ndarray:
+def onnx_logits(model: Path, images: Pixels, positions: np.ndarray) -> np.ndarray:
     """Logits (M, K) of the images at these rows."""
     session = open_model(model)
     return np.concatenate([session.run(["logits"], {"images": batch})[0] for batch in in_batches(images, positions)])
 
 
 def check_parity(
-    graph: InferenceGraph, model: Path, images: np.ndarray, test: EvaluatedSplit, tolerance: float
+    graph: InferenceGraph, model: Path, images: Pixels, test: EvaluatedSplit, tolerance: float
 ) -> dict[str, Any]:
     """Run torch and ONNX Runtime on the same images: the test split as it is, and its first batch in another shape.
 

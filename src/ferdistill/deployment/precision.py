@@ -13,6 +13,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from scipy.special import log_softmax
 
+from ..data.images import Pixels
 from ..evaluation.metrics import score
 from ..params import Int8Params
 from ..progress import track
@@ -37,7 +38,7 @@ class CalibrationImages(CalibrationDataReader):
 def quantise(
     model: Path,
     path: Path,
-    images: np.ndarray,
+    images: Pixels,
     calib: EvaluatedSplit,
     judged: EvaluatedSplit,
     classes: list[str],
@@ -57,7 +58,7 @@ def quantise(
         The float32 graph: uint8 `images` (N, H, W, C) to `logits` (N, K); and where the last attempt is written,
         whether it passes or not.
     images
-        All, uint8 (N, H, W, C); may be memory-mapped.
+        All, uint8 (N, H, W, C).
     calib, judged
         What ranges are taken from and layers ranked on, and what attempts are judged on.
     t_star
@@ -129,7 +130,7 @@ def write_int8(
         logging.root.setLevel(before)
 
 
-def rank(model: Path, layers: list[str], images: np.ndarray, calib: EvaluatedSplit, ranges: Path) -> list[str]:
+def rank(model: Path, layers: list[str], images: Pixels, calib: EvaluatedSplit, ranges: Path) -> list[str]:
     """The layers, costliest first: each is quantised alone and compared with float32 on images of the calib split."""
     positions = calib.positions[:: max(1, len(calib.positions) // SENSITIVITY_IMAGES)][:SENSITIVITY_IMAGES]
     reference = log_softmax(onnx_logits(model, images, positions).astype(np.float64), axis=1)

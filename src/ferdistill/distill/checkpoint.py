@@ -1,7 +1,6 @@
 """Where a broken training run goes on: everything that the next epoch depends on, in one file, after each epoch."""
 
 import json
-import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from safetensors.torch import save_file
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
+from .. import workspace
 from ..files import atomic, sha256, sha256_file
 
 
@@ -53,7 +53,7 @@ def path_for(facts: dict[str, Any]) -> Path:
     code = {name: sha256_file(file) for name, file in files.items() if file}
     versions = {"timm": timm.__version__, "torch": torch.__version__, "cuda": torch.version.cuda}
     key = sha256(json.dumps([facts, code, versions], sort_keys=True))
-    return Path(os.environ.get("DVC_ROOT", ".")) / ".dvc" / "tmp" / "checkpoints" / f"{key[:32]}.safetensors"
+    return workspace.shared_scratch() / "checkpoints" / f"{key[:32]}.safetensors"
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..data.images import Pixels
 from ..data.index import Index
 
 
@@ -13,7 +14,7 @@ from ..data.index import Index
 class Split:
     """Images (N, H, W, C) uint8 of the whole index, the rows of one split, and its labels, int64 (n,)."""
 
-    images: np.ndarray
+    images: Pixels
     rows: np.ndarray
     labels: np.ndarray
 
@@ -22,7 +23,7 @@ class Split:
         return torch.from_numpy(self.images[self.rows[positions]]).permute(0, 3, 1, 2)
 
 
-def splits_of(index: Index, images: np.ndarray, classes: list[str]) -> tuple[Split, Split, Split]:
+def splits_of(index: Index, images: Pixels, classes: list[str]) -> tuple[Split, Split, Split]:
     """The train, val and test splits of an index."""
     codes = index.codes(classes)
     train, val, test = (

@@ -4,11 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import nn
 
+from ..data.images import Pixels
 from ..data.index import Index
 from ..params import Params
 from ..softlabels import families
@@ -34,7 +34,7 @@ NOT_ITS_OWN = {
 def train(
     params: Params,
     rows: Index,
-    packed: np.ndarray,
+    packed: Pixels,
     targets: Targets,
     *,
     log: Callable[[dict[str, Any]], None] = lambda record: None,
@@ -99,7 +99,7 @@ def objective(params: Params, soft: Targets, labels: torch.Tensor, misaligned: b
     return Objective(loss, canary.epoch)
 
 
-def predictions(network: nn.Module, rows: Index, packed: np.ndarray, classes: list[str]) -> pd.DataFrame:
+def predictions(network: nn.Module, rows: Index, packed: Pixels, classes: list[str]) -> pd.DataFrame:
     """Logits of every image outside train, beside its path, split, group, subject and label."""
     reported = rows.rows[rows.rows["split"] != "train"]
     logits = predict(network, Split(packed, reported.index.to_numpy(), rows.codes(classes)[reported.index]))

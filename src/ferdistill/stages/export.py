@@ -29,7 +29,7 @@ def run(params: Params) -> None:
         config,
         read_json(workspace.CALIBRATION_METRICS, "t_star")["t_star"],
         read_json(workspace.EVALUATION_METRICS, "test")["test"],
-        images.load(workspace.images_npy(params.index_tag), rows),
+        images.load(workspace.images(params.index_tag), rows),
         {split: read_split(rows, split, config["classes"]) for split in ("val", "calib", "test")},
     )
     sources = pd.crosstab(rows.rows["source"], rows.rows["split"])

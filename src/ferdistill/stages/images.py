@@ -1,16 +1,17 @@
-"""Pack the images of the index into one array."""
+"""Pack the images of the index into shards."""
 
 from .. import workspace
 from ..data import index, packing
+from ..data.memo import memo
 from ..params import Params
 
 
 def run(params: Params) -> None:
-    """data/raw/CORPUS, data/index/TAG -> data/images/TAG.npy."""
-    packing.pack(
-        index.read(workspace.index_csv(params.index_tag)),
-        workspace.corpus(params.corpus),
-        workspace.images_npy(params.index_tag),
-        params.classes,
-        params.scale_.image,
-    )
+    """data/raw/CORPUS, data/index/TAG -> data/images/TAG."""
+    rows = index.read(workspace.index_csv(params.index_tag))
+    directory = workspace.images(params.index_tag)
+    with memo(workspace.memo()) as known:
+        new = packing.pack(
+            rows, workspace.corpus(params.corpus), directory, params.classes, params.scale_.image, memo=known
+        )
+    print(f"{len(rows.rows)} images packed; {new} shards written, {len(list(directory.glob('*.npy'))) - new} kept")

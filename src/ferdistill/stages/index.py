@@ -5,6 +5,7 @@ import pandas as pd
 from .. import workspace
 from ..data import index, truth
 from ..data.build import build, write_index
+from ..data.memo import memo
 from ..data.sheets import write_sheets
 from ..files import atomic, write_json
 from ..params import Params
@@ -14,7 +15,8 @@ STEPS = ("dropped", "quarantined", "conflict", "duplicate", "leak")
 
 def run(params: Params) -> None:
     """data/raw/CORPUS -> data/index/TAG{.csv,.json,.report.json,.left_out.csv,_sheets}, metrics and a plot."""
-    built = build(workspace.corpus(params.corpus), params.classes, params.index)
+    with memo(workspace.memo()) as known:
+        built = build(workspace.corpus(params.corpus), params.classes, params.index, memo=known)
     rows, report = built.rows, built.report
     csv = workspace.index_csv(params.index_tag)
     description = write_index(csv, rows, params.classes, params.corpus)

@@ -4,6 +4,7 @@ from typing import Any
 
 from .. import workspace
 from ..data import images, index, truth
+from ..data.memo import memo
 from ..distill import frozen, labelling
 from ..distill.augment import VIEW_SEED
 from ..errors import require_same
@@ -15,7 +16,7 @@ from ..softlabels import store, views
 def run(params: Params, name: str) -> None:
     """Teacher, index and images -> data/softlabels/NAME_TAG, metrics/softlabels/NAME.json."""
     rows = index.read(workspace.index_csv(params.index_tag))
-    packed = images.load(workspace.images_npy(params.index_tag), rows)
+    packed = images.load(workspace.images(params.index_tag), rows)
     directory, out = workspace.teacher(name), workspace.softlabels(name, params.index_tag)
     network, config = frozen.load_teacher(directory)
     require_same(
@@ -24,7 +25,11 @@ def run(params: Params, name: str) -> None:
         where=str(directory / "config.json"),
         hint=f"run `dvc repro teacher@{name}`",
     )
-    logits, seen = labelling.label_images(network, rows, packed, params.classes, params.views, params.view_augment)
+    identity = {fact: value for fact, value in config.items() if fact not in ("teacher", "index_digest")}
+    with memo(workspace.memo()) as known:
+        logits, seen = labelling.label_images(
+            network, rows, packed, params.classes, params.views, params.view_augment, identity, known
+        )
     manifest = store.write(out, rows, logits, params.classes, teacher=name, checkpoint_sha256=config["sha256"])
     digest = manifest["table_sha256"]
     metrics: dict[str, Any] = {
@@ -34,7 +39,7 @@ def run(params: Params, name: str) -> None:
     if seen is not None:
         metrics["views_sha256"] = views.write(out, rows, seen, VIEW_SEED, params.view_augment, digest)["sha256"]
     test = rows.positions("test")
-    known = truth.distribution(workspace.corpus(params.corpus), rows.rows["path"].iloc[test].tolist(), params.classes)
-    if known is not None:
-        metrics["distance_to_truth_on_test"] = labelling.distance_to_truth(known, logits[test])
+    true = truth.distribution(workspace.corpus(params.corpus), rows.rows["path"].iloc[test].tolist(), params.classes)
+    if true is not None:
+        metrics["distance_to_truth_on_test"] = labelling.distance_to_truth(true, logits[test])
     write_json(workspace.METRICS / "softlabels" / f"{name}.json", metrics)

@@ -20,7 +20,7 @@ from ..softlabels import families, targets
 def run(params: Params) -> None:
     """Targets, index and images -> models/student, metrics/student.json, plots/student."""
     rows = index.read(workspace.index_csv(params.index_tag))
-    packed = images.load(workspace.images_npy(params.index_tag), rows)
+    packed = images.load(workspace.images(params.index_tag), rows)
     soft, recipe = targets.read(workspace.TARGETS, rows, params), params.scale_.student
     start = weights.require(recipe, workspace.checked_weights("student"))
     checkpoint = student.checkpoint_for(params, start, rows, soft)

@@ -13,7 +13,7 @@ from ..params import FrozenTeacher, Params
 def run(params: Params, name: str) -> None:
     """Index and images -> models/teachers/NAME, metrics/teachers/NAME.json, plots/teachers/NAME."""
     rows = index.read(workspace.index_csv(params.index_tag))
-    train, val, test = splits_of(rows, images.load(workspace.images_npy(params.index_tag), rows), params.classes)
+    train, val, test = splits_of(rows, images.load(workspace.images(params.index_tag), rows), params.classes)
     recipe, image = params.scale_.teachers[name], params.scale_.image
     start = weights.require(recipe, workspace.checked_weights(name))
     directory, best_epoch = workspace.teacher(name), None

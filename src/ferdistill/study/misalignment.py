@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from .. import workspace
-from ..data.images import load
+from ..data.images import Pixels, load
 from ..data.index import Index, read
 from ..distill.data import splits_of
 from ..distill.inference import predict
@@ -85,7 +85,7 @@ def measure(params: Params, doses: Sequence[float], seeds: Sequence[int]) -> dic
     if not doses or not seeds or min(doses) < 0 or max(doses) > 1:
         raise UsageError(f"doses {list(doses)}, seeds {list(seeds)}", expected="some, and doses from 0 to 1")
     index = read(workspace.index_csv(params.index_tag))
-    images = load(workspace.images_npy(params.index_tag), index)
+    images = load(workspace.images(params.index_tag), index)
     soft = targets.read(workspace.TARGETS, index, params)
     if params.views > 1:
         raise UsageError("misalignment is studied with one view", where="params.yaml, views", hint="set views to 1")
@@ -152,7 +152,7 @@ def _inspect(params: Params, index: Index, soft: targets.Targets, order: np.ndar
 
 
 def _train(
-    params: Params, index: Index, images: np.ndarray, soft: targets.Targets, order: np.ndarray, name: str
+    params: Params, index: Index, images: Pixels, soft: targets.Targets, order: np.ndarray, name: str
 ) -> dict[str, float]:
     facts = {
         "params": params.model_dump(mode="json", exclude={"scales", "families", "index", "benchmark", "export"}),

@@ -1,0 +1,86 @@
+"""What deduplication knows of each image: the digest of its pixels and a thumbnail. No file is decoded twice."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import PIL
+
+from ..errors import CheckError
+from ..image_files import is_below
+from ..progress import track
+from . import duplicates
+from .index import sample_id
+from .memo import Memo, code_key, key_of
+from .reader import map_images
+from .sources import Record
+
+# What an answer follows from, beside the file and the box.
+_DATA = __name__.rpartition(".")[0]
+MODULES = [f"{_DATA}.{name}" for name in ("looks", "index", "sources", "duplicates")]
+MODULES.append(f"{__name__.split('.')[0]}.image_files")
+AT_A_TIME = 4096  # answers read, or kept, at once
+
+
+def look_at(
+    corpus_dir: Path, records: Sequence[Record], memo: Memo, workers: int | None = None
+) -> tuple[list[str | CheckError], np.ndarray]:
+    """Digest and thumbnail of each image; `workers` as in `map_images`.
+
+    Returns
+    -------
+    sample_ids
+        Of each record, or the error of one that cannot be decoded.
+    thumbnails
+        uint8 (N, SIDE, SIDE), see `duplicates.thumbnail`; undefined where there is an error.
+    """
+    sample_ids: list[str | CheckError] = [""] * len(records)
+    thumbnails = np.empty((len(records), duplicates.SIDE, duplicates.SIDE), dtype=np.uint8)
+    keys = list(track(_keys(corpus_dir, records), "looking for images seen before", total=len(records)))
+    for start in range(0, len(records), AT_A_TIME):
+        some = keys[start : start + AT_A_TIME]
+        answers = memo.get([key for key in some if key])
+        for row, key in enumerate(some, start):
+            if key in answers:
+                sample_ids[row] = answers[key][:32].hex()
+                thumbnails[row] = np.frombuffer(answers[key], np.uint8, offset=32).reshape(thumbnails.shape[1:])
+
+    new = [row for row, found in enumerate(sample_ids) if not found]
+    looks = map_images(_look, corpus_dir, [records[row] for row in new], "reading images", workers)
+    answers = {}
+    for row, look in zip(new, looks, strict=True):
+        if isinstance(look, CheckError):
+            sample_ids[row] = look
+            continue
+        sample_ids[row], thumbnails[row] = look
+        if key := keys[row]:
+            answers[key] = bytes.fromhex(look[0]) + thumbnails[row].tobytes()
+        if len(answers) == AT_A_TIME:
+            memo.put(answers)
+            answers = {}
+    memo.put(answers)
+    return sample_ids, thumbnails
+
+
+def _look(pixels: np.ndarray) -> tuple[str, np.ndarray]:
+    return sample_id(pixels), duplicates.thumbnail(pixels)
+
+
+def _keys(corpus_dir: Path, records: Sequence[Record]) -> Iterator[bytes | None]:
+    """The key of each record, by its file's bytes; None for one that cannot be read, of which `decode` says why."""
+    code = code_key(MODULES, np.__version__, PIL.__version__)
+
+    def key(record: Record) -> bytes | None:
+        path = corpus_dir / record.image
+        try:
+            if record.image and not (is_below(path, corpus_dir) and path.is_file()):
+                return None
+            content = path.read_bytes() if record.image else record.pixels.encode()
+        except (OSError, ValueError):
+            return None
+        return key_of(code, hashlib.sha256(content).digest(), record.box, bool(record.image))
+
+    with ThreadPoolExecutor() as pool:  # of files and digests, which do without the interpreter
+        yield from pool.map(key, records)
