@@ -18,7 +18,9 @@ from support.corpora import (
     write_ferplus,
     write_kaggle_rafdb,
     write_npy,
+    write_parquet,
     write_rafdb,
+    write_tar,
     write_yolo,
 )
 
@@ -87,6 +89,14 @@ def table_of_paths(root):
     text(root / "labels.csv", "file,class", "pictures/a.png,happy", "pictures/b.png,Anger")
 
 
+def parquet_table(root):
+    write_parquet(root / "x.parquet", range(2))
+
+
+def tar_of_images(root):
+    write_tar(root / "x.tar", range(2), "json")
+
+
 # The writer, the adapter, and the source's path below the folder that was written to.
 LAYOUTS = {
     "fer2013": (fer2013_table, "fer2013.csv"),
@@ -101,11 +111,13 @@ LAYOUTS = {
     "jaffe": (jaffe_files, ""),
     "kdef": (kdef_folders, "KDEF"),
     "table": (table_of_paths, "labels.csv"),
+    "parquet": (parquet_table, "x.parquet"),
+    "webdataset": (tar_of_images, "x.tar"),
     "folders": (class_folders, ""),
 }
 PRECEDENCE = (
     "kdef", "ckplus", "ckplus48", "jaffe", "rafdb", "ferplus", "affectnet", "affectnet_npy", "affectnet_yolo", "expw",
-    "fer2013", "table", "folders",
+    "fer2013", "table", "parquet", "webdataset", "folders",
 )  # fmt: skip
 
 
@@ -169,7 +181,7 @@ def test_all_layouts_together_in_their_order(tmp_path):
     assert "precedence" in described and "# left out: my fer2013/fer2013.csv: FER2013; FER+" in described
     assert "# not recognised: stuff" in described
     described = check_yaml(tmp_path)
-    assert described.subjects == "subjects.csv" and len(described.sources) == 12
+    assert described.subjects == "subjects.csv" and len(described.sources) == 14
 
 
 def test_the_same_tree_gives_the_same_bytes(tmp_path):

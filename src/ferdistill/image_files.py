@@ -1,5 +1,6 @@
 """Image files, which come from other people: decoded whole and upright, or refused with a reason."""
 
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,14 +34,14 @@ def resize(pixels: np.ndarray, size: int, channels: int) -> np.ndarray:
     return np.asarray(picture).reshape(size, size, channels)
 
 
-def read_image(root: Path, path: str) -> np.ndarray:
-    """Decode one image file under `root` to upright RGB, uint8, (H, W, 3).
+def read_image(root: Path, path: str, content: bytes | None = None) -> np.ndarray:
+    """Decode one image file under `root` to upright RGB, uint8, (H, W, 3); or its `content`, read from that file.
 
     Sixteen-bit grey is scaled to eight; palettes are resolved; an alpha channel is dropped.
 
     Raises CheckError if the path leaves `root`, or the file is missing, not a whole image, or larger than `MAX_PIXELS`.
     """
-    with _open_image(root, path) as image:
+    with _open_image(root, path, content) as image:
         upright = ImageOps.exif_transpose(image)
         if upright.mode.startswith("I;16"):
             grey = np.rint(np.asarray(upright, dtype=np.uint16) / 257).astype(np.uint8)
@@ -63,7 +64,7 @@ def image_size(root: Path, path: str) -> tuple[int, int]:
 
 
 @contextmanager
-def _open_image(root: Path, path: str) -> Iterator[Image.Image]:
+def _open_image(root: Path, path: str, content: bytes | None = None) -> Iterator[Image.Image]:
     file = root / path
     if UNWRITABLE.search(path) or not is_below(file, root):
         raise CheckError(
@@ -76,7 +77,7 @@ def _open_image(root: Path, path: str) -> Iterator[Image.Image]:
         if file.exists() and not file.is_file():
             raise OSError("neither a file nor a link to one")  # a pipe is never read to its end
         # No other kind: Pillow has Ghostscript run what is PostScript by its first bytes, whatever its name.
-        with Image.open(file, formats=FORMATS) as image:
+        with Image.open(file if content is None else io.BytesIO(content), formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise CheckError(
                     f"an image of {image.width} x {image.height} pixels",

@@ -1,8 +1,13 @@
 """Tiny corpora in each public layout, what is read of them, and the index that is built from them."""
 
 import importlib
+import io
+import json
+import tarfile
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from PIL import Image
 
 from conftest import CLASSES, THREE, face, write_fer2013
@@ -110,6 +115,45 @@ def write_ckplus(root, sequences):
         (root / "Emotion" / sequence).mkdir(parents=True)
         if label is not None:
             text(root / "Emotion" / sequence / f"{stem}_{frames:08d}_emotion.txt", f"   {label:.7e}")
+
+
+def png(number):
+    file = io.BytesIO()
+    Image.fromarray(face(number)).save(file, "PNG")
+    return file.getvalue()
+
+
+def write_parquet(file, numbers, label=int, path=None, group=20, named=True):
+    """As `datasets.Dataset.to_parquet` writes it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    table = pa.table(
+        {
+            "image": [{"bytes": png(number), "path": path or f"{number}.png"} for number in numbers],
+            "label": [label(number % 3) for number in numbers],
+        }
+    )
+    features = {"image": {"_type": "Image"}, "label": {"names": THREE, "_type": "ClassLabel"}}
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})} if named else {}
+    pq.write_table(table.replace_schema_metadata(metadata), file, row_group_size=group)
+
+
+def tar_member(archive, name, content):
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    archive.addfile(member, io.BytesIO(content))
+
+
+def write_tar(file, numbers, label="cls"):
+    """As `webdataset.TarWriter` writes it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(file, "w:") as archive:
+        for number in numbers:
+            name = THREE[number % 3]
+            tar_member(archive, f"a/{number:06d}.png", png(number))
+            if label == "cls":
+                tar_member(archive, f"a/{number:06d}.cls", str(number % 3).encode())
+            else:
+                tar_member(archive, f"a/{number:06d}.json", json.dumps({"label": name, "who": number // 3}).encode())
 
 
 NEAR = {"distance": 4, "correlation": 0.95}

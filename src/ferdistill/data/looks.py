@@ -12,6 +12,7 @@ from ..errors import CheckError
 from ..image_files import is_below
 from ..progress import track
 from . import duplicates
+from .containers import read_inside
 from .index import sample_id
 from .memo import Memo, code_key, key_of
 from .reader import map_images
@@ -75,10 +76,15 @@ def _keys(corpus_dir: Path, records: Sequence[Record]) -> Iterator[bytes | None]
     def key(record: Record) -> bytes | None:
         path = corpus_dir / record.image
         try:
-            if record.image and not (is_below(path, corpus_dir) and path.is_file()):
-                return None
-            content = path.read_bytes() if record.image else record.pixels.encode()
-        except (OSError, ValueError):
+            if record.inside is not None:
+                content = read_inside(corpus_dir, record.image, record.inside)
+            elif record.image:
+                if not (is_below(path, corpus_dir) and path.is_file()):
+                    return None
+                content = path.read_bytes()
+            else:
+                content = record.pixels.encode()
+        except (CheckError, OSError, ValueError):
             return None
         return key_of(code, hashlib.sha256(content).digest(), record.box, bool(record.image))
 

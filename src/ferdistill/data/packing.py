@@ -17,6 +17,7 @@ from .index import Index, sample_id
 from .memo import NOTHING_KNOWN, Memo, code_key, key_of
 from .reader import map_images, records_by_path
 
+GROUP = 64  # shards that are filled at once, 256 MiB
 # What the pixels of a shard follow from, beside the files of the corpus.
 MODULES = [f"{__name__.rpartition('.')[0]}.{name}" for name in ("packing", "images", "index", "sources")] + [
     f"{__name__.split('.')[0]}.image_files"
@@ -69,7 +70,7 @@ def write(
     pixels_of: Callable[[np.ndarray], Iterator[np.ndarray]],
     memo: Memo = NOTHING_KNOWN,
 ) -> int:
-    """Write the shards of images of `shape` (H, W, C), each row's from `pixels_of(rows)`, in the order of these rows.
+    """Write the shards of images of `shape` (H, W, C), each row's from `pixels_of(rows)`, in the order of these `rows`.
 
     A shard stays if it is, to the byte, what this code once made of the same images; `memo` knows. The manifest goes
     first and comes last, so that a folder that was left half changed is not taken for whole.
@@ -93,16 +94,20 @@ def write(
         else:
             new.append((shard, key))
 
-    pixels = pixels_of(np.concatenate([shard.rows for shard, _ in new])) if new else iter(())
-    for shard, key in new:
-        packed = np.empty((len(shard.rows), *shape), dtype=np.uint8)
-        for place in range(len(packed)):
+    groups = [new[start : start + GROUP] for start in range(0, len(new), GROUP)]
+    # Within a group in the order of the index, which is the order in which sources hold their images.
+    orders = [np.sort(np.concatenate([shard.rows for shard, _ in group])) for group in groups]
+    pixels = pixels_of(np.concatenate(orders)) if new else iter(())
+    for group, order in zip(groups, orders, strict=True):
+        packed = np.empty((len(order), *shape), dtype=np.uint8)
+        for place in range(len(order)):
             packed[place] = next(pixels)
-        with atomic(directory / shard.name) as temporary, temporary.open("wb") as file:
-            file.write(shard.header(shape))
-            file.write(packed.data)
-        digests[shard.name] = sha256(shard.header(shape) + packed.tobytes())
-        memo.put({key: digests[shard.name].encode()})
+        for shard, key in group:
+            content = shard.header(shape) + packed[np.searchsorted(order, shard.rows)].tobytes()
+            with atomic(directory / shard.name) as temporary:
+                temporary.write_bytes(content)
+            digests[shard.name] = sha256(content)
+            memo.put({key: digests[shard.name].encode()})
     manifest = {"schema_version": SCHEMA_VERSION, "shape": shape, "sample_ids_sha256": ids_sha256(sample_ids)}
     write_json(directory / MANIFEST, manifest | {"shards": dict(sorted(digests.items()))})
     return len(new)

@@ -32,6 +32,7 @@ from pydantic import BaseModel, ConfigDict
 from ..errors import CheckError
 from ..files import UNWRITABLE
 from ..image_files import read_image
+from .containers import ParquetCell, TarMember, read_inside
 from .description import stays_inside
 
 T = TypeVar("T")
@@ -69,6 +70,7 @@ class Record:
     split: OfficialSplit | None  # the source's own, where it has one
     subject: str = ""  # who is shown, if the name tells; alike in all sources that show the same people, else prefixed
     image: str = ""  # the file; empty where `pixels` holds the image
+    inside: TarMember | ParquetCell | None = None  # where in that file, if it holds many
     pixels: str = ""  # the image itself as text: 48 x 48 whole numbers from 0 to 255, separated by blanks
     box: tuple[int, int, int, int] | None = None  # left, top, and the first right and bottom outside, in upright pixels
     votes: Mapping[str, float] | None = None
@@ -98,6 +100,12 @@ def unknown_label(code: str, codes: Mapping[str, str], where: str) -> CheckError
 def part_of(text: str) -> OfficialSplit | None:
     """The official split that a source's name of a part stands for."""
     return PARTS.get(text.strip().lower())
+
+
+def part_of_file(path: str) -> OfficialSplit | None:
+    """The official split of a file of many images, by the first word of its name or by the folder that it lies in."""
+    *above, name = path.split("/")
+    return part_of(re.split(r"[-_.]", name)[0]) or (part_of(above[-1]) if above else None)
 
 
 def whole_number(text: str) -> int:
@@ -293,7 +301,8 @@ def decode(root: Path, record: Record) -> np.ndarray:
     """
     if not record.image:
         return _decode_text(root, record)
-    pixels = read_image(root, record.image)
+    content = None if record.inside is None else read_inside(root, record.image, record.inside)
+    pixels = read_image(root, record.image, content)
     if record.box is None:
         return pixels
     left, top, right, bottom = record.box

@@ -1,0 +1,78 @@
+"""Images that lie inside other files, tar archives and Parquet tables, read where they are."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..errors import CheckError
+from ..image_files import is_below
+
+# A row group is read as a whole: of data sets of images, a hundred rows or a thousand.
+MAX_GROUP = 2**30
+AGAIN = "copy or download it again, or take it out of the corpus"
+
+
+@dataclass(frozen=True)
+class TarMember:
+    """An image in a tar that is not compressed."""
+
+    start: int  # its first byte
+    length: int  # in bytes
+
+
+@dataclass(frozen=True)
+class ParquetCell:
+    """An image in a column of a Parquet table: of bytes, or of a struct with a field `bytes`."""
+
+    column: str
+    group: int  # row group
+    row: int  # of the row group
+
+
+def read_inside(root: Path, path: str, inside: TarMember | ParquetCell) -> bytes:
+    """The bytes of an image file that lies in the file `path` below `root`.
+
+    Raises
+    ------
+    CheckError
+        If the file is missing, lies outside `root`, ends early, or has no image there.
+    """
+    file = root / path
+    if not is_below(file, root):
+        raise CheckError("a path or link leaves the corpus directory", where=ascii(str(file)), expected=f"below {root}")
+    try:
+        if isinstance(inside, ParquetCell):
+            content = _column(file, file.stat().st_mtime_ns, inside.column, inside.group)[inside.row].as_py()
+            content = content["bytes"] if isinstance(content, dict) else content
+            if not content:
+                where = f"{file}, row group {inside.group}, row {inside.row} of it, column {inside.column}"
+                raise CheckError(
+                    "a row without an image", where=where, expected="the bytes of one, in the table itself"
+                )
+            return bytes(content)
+        with file.open("rb") as archive:
+            archive.seek(inside.start)
+            content = archive.read(inside.length)
+    except (OSError, pa.ArrowException, KeyError, IndexError) as error:
+        raise CheckError(f"cannot be read: {error}", where=str(file), hint=AGAIN) from None
+    if len(content) < inside.length:
+        raise CheckError("an archive ends early", where=str(file), hint=AGAIN)
+    return content
+
+
+@lru_cache(maxsize=2)
+def _column(file: Path, modified: int, column: str, group: int) -> pa.ChunkedArray:
+    """A column of a row group; `modified` is part of the question, so that a file that changes is read again."""
+    with pq.ParquetFile(file) as table:
+        size = table.metadata.row_group(group).total_byte_size
+        if size > MAX_GROUP:
+            raise CheckError(
+                f"a row group of {size:,} bytes",
+                where=f"{file}, row group {group}",
+                expected=f"at most {MAX_GROUP:,}",
+                hint="write the table with smaller row groups, of a hundred images",
+            )
+        return table.read_row_group(group, columns=[column]).column(column)
