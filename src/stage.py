@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from ferdistill.errors import FerdistillError, UsageError
-from ferdistill.files import is_full
+from ferdistill.files import is_full, write_json
 
 OF_A_TEACHER = ("softlabels", "teacher")
 TRAINING = ("student", "teacher")
@@ -58,7 +58,7 @@ if __name__ == "__main__":
         )
         sys.exit(2)
     try:
-        from ferdistill import params  # here, since its second is long enough for a Ctrl-C
+        from ferdistill import params, workspace  # here, since its second is long enough for a Ctrl-C
 
         settings = params.load()
         if not set(teacher) <= set(settings.teachers):
@@ -67,10 +67,15 @@ if __name__ == "__main__":
                 where="params.yaml, teachers",
                 expected=f"one of {', '.join(settings.teachers)}",
             )
+        started = time.monotonic()
         processes = settings.launch.processes if stage in TRAINING else 1
         if processes > 1 and "LOCAL_RANK" not in os.environ:
-            sys.exit(launch(processes, [stage, *teacher]))
-        importlib.import_module(f"ferdistill.stages.{stage}").run(settings, *teacher)
+            if code := launch(processes, [stage, *teacher]):
+                sys.exit(code)
+        else:
+            importlib.import_module(f"ferdistill.stages.{stage}").run(settings, *teacher)
+        if "LOCAL_RANK" not in os.environ:
+            write_json(workspace.duration("@".join([stage, *teacher])), {"seconds": time.monotonic() - started})
     except FerdistillError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

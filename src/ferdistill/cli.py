@@ -13,6 +13,7 @@ from .commands.corpus import corpus_cli
 from .commands.data import data_cli
 from .commands.index import index_cli
 from .commands.predict import predict
+from .commands.repro import repro
 from .commands.score import score
 from .commands.study import study_cli
 from .commands.teachers import teachers_cli
@@ -30,7 +31,7 @@ groups = {"align": align_cli, "corpus": corpus_cli, "data": data_cli}
 groups |= {"index": index_cli, "study": study_cli, "teachers": teachers_cli}
 for name, group in groups.items():
     cli.add_typer(group, name=name)
-for command in (audit, score, serve, bench, predict, watch, pretrain):
+for command in (repro, audit, score, serve, bench, predict, watch, pretrain):
     cli.command()(command)
 
 

@@ -45,6 +45,11 @@ def memo() -> Path:
     return shared_scratch() / "memo.sqlite"
 
 
+def duration(stage: str) -> Path:
+    """How long a stage took when it last ran here."""
+    return shared_scratch() / "durations" / f"{stage}.json"
+
+
 def checked_weights(network: str) -> Path:
     """Which starting or frozen weights a teacher, or `student`, has, with their digest."""
     return CHECKED / "weights" / f"{network}.json"

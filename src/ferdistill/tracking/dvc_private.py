@@ -32,10 +32,11 @@ def known_interface() -> Iterator[None]:
 
 with known_interface():
     from celery.result import AsyncResult
-    from dvc.exceptions import NotDvcRepoError
+    from dvc.exceptions import DvcException, NotDvcRepoError
     from dvc.lock import LockError, make_lock
     from dvc.repo import Repo, lock_repo
     from dvc.repo.experiments.queue.remove import remove_tasks
+    from networkx import topological_sort
 
 
 class Queued(NamedTuple):
@@ -96,6 +97,41 @@ def stale(names: list[str]) -> list[str]:
     """Which of some stages are not up to date."""
     with Repo() as repo:
         return list(repo.status(targets=names))
+
+
+@known_interface()
+def changes(targets: list[str]) -> tuple[dict[str, list[str]], dict[str, list[Any]]]:
+    """The stages with a command up to some targets, or all, in the order in which they run.
+
+    Returns
+    -------
+    upstream
+        Of each stage, those that make what it reads.
+    changed
+        Of each stage that is not up to date, what `dvc status` says.
+
+    Raises UsageError if DVC cannot say: there is no repository, no such target, a dvc.yaml that cannot be read.
+    """
+    try:
+        return _changes(targets)
+    except DvcException as error:
+        raise UsageError(f"DVC cannot say what has changed: {error}", hint="see `dvc status`") from None
+
+
+def _changes(targets: list[str]) -> tuple[dict[str, list[str]], dict[str, list[Any]]]:
+    with Repo() as repo:
+        wanted = list(repo.index.stages)
+        if targets:
+            wanted = [stage for target in targets for stage in repo.stage.collect(target, with_deps=True)]
+        names = {stage.addressing for stage in wanted if stage.cmd}
+        graph = repo.index.graph
+        upstream = {
+            stage.addressing: [before.addressing for before in graph.successors(stage) if before.addressing in names]
+            for stage in reversed(list(topological_sort(graph)))
+            if stage.addressing in names
+        }
+        changed = repo.status(targets=targets or None, with_deps=bool(targets))
+    return upstream, {name: changed[name] for name in upstream if name in changed}
 
 
 @known_interface()
