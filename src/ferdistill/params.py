@@ -228,13 +228,38 @@ class FrozenTeacher(StrictModel):
         return self
 
 
+class SoftLabelsTeacher(StrictModel):
+    """A teacher whose network is not here: soft labels that somebody exported, matched to the index by their paths."""
+
+    # Only there, since the stage `params` depends on that directory.
+    softlabels: str = Field(
+        pattern=r"^pretrained/[^/\\]+$",
+        description="in pretrained/: a .csv, .parquet, .npz or .pt file, or a directory that holds one form of them",
+    )
+    temperature: PositiveFloat | None = Field(
+        description="of the softmax that they were exported at; null where the file says it, or where they are logits"
+    )
+    covers: Literal["all", "partial"] = Field(
+        description="all: there is a row for every image; partial: no weight where there is none"
+    )
+
+
+# For each kind of teacher that a key of its own tells, the key; a recipe has none of them.
+BY_KEY: dict[str, type[StrictModel]] = {"frozen": FrozenTeacher, "softlabels": SoftLabelsTeacher}
+
+
 def _teacher_kind(value: Any) -> str:
-    frozen = "frozen" in value if isinstance(value, dict) else isinstance(value, FrozenTeacher)
-    return "frozen" if frozen else "recipe"
+    def fits(key: str, kind: type[StrictModel]) -> bool:
+        return key in value if isinstance(value, dict) else isinstance(value, kind)
+
+    return next((key for key, kind in BY_KEY.items() if fits(key, kind)), "recipe")
 
 
 Teacher = Annotated[
-    Annotated[TeacherParams, Tag("recipe")] | Annotated[FrozenTeacher, Tag("frozen")], Discriminator(_teacher_kind)
+    Annotated[TeacherParams, Tag("recipe")]
+    | Annotated[FrozenTeacher, Tag("frozen")]
+    | Annotated[SoftLabelsTeacher, Tag("softlabels")],
+    Discriminator(_teacher_kind),
 ]
 
 
@@ -356,6 +381,13 @@ class Params(StrictModel):
         for name, teacher_ in self.scale_.teachers.items():
             if isinstance(teacher_, FrozenTeacher) and sorted(teacher_.classes) != sorted(self.classes):
                 raise ValueError(f"scales.{self.scale}.teachers.{name}: classes {teacher_.classes}, not {self.classes}")
+        blind = [
+            name for name in self.family_.teachers if isinstance(self.scale_.teachers.get(name), SoftLabelsTeacher)
+        ]
+        if self.views > 1 and blind:
+            raise ValueError(
+                f"views: {', '.join(blind)} cannot label further views: there is no network; set views to 1"
+            )
         if self.views > 1 and any(phase.augment != self.view_augment for phase in self.scale_.student.phases):
             raise ValueError(f"views: recorded views are {self.view_augment}, so every phase of the student must be")
         without = [teacher for teacher in self.teachers if teacher not in self.scale_.teachers]

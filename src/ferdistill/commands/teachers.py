@@ -50,7 +50,9 @@ def diversity(
     settings = params.load()
     rows = index.read(index_csv or workspace.index_csv(settings.index_tag))
     report = library.of_split(settings, rows, split, settings.temperature if temperature is None else temperature)
-    title = f"Teachers on {split}: {report['n']} images, T = {report['temperature']:g}"
+    covered = ", ".join(f"{name} {count}" for name, count in report.get("covered", {}).items())
+    among = f" that all cover ({covered})" if covered else ""
+    title = f"Teachers on {split}: {report['n']} images{among}, T = {report['temperature']:g}"
     if out:
         plots.teacher_diversity(out, report, title)
     if as_json:

@@ -8,9 +8,10 @@ from torch import nn
 
 from ..data import truth
 from ..data.index import SPLITS, Index
+from ..softlabels import store
 from .augment import recorded
 from .data import Split, splits_of
-from .inference import make_deterministic, predict
+from .inference import final_metrics, make_deterministic, predict, scores
 
 
 def label_images(
@@ -26,10 +27,21 @@ def label_images(
     return logits, np.stack([predict(network, train, (augment, view)) for view in drawn])
 
 
-def agreement(logits: np.ndarray, rows: Index, classes: list[str]) -> dict[str, float]:
-    """Share of the images of each split whose label a teacher names."""
-    agrees = logits.argmax(1) == rows.codes(classes)
-    return {split: float(agrees[rows.positions(split)].mean()) for split in SPLITS}
+def agreement(logits: np.ndarray, rows: Index, classes: list[str]) -> dict[str, float | None]:
+    """Share of the images of each split whose label a teacher names; None where a partial one covers no image."""
+    agrees, has = logits.argmax(1) == rows.codes(classes), store.covered(logits)
+    found = {split: agrees[rows.positions(split)][has[rows.positions(split)]] for split in SPLITS}
+    return {split: float(right.mean()) if len(right) else None for split, right in found.items()}
+
+
+def table_metrics(logits: np.ndarray, rows: Index, classes: list[str]) -> dict[str, Any]:
+    """`final_metrics` of a teacher that is its logits (N, K) alone, on the images that it covers; None without any."""
+    found = {}
+    for name in ("val", "test"):
+        at = rows.positions(name)
+        at = at[store.covered(logits[at])]
+        found[name] = scores(logits[at], rows.codes(classes)[at]) if len(at) else None
+    return final_metrics(found["val"], found["test"], classes)
 
 
 def distance_to_truth(known: np.ndarray, logits: np.ndarray) -> dict[str, Any]:

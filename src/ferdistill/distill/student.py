@@ -21,7 +21,7 @@ from .data import Split, splits_of
 from .inference import make_deterministic, predict, training_device
 from .loop import Method, Objective, TrainingData, TrainingResult, fit
 from .modes import MODES
-from .training_canary import TrainingCanary
+from .training_canary import TrainingCanary, named_classes
 
 # Params that no student depends on, but through its targets, its index, its images and its scale. Any other, one of a
 # new mode too, is part of a checkpoint's name.
@@ -85,11 +85,13 @@ def objective(params: Params, soft: Targets, labels: torch.Tensor, misaligned: b
     logits = torch.from_numpy(soft.logits).flatten(1, 2)
     if families.distils(params):
         weights, sources = torch.from_numpy(soft.weights), torch.from_numpy(soft.sources)
-        targets = losses.soft_targets(logits, weights, sources, params.temperature, soft.plan["fusion"]).to(device)
+        covered = None if soft.covered is None else torch.from_numpy(soft.covered)  # with one view alone
+        fusion = soft.plan["fusion"]
+        targets = losses.soft_targets(logits, weights, sources, params.temperature, fusion, covered).to(device)
     else:
         targets = losses.SoftTargets(logits, torch.zeros(0)).to(device)
     teachers = [teacher["teacher"] for teacher in soft.plan["teachers"]]
-    canary = TrainingCanary(logits, teachers, device, stops=not misaligned)
+    canary = TrainingCanary(named_classes(logits), teachers, len(params.classes), device, stops=not misaligned)
 
     def loss(logits: torch.Tensor, batch: Batch) -> dict[str, torch.Tensor]:
         rows = batch.positions if batch.views is None else batch.views * len(labels) + batch.positions

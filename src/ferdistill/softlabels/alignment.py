@@ -175,7 +175,7 @@ def _sweep(soft: SoftLabels, index: Index, described: dict[str, dict[str, Any]])
     for texts, values in store.read_batches(soft):
         stop = start + len(values)
         same = all(wanted[name].slice(start, len(values)).equals(pa.chunked_array([texts[name]])) for name in texts)
-        if not same or not np.isfinite(values).all():
+        if not same or not (np.isfinite(values).all() or store.sound(values, soft.manifest).all()):
             return ""
         right[start:stop] = store.distributions(values)
         digest.update(values.data)
@@ -366,7 +366,7 @@ def _check_values(soft: SoftLabels, split: str, part: Part, classes: list[str]) 
     def shown(row: int) -> str:
         return f"{part.values[row].tolist()}" + ("" if part.paths is None else f" for {part.paths[row]}")
 
-    finite = np.isfinite(part.values).all(axis=1)
+    finite = store.sound(part.values, soft.manifest)
     right = store.distributions(part.values)
     for row in np.flatnonzero(~finite)[:1].tolist():
         yield note("non-finite", row, f"finite {soft.kind}", shown(row), ANEW)

@@ -24,7 +24,7 @@ import pandas as pd
 from ..data.index import SPLITS, Index
 from ..errors import CheckError
 from ..progress import track
-from . import foreign, pairing
+from . import foreign, pairing, store
 from .pairing import SIGNIFICANCE, USEFUL, Segment
 from .store import SoftLabels
 
@@ -164,7 +164,8 @@ def check(directories: Sequence[Path], index: Index) -> dict[str, Any]:
     """Examine directories of soft labels, split by split, against an index and one another.
 
     Rows are taken as they lie: paths and labels in the files are not consulted (`alignment.check` does that). Columns
-    are taken by name where the files name them. A directory is anything that `foreign.read_any` reads.
+    are taken by name where the files name them. A directory is anything that `foreign.read_any` reads. Of a partial
+    teacher the rows that it has are examined, and held against teachers that have the same.
 
     Returns
     -------
@@ -178,7 +179,7 @@ def check(directories: Sequence[Path], index: Index) -> dict[str, Any]:
     """
     classes = index.description["classes"]
     codes = index.codes(classes)
-    sets: dict[str, dict[Path, np.ndarray]] = {}
+    sets: dict[tuple[str, bytes], dict[Path, np.ndarray]] = {}  # by split, and by which of its rows are there
     facts: dict[Path, tuple[bool, bool]] = {}
     for directory in directories:
         soft = foreign.read_any(directory)
@@ -192,17 +193,24 @@ def check(directories: Sequence[Path], index: Index) -> dict[str, Any]:
                     expected=", ".join(SPLITS),
                     hint="rename it, or take it out",
                 )
-            sets.setdefault(split, {})[directory] = part.values[:, columns]
+            values, has = part.values[:, columns], b""
+            if "covered" in (soft.manifest or {}):
+                covered = store.covered(values)
+                values, has = values[covered], covered.tobytes()
+            if len(values):
+                sets.setdefault((split, has), {})[directory] = values
     results = []
-    for split in track([split for split in ("", *SPLITS) if split in sets], "canary"):
+    order_of = ("", *SPLITS)
+    for split, has in track(sorted(sets, key=lambda key: order_of.index(key[0])), "canary", len(sets)):
         positions = index.positions(split) if split else np.arange(len(codes))
+        positions = positions[np.frombuffer(has, bool)] if has else positions
         labels, orders = codes[positions], sort_orders(index.rows.iloc[positions])
-        alone = {directory: examine(values, labels, orders=orders) for directory, values in sets[split].items()}
+        alone = {directory: examine(values, labels, orders=orders) for directory, values in sets[split, has].items()}
         trusted = [directory for directory, result in alone.items() if result["verdict"] != "misaligned"]
         for directory, result in alone.items():
-            others = [sets[split][other] for other in trusted if other != directory]
+            others = [sets[split, has][other] for other in trusted if other != directory]
             if others and directory in trusted:
-                result = examine(sets[split][directory], labels, orders=orders, others=others)
+                result = examine(sets[split, has][directory], labels, orders=orders, others=others)
             hint = _remedy(result["shift"], directory, classes, *facts[directory])
             results.append({"dir": directory.as_posix(), "split": split, **result, "hint": hint})
     return {

@@ -25,6 +25,7 @@ def write_targets(directory: Path, index: Index, params: Params) -> None:
     parts = [part for part in parts if part["weight"] > 0]  # lambda may be 0 or 1
     numbers = {number: place for place, number in enumerate(dict.fromkeys(part["source"] for part in parts))}
     logits = np.zeros((len(parts), params.views, len(rows), len(params.classes)), np.float32)
+    covered = np.ones((len(parts), len(rows)), bool)
     for place, part in enumerate(parts):
         part["source"] = numbers[part["source"]]
         directory_of = workspace.softlabels(part["teacher"], params.index_tag)
@@ -33,11 +34,18 @@ def write_targets(directory: Path, index: Index, params: Params) -> None:
         logits[place, 0] = store.logits_of(table, params.classes)[rows]
         if params.views > 1:
             logits[place] = views.read(directory_of, index, params.views, manifest["table_sha256"])
+        if "covered" in manifest:
+            covered[place] = store.covered(logits[place, 0])
     tensors: dict[str, np.ndarray] = {
         "logits": logits,
         "weights": np.array([part["weight"] for part in parts], np.float32),
         "sources": np.array([part["source"] for part in parts], np.int64),
     }
+    coverage: dict[str, Any] = {}
+    if not covered.all():
+        tensors["covered"] = covered
+        by_teacher = dict(zip((part["teacher"] for part in parts), covered.sum(axis=1).tolist(), strict=True))
+        coverage = {"covered": by_teacher, "uncovered": int((~covered.any(axis=0)).sum())}
     with atomic(directory / TENSORS) as temporary:
         save_file(tensors, temporary)
     write_json(
@@ -51,5 +59,6 @@ def write_targets(directory: Path, index: Index, params: Params) -> None:
             "index_digest": index.digest,
             "train": digests(index.rows.iloc[rows]),
             "sha256": sha256_file(directory / TENSORS),
+            **coverage,
         },
     )

@@ -89,6 +89,12 @@ def measure(params: Params, doses: Sequence[float], seeds: Sequence[int]) -> dic
     soft = targets.read(workspace.TARGETS, index, params)
     if params.views > 1:
         raise UsageError("misalignment is studied with one view", where="params.yaml, views", hint="set views to 1")
+    if soft.covered is not None:
+        raise UsageError(
+            "misalignment is studied with teachers that cover every image",
+            where=f"params.yaml, family {params.family}",
+            hint="choose a family without partial teachers",
+        )
     runs: list[dict[str, Any]] = []
     conditions: list[dict[str, Any]] = []
     for (fault, dose), order in orders(index, doses, seed=0).items():
