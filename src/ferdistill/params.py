@@ -228,7 +228,15 @@ class FrozenTeacher(StrictModel):
         return self
 
 
-class SoftLabelsTeacher(StrictModel):
+class TableTeacher(StrictModel):
+    """A teacher without a network, of which the soft labels themselves are known."""
+
+    covers: Literal["all", "partial"] = Field(
+        description="all: it has soft labels for every image; partial: no weight where it has none"
+    )
+
+
+class SoftLabelsTeacher(TableTeacher):
     """A teacher whose network is not here: soft labels that somebody exported, matched to the index by their paths."""
 
     # Only there, since the stage `params` depends on that directory.
@@ -239,13 +247,22 @@ class SoftLabelsTeacher(StrictModel):
     temperature: PositiveFloat | None = Field(
         description="of the softmax that they were exported at; null where the file says it, or where they are logits"
     )
-    covers: Literal["all", "partial"] = Field(
-        description="all: there is a row for every image; partial: no weight where there is none"
-    )
+
+
+class VoteParams(StrictModel):
+    """How votes become soft labels."""
+
+    smoothing: float = Field(ge=0, description="votes that are added to an image's own, spread evenly over the classes")
+
+
+class VotesTeacher(TableTeacher):
+    """The annotators: their votes in the index, as a distribution over the classes."""
+
+    votes: VoteParams
 
 
 # For each kind of teacher that a key of its own tells, the key; a recipe has none of them.
-BY_KEY: dict[str, type[StrictModel]] = {"frozen": FrozenTeacher, "softlabels": SoftLabelsTeacher}
+BY_KEY: dict[str, type[StrictModel]] = {"frozen": FrozenTeacher, "softlabels": SoftLabelsTeacher, "votes": VotesTeacher}
 
 
 def _teacher_kind(value: Any) -> str:
@@ -258,7 +275,8 @@ def _teacher_kind(value: Any) -> str:
 Teacher = Annotated[
     Annotated[TeacherParams, Tag("recipe")]
     | Annotated[FrozenTeacher, Tag("frozen")]
-    | Annotated[SoftLabelsTeacher, Tag("softlabels")],
+    | Annotated[SoftLabelsTeacher, Tag("softlabels")]
+    | Annotated[VotesTeacher, Tag("votes")],
     Discriminator(_teacher_kind),
 ]
 
@@ -280,6 +298,7 @@ class CorpusParams(StrictModel):
     images: Positive = Field(description="of all people together")
     annotators: Positive = Field(description="who vote on each label")
     sharpness: PositiveFloat = Field(description="how far annotators agree")
+    votes: bool = Field(description="whether the annotators' votes come with the corpus")
 
 
 class Scale(StrictModel):
@@ -290,6 +309,7 @@ class Scale(StrictModel):
 
 
 class CalibrateParams(StrictModel):
+    against: Literal["labels", "votes"]
     grid: Annotated[list[PositiveFloat], Field(min_length=1)]
     bins: Annotated[int, Field(ge=2, le=1000)]
     folds: Annotated[int, Field(ge=2)]
@@ -381,9 +401,7 @@ class Params(StrictModel):
         for name, teacher_ in self.scale_.teachers.items():
             if isinstance(teacher_, FrozenTeacher) and sorted(teacher_.classes) != sorted(self.classes):
                 raise ValueError(f"scales.{self.scale}.teachers.{name}: classes {teacher_.classes}, not {self.classes}")
-        blind = [
-            name for name in self.family_.teachers if isinstance(self.scale_.teachers.get(name), SoftLabelsTeacher)
-        ]
+        blind = [name for name in self.family_.teachers if isinstance(self.scale_.teachers.get(name), TableTeacher)]
         if self.views > 1 and blind:
             raise ValueError(
                 f"views: {', '.join(blind)} cannot label further views: there is no network; set views to 1"

@@ -1,9 +1,9 @@
 """From the rows of every source to the canonical index: no duplicate, no leak, and a reason for every row left out."""
 
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -17,9 +17,10 @@ from ..progress import track
 from . import duplicates
 from .description import read_description
 from .index import COLUMNS, SCHEMA_VERSION, SPLITS, digests, sample_id
-from .reader import map_images, read_rows, read_subjects
+from .reader import Votes, map_images, read_rows, read_subjects, read_votes
 from .sources import Dropped, Record, Row
 
+T = TypeVar("T")
 # Where copies or a subject straddle official parts, the evaluation part keeps its image.
 RANK = {"test": 0, "val": 1, "train": 2, "": 2}
 NAMED = 10  # unreadable rows that an error names, and copies that a conflict does
@@ -29,7 +30,7 @@ NAMED = 10  # unreadable rows that an error names, and copies that a conflict do
 class Built:
     """What `build` made of a corpus.
 
-    `rows` is the index: `index.COLUMNS` and, where a source has them, `box` and `vote_<class>`; ordered by path.
+    `rows` is the index: `index.COLUMNS` and, where a source has them, `box`, `vote_<class>` and `votes`; by path.
     `left_out` has every other row of every source: path, source, step, reason, kept (the path of the copy that stays).
     """
 
@@ -85,7 +86,7 @@ def build(corpus_dir: Path, classes: list[str], settings: IndexParams, workers: 
     rows = rows.sort_values("path").reset_index(drop=True)
     steps.append(_count("indexed", rows))
 
-    optional = [name for name in ("box", *(f"vote_{name}" for name in classes)) if name in rows]
+    optional = [name for name in ("box", *(f"vote_{name}" for name in classes), "votes") if name in rows]
     excluded = pd.DataFrame(left_out, columns=["path", "source", "step", "reason", "kept"])
     excluded = excluded.sort_values(["path", "source", "reason"]).reset_index(drop=True)
     assert len(excluded) + len(rows) == listed, "a row is neither in the index nor listed as left out"
@@ -131,7 +132,9 @@ def _read(
         else:
             source_of[row.path] = source
             records.append((source, row))
-    subjects = _subjects(corpus_dir, listed)
+    subjects = _known_paths(read_subjects(corpus_dir), "subjects", corpus_dir, listed)
+    votes = _known_paths(read_votes(corpus_dir, classes), "votes", corpus_dir, listed)
+    records = [(source, _with_votes(record, votes, corpus_dir)) for source, record in records]
 
     order = {source.name: place for place, source in enumerate(read_description(corpus_dir).sources)}
     looks = map_images(_look, corpus_dir, [record for _, record in records], "reading images", workers)
@@ -155,6 +158,7 @@ def _read(
             fields["box"] = " ".join(map(str, record.box))
         if record.votes:
             fields |= {f"vote_{name}": share for name, share in record.votes.items()}
+            fields["votes"] = "" if record.voters is None else str(record.voters)
         table.append(fields)
     if unreadable and settings.unreadable == "strict":
         raise _strict(unreadable, corpus_dir)
@@ -194,19 +198,34 @@ def _look(pixels: np.ndarray) -> tuple[str, np.ndarray]:
     return sample_id(pixels), duplicates.thumbnail(pixels)
 
 
-def _subjects(corpus_dir: Path, listed: list[tuple[str, Row]]) -> dict[str, str]:
-    subjects = read_subjects(corpus_dir)
+def _known_paths(table: dict[str, T], what: str, corpus_dir: Path, listed: list[tuple[str, Row]]) -> dict[str, T]:
+    """A table by path, none of which the sources do not list."""
     if any(isinstance(row, CheckError) for _, row in listed):
-        return subjects  # a row that is set aside may have a subject
-    unknown = sorted(set(subjects) - {row.path for _, row in listed if not isinstance(row, CheckError)})
+        return table  # a row that is set aside may be in it
+    unknown = sorted(set(table) - {row.path for _, row in listed if not isinstance(row, CheckError)})
     if unknown:
         raise CheckError(
-            f"paths in the table of subjects that are not in the corpus: {len(unknown)}, first {unknown[0]}",
+            f"paths in the table of {what} that are not in the corpus: {len(unknown)}, first {unknown[0]}",
             where=str(corpus_dir),
             expected="paths relative to it, as folder/image.jpg, or table.csv#0 for a row",
             hint="correct the rows or take them out, or restore the images",
         )
-    return subjects
+    return table
+
+
+def _with_votes(record: Record, votes: dict[str, Votes], corpus_dir: Path) -> Record:
+    """A record with the votes that the corpus's own table has for it."""
+    if record.path not in votes:
+        return record
+    if record.votes is not None:
+        raise CheckError(
+            f"votes twice: {record.path} has some of its source, and some in the table of votes",
+            where=str(corpus_dir),
+            expected="one of them",
+            hint="take `votes` out of corpus.yaml, or these rows out of the table",
+        )
+    shares, voters = votes[record.path]
+    return replace(record, votes=shares, voters=voters)
 
 
 def _mark_copies(found: pd.DataFrame, settings: IndexParams) -> pd.DataFrame:

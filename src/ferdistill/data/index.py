@@ -30,7 +30,7 @@ ANEW = "run `dvc repro index`; an index of your own: docs/alignment.md"
 class Index:
     """The rows (a frame of `COLUMNS`, in canonical order) and the description beside them.
 
-    After `COLUMNS` may come `box` (left top right bottom) and `vote_<class>`, where a source has them.
+    After `COLUMNS` may come `box` (left top right bottom), `vote_<class>` and `votes`, where a source has them.
     """
 
     rows: pd.DataFrame
@@ -48,6 +48,18 @@ class Index:
     def codes(self, classes: list[str]) -> np.ndarray:
         """Labels as positions in `classes`, int64, (N,)."""
         return pd.Categorical(self.rows["label"], categories=classes).codes.astype(np.int64)
+
+    def votes(self, classes: list[str]) -> np.ndarray | None:
+        """Shares of the annotators' votes (N, K), float64, NaN in a row without any; None if no source has votes."""
+        columns = [f"vote_{name}" for name in classes]
+        return self._numbers(columns) if set(columns) <= set(self.rows) else None
+
+    def voters(self) -> np.ndarray:
+        """How many votes each row has (N,); NaN where it has none, or where only their shares are known."""
+        return self._numbers(["votes"])[:, 0] if "votes" in self.rows else np.full(len(self.rows), np.nan)
+
+    def _numbers(self, columns: list[str]) -> np.ndarray:
+        return self.rows[columns].apply(pd.to_numeric).to_numpy(np.float64)
 
 
 def sample_id(pixels: np.ndarray) -> str:

@@ -72,6 +72,7 @@ class Record:
     pixels: str = ""  # the image itself as text: 48 x 48 whole numbers from 0 to 255, separated by blanks
     box: tuple[int, int, int, int] | None = None  # left, top, and the first right and bottom outside, in upright pixels
     votes: Mapping[str, float] | None = None
+    voters: int | None = None  # how many votes these are shares of, where that is known; set by `Labels.row`
 
 
 @dataclass(frozen=True)

@@ -102,10 +102,14 @@ def objective(params: Params, soft: Targets, labels: torch.Tensor, misaligned: b
 
 
 def predictions(network: nn.Module, rows: Index, packed: np.ndarray, classes: list[str]) -> pd.DataFrame:
-    """Logits of every image outside train, beside its path, split, group, subject and label."""
+    """Logits of every image outside train, beside its path, split, group, subject, label, and votes if any."""
     reported = rows.rows[rows.rows["split"] != "train"]
     logits = predict(network, Split(packed, reported.index.to_numpy(), rows.codes(classes)[reported.index]))
     told = reported[["path", "split", "group", "subject", "label"]].reset_index(drop=True)
+    votes = rows.votes(classes)
+    if votes is not None:
+        shares = pd.DataFrame(votes[reported.index], columns=[f"vote_{name}" for name in classes])
+        told = pd.concat([told, shares], axis=1)
     return pd.concat([told, pd.DataFrame(logits, columns=[f"logit_{name}" for name in classes])], axis=1)
 
 

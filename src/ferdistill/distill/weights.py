@@ -5,33 +5,38 @@ from typing import Any
 
 from ..errors import UsageError, require_same
 from ..files import read_json, sha256, sha256_file
-from ..params import FrozenTeacher, NetworkParams, SoftLabelsTeacher
+from ..params import FrozenTeacher, NetworkParams, SoftLabelsTeacher, TableTeacher
 
-WITHOUT_FILE = ("scratch", "imagenet")
-Network = NetworkParams | FrozenTeacher | SoftLabelsTeacher
+WITHOUT_FILE = ("scratch", "imagenet", "votes")
+Network = NetworkParams | FrozenTeacher | TableTeacher
 
 
 def facts(network: Network, where: str) -> dict[str, Any]:
-    """`from`: scratch, imagenet, or a file, or a directory of soft labels; `sha256`: its digest, else null.
+    """`from`: scratch, imagenet, votes, a file, or a directory of soft labels; `sha256`: the file's, else null.
 
     Raises UsageError if it is not there.
     """
-    if isinstance(network, SoftLabelsTeacher):
-        source = network.softlabels
-    else:
-        source = network.frozen if isinstance(network, FrozenTeacher) else network.init
+    source = _source(network)
     if source in WITHOUT_FILE:
         return {"from": source, "sha256": None}
-    place = Path(source)
-    if not (place.exists() if isinstance(network, SoftLabelsTeacher) else place.is_file()):
+    place, table = Path(source), isinstance(network, TableTeacher)
+    if not (place.exists() if table else place.is_file()):
         raise UsageError(
-            "no soft labels here" if isinstance(network, SoftLabelsTeacher) else "no weights here",
+            "no soft labels here" if table else "no weights here",
             where=f"{source} (params.yaml, {where})",
             expected="a recipe's init is scratch, imagenet or a safetensors file; a frozen teacher is a file, soft "
             "labels are a file or a directory",
             hint="put it there (`dvc pull` if DVC keeps it), or correct params.yaml",
         )
     return {"from": source, "sha256": sha256_file(place) if place.is_file() else _directory_sha256(place)}
+
+
+def _source(network: Network) -> str:
+    if isinstance(network, FrozenTeacher):
+        return network.frozen
+    if isinstance(network, SoftLabelsTeacher):
+        return network.softlabels
+    return network.init if isinstance(network, NetworkParams) else "votes"
 
 
 def _directory_sha256(directory: Path) -> str:

@@ -100,7 +100,7 @@ class Sample:
 
 
 def write_corpus(
-    root: Path, *, seed: int, subjects: int, images: int, annotators: int, sharpness: float
+    root: Path, *, seed: int, subjects: int, images: int, annotators: int, sharpness: float, votes: bool = False
 ) -> dict[str, int]:
     """Write the embedded corpus: three sources, `corpus.yaml`, `subjects.csv`, and the truth about them.
 
@@ -120,6 +120,8 @@ def write_corpus(
         Votes an image, at least 1.
     sharpness : float
         How much annotators agree, above 0; see `faces.perceived`.
+    votes : bool
+        Whether their votes lie beside the images, in `votes.csv`, which `corpus.yaml` then names.
 
     Returns
     -------
@@ -149,6 +151,8 @@ def write_corpus(
     try:
         paths = _write_sources(temporary, samples)
         _write_notes(temporary, samples, paths, planted, shared)
+        if votes:
+            _write_votes(temporary, samples, paths)
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o777 & ~umask)  # mkdtemp makes directories that only their owner may enter
@@ -381,6 +385,13 @@ def _write_notes(
     pairs = {kind: [[paths[original], paths[copy]] for original, copy in found] for kind, found in planted.items()}
     pairs["subjects_in_two_sources"] = [[_subject_name(s), "rafdb/train", "folders/test"] for s in shared]
     write_json(root / "truth" / "planted.json", pairs)
+
+
+def _write_votes(root: Path, samples: list[Sample], paths: list[str]) -> None:
+    """Write the annotators' votes as a corpus would publish them."""
+    write_text(root / "corpus.yaml", f"{_SOURCES}votes: votes.csv\n")
+    rows = [[paths[position], *samples[position].votes.tolist()] for position in _file_order(samples)]
+    _write_csv(root / "votes.csv", ["path", *CLASSES], rows)
 
 
 def _subject_name(number: int) -> str:

@@ -11,6 +11,7 @@ from .. import tensor_files
 from ..data.index import SPLITS, Index
 from ..errors import CheckError, UsageError, require_same
 from ..files import atomic, read_json, sha256_file, write_json
+from ..params import SoftLabelsTeacher, TableTeacher, VotesTeacher
 from . import canary, foreign, store
 from .repair import FLOOR
 from .store import SoftLabels
@@ -23,6 +24,15 @@ class Table(NamedTuple):
 
     logits: np.ndarray  # (N, K) float32 at temperature 1, row i being row i of the index; NaN where it says nothing
     provenance: dict[str, Any]
+
+
+def table_of(teacher: TableTeacher, index: Index, classes: list[str]) -> Table:
+    """What such a teacher says, whichever it is: see `read` and `of_votes`."""
+    partial = teacher.covers == "partial"
+    if isinstance(teacher, VotesTeacher):
+        return of_votes(index, classes, smoothing=teacher.votes.smoothing, partial=partial)
+    assert isinstance(teacher, SoftLabelsTeacher)
+    return read(Path(teacher.softlabels), index, classes, temperature=teacher.temperature, partial=partial)
 
 
 def read(place: Path, index: Index, classes: list[str], *, temperature: float | None, partial: bool) -> Table:
@@ -67,7 +77,7 @@ def read(place: Path, index: Index, classes: list[str], *, temperature: float | 
     logits[at[kept]] = _logits(soft, values[kept], frame.iloc[kept], made_at)
     has = store.covered(logits)
     covered = {split: int(has[index.positions(split)].sum()) for split in SPLITS}
-    _check_coverage(place, index, classes, has, partial)
+    _check_coverage(str(place), index, classes, has, partial)
     provenance = {
         "from": place.name,
         "kind": soft.kind,
@@ -77,7 +87,42 @@ def read(place: Path, index: Index, classes: list[str], *, temperature: float | 
         "left_out": int((at < 0).sum()),
         "zeros": int((values[kept] < FLOOR).sum()) if soft.kind == "probabilities" else 0,
         "covered": covered,
-        "canary": _ask_canary(place, logits, has, index, classes),
+        "canary": _ask_canary(str(place), logits, has, index, classes),
+    }
+    return Table(logits, provenance)
+
+
+def of_votes(index: Index, classes: list[str], *, smoothing: float, partial: bool) -> Table:
+    """The annotators as a teacher: the logarithm of each image's votes as shares, in the order of an index.
+
+    Of n votes with the shares s the teacher says (n s + smoothing / K) / (n + smoothing): few votes count less against
+    an even distribution than many. Where only shares are known, they are taken as they are. A zero is taken for
+    `FLOOR`. An image whose votes are all zero, or that has none, is not covered.
+
+    Raises a CheckError if no image has votes, rows are missing that must not be, or the canary finds the votes out of
+    step with the labels.
+    """
+    where = f"index of corpus `{index.description['corpus']}`" if "corpus" in index.description else "index"
+    shares = index.votes(classes)
+    if shares is None:
+        raise CheckError(
+            "the index has no votes",
+            where=where,
+            expected="a source with annotators' votes, or a table of them that corpus.yaml names",
+            hint="take this teacher out of `teachers`, or add votes: docs/corpora.md",
+        )
+    voters = index.voters()[:, None]
+    smoothed = (voters * shares + smoothing / len(classes)) / (voters + smoothing)
+    shares = np.where(np.isnan(voters), shares, smoothed)
+    logits = np.log(np.maximum(shares, FLOOR)).astype(np.float32)  # NaN stays NaN
+    has = store.covered(logits)
+    _check_coverage(where, index, classes, has, partial)
+    provenance = {
+        "from": "votes",
+        "smoothing": smoothing,
+        "zeros": int((shares < FLOOR).sum()),
+        "covered": {split: int(has[index.positions(split)].sum()) for split in SPLITS},
+        "canary": _ask_canary(where, logits, has, index, classes),
     }
     return Table(logits, provenance)
 
@@ -85,7 +130,7 @@ def read(place: Path, index: Index, classes: list[str], *, temperature: float | 
 def save(table: Table, directory: Path, index: Index, classes: list[str], *, teacher: str, partial: bool) -> None:
     """Write a table as a teacher's directory, with a config.json."""
     with atomic(directory / TENSORS) as temporary:
-        save_file({"logits": table.logits}, temporary)
+        save_file({"logits": np.ascontiguousarray(table.logits)}, temporary)
     config = {
         "teacher": teacher,
         "classes": classes,
@@ -224,16 +269,16 @@ def _logits(soft: SoftLabels, values: np.ndarray, frame: pd.DataFrame, temperatu
     return (np.log(np.maximum(values, FLOOR)) * temperature).astype(np.float32)
 
 
-def _check_coverage(place: Path, index: Index, classes: list[str], has: np.ndarray, partial: bool) -> None:
+def _check_coverage(place: str, index: Index, classes: list[str], has: np.ndarray, partial: bool) -> None:
     """Every row, or of a partial teacher a row of each class in train."""
     if not partial and not has.all():
         missing = index.rows[~has]
         splits = ", ".join(f"{count} of {split}" for split, count in missing["split"].value_counts().items())
         raise CheckError(
             f"soft labels for {has.sum()} of {len(has)} images: {splits} have none, as {missing['path'].iloc[0]}",
-            where=str(place),
-            expected="a row for every image of the index",
-            hint="export the others too, or set `covers: partial`: the teacher then has no weight where it has no row",
+            where=place,
+            expected="soft labels, or votes, for every image of the index",
+            hint="give the others theirs, or set `covers: partial`: the teacher then has no weight where it has no row",
         )
     train = index.positions("train")
     found = np.bincount(index.codes(classes)[train[has[train]]], minlength=len(classes))
@@ -247,7 +292,7 @@ def _check_coverage(place: Path, index: Index, classes: list[str], has: np.ndarr
             )
 
 
-def _ask_canary(place: Path, logits: np.ndarray, has: np.ndarray, index: Index, classes: list[str]) -> dict[str, Any]:
+def _ask_canary(place: str, logits: np.ndarray, has: np.ndarray, index: Index, classes: list[str]) -> dict[str, Any]:
     """What the canary says of the rows that are there, in the order of the index."""
     rows = np.flatnonzero(has)
     orders = canary.sort_orders(index.rows.iloc[rows])
@@ -256,7 +301,7 @@ def _ask_canary(place: Path, logits: np.ndarray, has: np.ndarray, index: Index, 
         raise CheckError(
             f"soft labels out of step with the labels of their images: {found['why']} ({found['agreement']:.1%} agree, "
             f"{found['chance']:.1%} by chance)",
-            where=str(place),
+            where=place,
             expected="values that belong to the paths beside them",
             hint="find out where paths and values parted, and export both anew; `ferdistill align canary` says more",
         )

@@ -16,5 +16,6 @@ def run(params: Params) -> None:
         images=settings.images,
         annotators=settings.annotators,
         sharpness=settings.sharpness,
+        votes=settings.votes,
     )
     write_json(workspace.METRICS / "corpus.json", counts)

@@ -1,7 +1,5 @@
 """Train one teacher by its recipe, or take one that was brought: a network, or soft labels alone."""
 
-from pathlib import Path
-
 from .. import workspace
 from ..data import images, index
 from ..distill import frozen, labelling, models, teacher, weights
@@ -9,7 +7,7 @@ from ..distill.data import splits_of
 from ..distill.inference import evaluate, final_metrics
 from ..distill.loop import is_main_process
 from ..files import write_json
-from ..params import FrozenTeacher, Params, SoftLabelsTeacher, TeacherParams
+from ..params import FrozenTeacher, Params, TableTeacher, TeacherParams
 from ..softlabels import brought
 
 
@@ -22,11 +20,9 @@ def run(params: Params, name: str) -> None:
     if not isinstance(recipe, TeacherParams):
         # An out of every teacher; this one has no curves.
         (workspace.PLOTS / "teachers" / name).mkdir(parents=True, exist_ok=True)
-    if isinstance(recipe, SoftLabelsTeacher):
+    if isinstance(recipe, TableTeacher):
         partial = recipe.covers == "partial"
-        table = brought.read(
-            Path(recipe.softlabels), rows, params.classes, temperature=recipe.temperature, partial=partial
-        )
+        table = brought.table_of(recipe, rows, params.classes)
         brought.save(table, directory, rows, params.classes, teacher=name, partial=partial)
         metrics = {"best_epoch": None, "parameters": None, "covered": table.provenance["covered"]}
         metrics |= labelling.table_metrics(table.logits, rows, params.classes)
