@@ -124,6 +124,9 @@ class FamilySource(StrictModel):
 class Family(StrictModel):
     fusion: Fusion = Field(description="what the teachers of a source are averaged as")
     sources: list[FamilySource]
+    temperatures: dict[Name, PositiveFloat] = Field(
+        default={}, description="by which a teacher's logits are divided before all else; of one not named, by none"
+    )
 
     @model_validator(mode="after")
     def _sources_sum_to_one(self) -> "Family":
@@ -132,6 +135,8 @@ class Family(StrictModel):
             raise ValueError("a family with lambda has two sources, of weight `lambda` and `1 - lambda`")
         if self.sources and not named:
             _check_sum([float(source.weight) for source in self.sources], "the weights of the sources")
+        for name in self.temperatures:
+            _check_known("temperatures", name, self.teachers)
         return self
 
     @property
@@ -452,6 +457,16 @@ def check_classes(names: list[str]) -> list[str]:
         return TypeAdapter(Classes).validate_python(names)
     except ValidationError as error:
         raise UsageError("classes do not fit:\n" + explain(error, Params), where="--classes") from None
+
+
+def check_family_name(name: str, params: Params) -> None:
+    """Stop with a UsageError unless a family of this name can be added to params.yaml."""
+    try:
+        TypeAdapter(Name).validate_python(name)
+    except ValidationError:
+        raise UsageError(f"no name of a family: {name!r}", expected="letters, digits, and . _ - within") from None
+    if name in params.families:
+        raise UsageError(f"there is a family `{name}`", where="params.yaml, families", hint="choose another name")
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:

@@ -34,6 +34,7 @@ def write_targets(directory: Path, index: Index, params: Params) -> None:
         logits[place, 0] = store.logits_of(table, params.classes)[rows]
         if params.views > 1:
             logits[place] = views.read(directory_of, index, params.views, manifest["table_sha256"])
+        logits[place] /= params.family_.temperatures.get(part["teacher"], 1.0)
         if "covered" in manifest:
             covered[place] = store.covered(logits[place, 0])
     tensors: dict[str, np.ndarray] = {
