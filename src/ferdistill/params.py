@@ -304,6 +304,7 @@ class CorpusParams(StrictModel):
     annotators: Positive = Field(description="who vote on each label")
     sharpness: PositiveFloat = Field(description="how far annotators agree")
     votes: bool = Field(description="whether the annotators' votes come with the corpus")
+    transfer: int = Field(ge=0, description="images without a label beside those, of people whom no other image shows")
 
 
 class Scale(StrictModel):

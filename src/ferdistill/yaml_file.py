@@ -50,7 +50,7 @@ def with_entry(text: str, section: str, entry: str) -> str:
     if not isinstance(block, yaml.MappingNode) or not block.value or block.flow_style:
         raise UsageError(f"no section `{section}` in lines of its own", expected=f"`{section}:` and entries below it")
     last: yaml.Node = block
-    while not isinstance(last, yaml.ScalarNode) and last.value and not last.flow_style:
+    while isinstance(last, yaml.CollectionNode) and last.value and not last.flow_style:
         last = last.value[-1][1] if isinstance(last, yaml.MappingNode) else last.value[-1]
     indent = " " * block.value[0][0].start_mark.column
     lines = [f"{line}\n" for line in text.split("\n")] if not text.endswith("\n") else text.splitlines(keepends=True)

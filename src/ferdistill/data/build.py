@@ -16,13 +16,14 @@ from ..params import IndexParams
 from ..progress import track
 from . import duplicates
 from .description import read_description
-from .index import COLUMNS, SCHEMA_VERSION, SPLITS, digests, sample_id
+from .index import COLUMNS, SCHEMA_VERSION, SPLITS, TRANSFER, digests, sample_id, splits_of
 from .reader import Votes, map_images, read_rows, read_subjects, read_votes
-from .sources import Dropped, Record, Row
+from .sources import Dropped, Record, Row, wrong
 
 T = TypeVar("T")
 # Where copies or a subject straddle official parts, the evaluation part keeps its image.
 RANK = {"test": 0, "val": 1, "train": 2, "": 2}
+UNLABELLED = 3  # the rank of an image without a label: any copy that has one stays
 NAMED = 10  # unreadable rows that an error names, and copies that a conflict does
 
 
@@ -47,11 +48,13 @@ def build(corpus_dir: Path, classes: list[str], settings: IndexParams, workers: 
     2. Copies: exact (equal decoded pixels), near and, if `settings.mirrored`, mirrored (see `duplicates`). Of a group
        the copy of the official test part stays, before val and train, before the source named first in corpus.yaml,
        before the first path.
-       Every copy that goes is directly a copy of the one that stays: copies of copies are not chained.
+       A labelled copy stays before one without a label. Every copy that goes is directly a copy of the one that stays:
+       copies of copies are not chained.
     3. Where copies disagree on the label, `settings.conflicts` decides: all go (`drop`), the label of most stays, and
        none at a tie (`majority`), or the label of the copy that stays (`precedence`).
     4. A training image of a subject who is also in an official evaluation part is a leak and goes.
     5. What remains of the training parts is shared out by `assign_splits`.
+    6. Images without a label are the split `transfer`, but for those of a subject who is in val, calib or test: leaks.
 
     Raises
     ------
@@ -68,7 +71,8 @@ def build(corpus_dir: Path, classes: list[str], settings: IndexParams, workers: 
     copies_of = {conflict["kept"]: conflict["labels"] for conflict in conflicts}
     for row in found[lost].itertuples():
         others = [f"{label} {path}" for path, label in copies_of[str(row.copy_of)].items() if path != row.path]
-        reason = f"labelled {row.label}, copies {', '.join(_first(others))}"
+        known = f"labelled {row.label}" if row.label else "unlabelled"
+        reason = f"{known}, copies {', '.join(_first(others))}"
         left_out.append(_excluded(row.path, row.source, "conflict", reason))
     steps.append(_count("without_conflicts", found[~lost]))
 
@@ -77,12 +81,10 @@ def build(corpus_dir: Path, classes: list[str], settings: IndexParams, workers: 
         left_out.append(_excluded(row.path, row.source, "duplicate", row.kind, row.copy_of))
     steps.append(_count("without_duplicates", kept))
 
-    best = kept.groupby("group")["rank"].transform("min")
-    leaks, rows = kept[kept["rank"] > best], kept[kept["rank"] == best].copy()
+    leaks, rows = _share_out(kept, settings)
     for row in leaks.itertuples():
-        reason = f"{row.group} is also in an official evaluation part"
-        left_out.append(_excluded(row.path, row.source, "leak", reason))
-    rows["split"] = assign_splits(rows, settings)
+        part = "an official evaluation part" if row.label else "val, calib or test"
+        left_out.append(_excluded(row.path, row.source, "leak", f"{row.group} is also in {part}"))
     rows = rows.sort_values("path").reset_index(drop=True)
     steps.append(_count("indexed", rows))
 
@@ -104,10 +106,23 @@ def build(corpus_dir: Path, classes: list[str], settings: IndexParams, workers: 
     return Built(rows[[*COLUMNS, *optional]], excluded, report)
 
 
+def _share_out(kept: pd.DataFrame, settings: IndexParams) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The rows that would leak a subject into an evaluation, and the others with their `split`."""
+    unlabelled = kept["label"] == ""
+    transfer, known = kept[unlabelled].assign(split=TRANSFER), kept[~unlabelled]
+    best = known.groupby("group")["rank"].transform("min")
+    leaks, rows = known[known["rank"] > best], known[known["rank"] == best].copy()
+    rows["split"] = assign_splits(rows, settings)
+    if len(transfer):
+        judged = transfer["group"].isin(rows.loc[rows["split"] != "train", "group"])
+        leaks, rows = pd.concat([leaks, transfer[judged]]), pd.concat([rows, transfer[~judged]])
+    return leaks, rows
+
+
 def _read(
     corpus_dir: Path, classes: list[str], settings: IndexParams, workers: int | None, left_out: list[dict[str, str]]
 ) -> tuple[pd.DataFrame, int]:
-    """All labelled images in order of precedence, with digest and thumbnail; and how many rows the sources list."""
+    """All images in order of precedence, with digest and thumbnail; and how many rows the sources list."""
     unreadable: list[CheckError] = []
 
     def set_aside(source: str, path: str, error: CheckError) -> None:
@@ -122,6 +137,10 @@ def _read(
             set_aside(source, row.where, row)
         elif isinstance(row, Dropped):
             left_out.append(_excluded(row.path, source, "dropped", row.reason))
+        elif not row.label and row.split in ("val", "test"):
+            expected = "labels in an official part that scores are computed on"
+            what = f"an image without a label in the official {row.split} part"
+            set_aside(source, row.path, wrong(what, str(corpus_dir / row.path), expected))
         elif row.path in source_of:
             raise CheckError(
                 f"an image is listed twice: {row.path}",
@@ -165,7 +184,7 @@ def _read(
     if not table:
         raise CheckError("no image can be read", where=str(corpus_dir), hint="see the rows set aside")
     found = pd.DataFrame(table)
-    found["rank"] = found["official_split"].map(RANK)
+    found["rank"] = found["official_split"].map(RANK).where(found["label"] != "", UNLABELLED)
     found["thumbnail"] = pd.Series(thumbnails, dtype=object)
     return found.sort_values(["rank", "order", "path"]).reset_index(drop=True), len(listed)
 
@@ -269,7 +288,8 @@ def _mark_copies(found: pd.DataFrame, settings: IndexParams) -> pd.DataFrame:
 
 def _resolve_conflicts(found: pd.DataFrame, policy: str) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
     """The rows that stay, relabelled where the policy says so, and every group whose copies disagree."""
-    disagree = found.groupby("copy_of")["label"].transform("nunique") > 1
+    labels = found["label"].where(found["label"] != "")  # of which what is missing contradicts nothing
+    disagree = (labels.groupby(found["copy_of"]).transform("nunique") > 1) & labels.notna()
     kept = found[found["path"] == found["copy_of"]].copy()
     conflicts = []
     for path, group in found[disagree].groupby("copy_of"):
@@ -375,7 +395,8 @@ def _places(groups: np.ndarray, seed: int) -> np.ndarray:
 
 
 def _is_trainable(rows: pd.DataFrame) -> np.ndarray:
-    return rows["official_split"].isin(["train", ""]).to_numpy()
+    labelled = rows["split"] != TRANSFER if "split" in rows else True
+    return (rows["official_split"].isin(["train", ""]) & labelled).to_numpy()
 
 
 def _is_free(rows: pd.DataFrame) -> np.ndarray:
@@ -478,7 +499,7 @@ def write_index(path: Path, rows: pd.DataFrame, classes: list[str], corpus: str)
         "corpus": corpus,
         "classes": classes,
         "length": len(rows),
-        "splits": {split: digests(rows[rows["split"] == split]) for split in SPLITS},
+        "splits": {split: digests(rows[rows["split"] == split]) for split in splits_of(rows)},
     }
     write_json(path.with_suffix(".json"), description)
     return description

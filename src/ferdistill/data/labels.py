@@ -70,6 +70,11 @@ class Labels:
         shares, voters = self.shares(record.votes or {})
         return replace(record, label=found, votes=shares, voters=voters)
 
+    def unlabelled(self, record: Record) -> Record:
+        """A record without a label, with what votes it has as `row` gives them."""
+        shares, voters = self.shares(record.votes or {})
+        return replace(record, label="", votes=shares, voters=voters)
+
     def shares(self, votes: Mapping[str, float]) -> tuple[dict[str, float] | None, int | None]:
         """Shares of the votes for any class, None without one; and how many these are, None unless all are whole."""
         counts = dict.fromkeys(self.classes, 0.0)

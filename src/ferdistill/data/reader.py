@@ -44,7 +44,7 @@ def read_rows(corpus_dir: Path, classes: list[str]) -> Iterator[tuple[str, Row]]
     for source in description.sources:
         labels = labels_of(source, classes)
         for row in source_rows(corpus_dir, source, labels, (description.subjects, description.votes)):
-            labelled = labelled or isinstance(row, Record)
+            labelled = labelled or (isinstance(row, Record) and row.label != "")
             yield source.name, row
         if labels.counts:
             none_is_class.append((source.name, labels))
@@ -109,7 +109,7 @@ def source_rows(
         raise CheckError(
             f"source `{source.name}` is empty",
             where=str(corpus_dir / source.path),
-            expected="at least one labelled image",
+            expected="at least one image",
             hint="put the images in, or take the source out of corpus.yaml",
         )
 
@@ -139,7 +139,7 @@ def _not_here(what: str, path: str, root: Path) -> CheckError:
 
 
 def records_by_path(corpus_dir: Path, classes: list[str]) -> dict[str, Record]:
-    """Every labelled image that the sources list, by its path; raises as `read_rows` does."""
+    """Every image that the sources list, by its path; raises as `read_rows` does."""
     return {row.path: row for _, row in read_rows(corpus_dir, classes) if isinstance(row, Record)}
 
 

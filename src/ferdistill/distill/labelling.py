@@ -10,21 +10,21 @@ from ..data import truth
 from ..data.index import SPLITS, Index
 from ..softlabels import store
 from .augment import recorded
-from .data import Split, splits_of
+from .data import Split, trained_by
 from .inference import final_metrics, make_deterministic, predict, scores
 
 
 def label_images(
     network: nn.Module, rows: Index, packed: np.ndarray, classes: list[str], views: int, augment: str
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Logits (N, K) of all images; and with more than one view, augmented so, those of the train split's, (V, n, K)."""
+    """Logits (N, K) of all images; and, with more views than one, those of the n trained on, augmented, (V, n, K)."""
     make_deterministic(0)
     logits = predict(network, Split(packed, np.arange(len(rows.rows)), rows.codes(classes)))
     if views == 1:
         return logits, None
-    train, _, _ = splits_of(rows, packed, classes)
-    drawn = recorded(views, len(train.rows), packed.shape[1])
-    return logits, np.stack([predict(network, train, (augment, view)) for view in drawn])
+    trained = trained_by(rows, packed, classes)
+    drawn = recorded(views, len(trained.rows), packed.shape[1])
+    return logits, np.stack([predict(network, trained, (augment, view)) for view in drawn])
 
 
 def agreement(logits: np.ndarray, rows: Index, classes: list[str]) -> dict[str, float | None]:

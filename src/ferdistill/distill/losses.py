@@ -141,17 +141,32 @@ def balanced_class_weights(labels: Tensor, classes: Sequence[str]) -> Tensor:
 
 
 def ce_loss(
-    logits: Tensor, labels: Tensor, *, class_weights: Tensor | None = None, label_smoothing: float = 0.0
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    class_weights: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    some_unlabelled: bool = False,
 ) -> Tensor:
     """Cross-entropy with hard labels: the whole loss of the baseline, a part of the others.
 
     With class weights w and smoothing e it is torch's weighted mean,
     `-sum_i [(1 - e) w_y log q_y + e / K sum_k w_k log q_k] / sum_i w_y`, y being the label of image i. Shapes: logits
     (B, K), labels int64 (B,), class weights (K,), above 0, on the device of the logits; smoothing in [0, 1].
+
+    With `some_unlabelled` a label may be -1: such an image adds nothing, but counts in the mean over the batch. So the
+    loss of each image is the same whatever others are in its batch.
     """
     logits = _at_least_float32(logits)
     weights = None if class_weights is None else class_weights.to(logits.dtype)
-    return F.cross_entropy(logits, labels, weight=weights, label_smoothing=label_smoothing)
+    if not some_unlabelled:
+        return F.cross_entropy(logits, labels, weight=weights, label_smoothing=label_smoothing)
+    total = F.cross_entropy(
+        logits, labels, weight=weights, label_smoothing=label_smoothing, ignore_index=-1, reduction="sum"
+    )
+    known = (labels >= 0).to(logits.dtype)
+    of_each = known if weights is None else known * weights[labels.clamp(min=0)]
+    return total / of_each.sum().clamp(min=torch.finfo(logits.dtype).tiny) * known.mean()
 
 
 def cross_entropy_for(
@@ -159,11 +174,19 @@ def cross_entropy_for(
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """`ce_loss` of logits and labels, with the label smoothing and class weights that params ask for.
 
-    `labels`, int64 (N,), are the train split's; the weights lie on `device`, as the logits will.
+    `labels`, int64 (N,), are those that are trained on, -1 where there is none; the weights lie on `device`, as the
+    logits will.
     """
-    balanced = settings.class_weights == "balanced"
-    weights = balanced_class_weights(labels, classes).to(device) if balanced else None
-    return partial(ce_loss, class_weights=weights, label_smoothing=recipe.label_smoothing)
+    known = labels[labels >= 0]
+    weights = None
+    if settings.class_weights == "balanced":
+        weights = balanced_class_weights(known, classes).to(device)
+    return partial(
+        ce_loss,
+        class_weights=weights,
+        label_smoothing=recipe.label_smoothing,
+        some_unlabelled=len(known) < len(labels),
+    )
 
 
 def kl_to_sources(logits: Tensor, targets: SoftTargets, temperature: float) -> Tensor:

@@ -8,6 +8,8 @@ from torch import Tensor
 from ..errors import CheckError
 
 ENOUGH = 2000  # rows after which agreement is judged, or the first epoch if that is shorter
+FEW = 500  # of these, rows with a label that a teacher covers: with fewer it is judged at the end of the epoch
+LEAST = 30  # rows of an epoch, below which nothing is said: a partial teacher may have so few
 P_VALUE = 1e-3
 
 
@@ -30,7 +32,7 @@ class TrainingCanary:
         # Of rows that a teacher covers: those named and those labelled as each class, and those named as labelled.
         self.counts = torch.zeros(len(teachers), 2, classes + 1, dtype=torch.int64, device=device)
         self.agreeing = torch.zeros(len(teachers), dtype=torch.int64, device=device)
-        self.judged, self.rows = not stops, 0
+        self.unjudged, self.rows = set(teachers) if stops else set(), 0
 
     def see(self, rows: Tensor, labels: Tensor) -> None:
         """Count a batch: `rows` (B,) index the teachers' rows, `labels` (B,) are the images' own.
@@ -48,13 +50,12 @@ class TrainingCanary:
         self.counts[:, 1].scatter_add_(1, labels.expand_as(named).where(known, self.counts.shape[2] - 1), one)
         self.agreeing += ((named == labels) & known).sum(1)
         self.rows += len(rows)
-        if not self.judged and self.rows >= ENOUGH:
-            self._judge()
+        if self.unjudged and self.rows >= ENOUGH > self.rows - len(rows):
+            self._judge(FEW)
 
     def epoch(self) -> dict[str, float]:
         """Agreement of each teacher over the epoch, as a share of the rows that it covers; counting starts anew."""
-        if not self.judged:
-            self._judge()
+        self._judge(LEAST)
         rows = self.counts[:, 0, :-1].sum(1).clamp(min=1)
         agreement = (self.agreeing.double() / rows).tolist()
         self.counts.zero_()
@@ -62,12 +63,12 @@ class TrainingCanary:
         self.rows = 0
         return {f"agreement_{name}": share for name, share in zip(self.teachers, agreement, strict=True)}
 
-    def _judge(self) -> None:
-        self.judged = True
+    def _judge(self, least: int) -> None:
         for name, counts, agreeing in zip(self.teachers, self.counts.cpu(), self.agreeing.tolist(), strict=True):
             rows = int(counts[0, :-1].sum())
-            if rows == 0:
-                continue  # of a partial teacher, and a short epoch in a process of several
+            if name not in self.unjudged or rows < least:
+                continue
+            self.unjudged.remove(name)
             named, labelled = counts[:, :-1].double() / rows
             agreement, chance = agreeing / rows, float(named @ labelled)
             deviation = math.sqrt(max(chance * (1 - chance), 1e-12) / rows)

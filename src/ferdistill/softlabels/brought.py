@@ -8,7 +8,7 @@ import pandas as pd
 from safetensors.numpy import save_file
 
 from .. import tensor_files
-from ..data.index import SPLITS, Index
+from ..data.index import Index
 from ..errors import CheckError, UsageError, require_same
 from ..files import atomic, read_json, sha256_file, write_json
 from ..params import SoftLabelsTeacher, TableTeacher, VotesTeacher
@@ -76,7 +76,7 @@ def read(place: Path, index: Index, classes: list[str], *, temperature: float | 
     logits = np.full((len(index.rows), len(classes)), np.nan, np.float32)
     logits[at[kept]] = _logits(soft, values[kept], frame.iloc[kept], made_at)
     has = store.covered(logits)
-    covered = {split: int(has[index.positions(split)].sum()) for split in SPLITS}
+    covered = {split: int(has[index.positions(split)].sum()) for split in index.splits}
     _check_coverage(str(place), index, classes, has, partial)
     provenance = {
         "from": place.name,
@@ -121,7 +121,7 @@ def of_votes(index: Index, classes: list[str], *, smoothing: float, partial: boo
         "from": "votes",
         "smoothing": smoothing,
         "zeros": int((shares < FLOOR).sum()),
-        "covered": {split: int(has[index.positions(split)].sum()) for split in SPLITS},
+        "covered": {split: int(has[index.positions(split)].sum()) for split in index.splits},
         "canary": _ask_canary(where, logits, has, index, classes),
     }
     return Table(logits, provenance)
@@ -293,8 +293,8 @@ def _check_coverage(place: str, index: Index, classes: list[str], has: np.ndarra
 
 
 def _ask_canary(place: str, logits: np.ndarray, has: np.ndarray, index: Index, classes: list[str]) -> dict[str, Any]:
-    """What the canary says of the rows that are there, in the order of the index."""
-    rows = np.flatnonzero(has)
+    """What the canary says of the labelled rows that are there, in the order of the index."""
+    rows = np.flatnonzero(has & (index.rows["label"] != "").to_numpy())
     orders = canary.sort_orders(index.rows.iloc[rows])
     found = canary.examine(logits[rows], index.codes(classes)[rows], orders=orders)
     if found["verdict"] == "misaligned":

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..data.index import SPLITS, Index
+from ..data.index import SPLITS, TRANSFER, Index
 from ..errors import CheckError
 from ..progress import track
 from . import foreign, pairing, store
@@ -179,6 +179,7 @@ def check(directories: Sequence[Path], index: Index) -> dict[str, Any]:
     """
     classes = index.description["classes"]
     codes = index.codes(classes)
+    unlabelled = bool((codes < 0).any())
     sets: dict[tuple[str, bytes], dict[Path, np.ndarray]] = {}  # by split, and by which of its rows are there
     facts: dict[Path, tuple[bool, bool]] = {}
     for directory in directories:
@@ -186,6 +187,8 @@ def check(directories: Sequence[Path], index: Index) -> dict[str, Any]:
         facts[directory] = soft.classes is not None, all(part.paths is not None for part in soft.parts.values())
         columns = class_columns(soft, classes)
         for split, part in soft.parts.items():
+            if split == TRANSFER and unlabelled:
+                continue  # there is nothing to hold it against
             if split not in ("", *SPLITS):
                 raise CheckError(
                     f"a split that the index does not have: {split}",
@@ -194,9 +197,11 @@ def check(directories: Sequence[Path], index: Index) -> dict[str, Any]:
                     hint="rename it, or take it out",
                 )
             values, has = part.values[:, columns], b""
-            if "covered" in (soft.manifest or {}):
-                covered = store.covered(values)
-                values, has = values[covered], covered.tobytes()
+            if "covered" in (soft.manifest or {}) or (split == "" and unlabelled):
+                there = store.covered(values)
+                if split == "":
+                    there &= _labelled(codes, len(values), part.file)
+                values, has = values[there], there.tobytes()
             if len(values):
                 sets.setdefault((split, has), {})[directory] = values
     results = []
@@ -218,6 +223,18 @@ def check(directories: Sequence[Path], index: Index) -> dict[str, Any]:
         "results": results,
         "ok": all(result["verdict"] == "aligned" for result in results),
     }
+
+
+def _labelled(codes: np.ndarray, rows: int, file: Path) -> np.ndarray:
+    """Which rows of a whole index have a label, if there are as many."""
+    if rows != len(codes):
+        raise CheckError(
+            f"{rows} rows for {len(codes)} of an index with images without a label",
+            where=str(file),
+            expected="one for each image, or soft labels filed by split",
+            hint="export each split apart",
+        )
+    return codes >= 0
 
 
 def _remedy(

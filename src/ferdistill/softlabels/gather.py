@@ -8,6 +8,7 @@ from safetensors.numpy import save_file
 
 from .. import workspace
 from ..data.index import Index, digests
+from ..errors import CheckError
 from ..files import atomic, sha256_file, write_json
 from ..params import Params
 from . import families, store, views
@@ -16,7 +17,7 @@ from .targets import PLAN, TENSORS
 
 def write_targets(directory: Path, index: Index, params: Params) -> None:
     """Write the targets of the chosen family, its soft labels having passed `alignment.check`."""
-    rows = index.positions("train")
+    rows = index.trained()
     parts: list[dict[str, Any]] = [
         {"teacher": teacher, "source": number, "weight": families.resolved_weight(source, params.lambda_) * weight}
         for number, source in enumerate(params.family_.sources if families.distils(params) else [])
@@ -37,6 +38,14 @@ def write_targets(directory: Path, index: Index, params: Params) -> None:
         logits[place] /= params.family_.temperatures.get(part["teacher"], 1.0)
         if "covered" in manifest:
             covered[place] = store.covered(logits[place, 0])
+    untold = np.flatnonzero((index.codes(params.classes)[rows] < 0) & ~covered.any(axis=0))
+    for row in untold[:1] if parts else []:
+        raise CheckError(
+            f"images without a label that no teacher of the family covers: {len(untold)}",
+            where=f"family {families.run_family(params)}; {index.rows['path'].iloc[rows[row]]}",
+            expected="soft labels of one teacher at least, since nothing else is known of such an image",
+            hint="add a teacher that covers them, or take them out of the corpus",
+        )
     tensors: dict[str, np.ndarray] = {
         "logits": logits,
         "weights": np.array([part["weight"] for part in parts], np.float32),

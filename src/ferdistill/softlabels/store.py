@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ..data.index import SPLITS, Index, digests
+from ..data.index import Index, digests
 from ..errors import CheckError, UsageError, require_same
 from ..files import RESTORE, atomic, read_json, sha256_file, write_json
 
@@ -109,14 +109,14 @@ def write(
         "index_digest": index.digest,
         "checkpoint_sha256": checkpoint_sha256,
         "table_sha256": sha256_file(directory / TABLE),
-        "splits": {split: digests(table[table["split"] == split]) for split in SPLITS},
+        "splits": {split: digests(table[table["split"] == split]) for split in index.splits},
         "versions": {name: importlib.metadata.version(name) for name in ("numpy", "pyarrow", "timm", "torch")},
     }
     if provenance is not None:
         manifest["provenance"] = provenance
     if partial:
         has = covered(logits)
-        manifest["covered"] = {split: int(has[index.positions(split)].sum()) for split in SPLITS}
+        manifest["covered"] = {split: int(has[index.positions(split)].sum()) for split in index.splits}
     write_json(directory / MANIFEST, manifest)
     return manifest
 

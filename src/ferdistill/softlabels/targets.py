@@ -1,4 +1,4 @@
-"""What a student distils from: the logits of one family's teachers on the train split, and how to weigh them."""
+"""What a student distils from: the logits of one family's teachers on what it trains on, and how to weigh them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ PLAN = "plan.json"
 
 @dataclass(frozen=True)
 class Targets:
-    """M teachers, V views, N train rows, K classes; M is 0 for the cross-entropy baseline."""
+    """M teachers, V views, the N rows of `Index.trained`, K classes; M is 0 for the cross-entropy baseline."""
 
     # (M, V, N, K) float32: with one view, of the images as they are; else of `softlabels.views`; NaN where a partial
     # teacher has no row.
@@ -41,13 +41,13 @@ def read(directory: Path, index: Index, params: Params) -> Targets:
     facts = [
         ("tensors", plan["sha256"], sha256_file(file)),
         ("index digest", index.digest, plan["index_digest"]),
-        ("train rows", digests(index.rows.iloc[index.positions("train")]), plan["train"]),
+        ("train rows", digests(index.rows.iloc[index.trained()]), plan["train"]),
         ("classes", params.classes, plan["classes"]),
         ("family", families.run_family(params), plan["run_family"]),
         ("number of views", params.views, plan["views"]),
     ]
     require_same(facts, "the targets are not this run's", where=str(directory), hint="run `dvc repro targets`")
-    views, rows, classes = params.views, len(index.positions("train")), len(params.classes)
+    views, rows, classes = params.views, len(index.trained()), len(params.classes)
     teachers = len(plan["teachers"])
     shapes: dict[str, tuple[int, ...]] = {
         "logits": (teachers, views, rows, classes), "weights": (teachers,), "sources": (teachers,)

@@ -17,5 +17,6 @@ def run(params: Params) -> None:
         annotators=settings.annotators,
         sharpness=settings.sharpness,
         votes=settings.votes,
+        transfer=settings.transfer,
     )
     write_json(workspace.METRICS / "corpus.json", counts)
