@@ -71,7 +71,7 @@ def build(corpus_dir: Path, classes: list[str], settings: IndexParams, workers: 
     copies_of = {conflict["kept"]: conflict["labels"] for conflict in conflicts}
     for row in found[lost].itertuples():
         others = [f"{label} {path}" for path, label in copies_of[str(row.copy_of)].items() if path != row.path]
-        known = f"labelled {row.label}" if row.label else "unlabelled"
+        known = f"labelled {row.label!s}" if row.label else "unlabelled"
         reason = f"{known}, copies {', '.join(_first(others))}"
         left_out.append(_excluded(row.path, row.source, "conflict", reason))
     steps.append(_count("without_conflicts", found[~lost]))
