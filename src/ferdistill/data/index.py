@@ -57,7 +57,7 @@ class Index:
 
     def codes(self, classes: list[str]) -> np.ndarray:
         """Labels as positions in `classes`, int64, (N,); -1 where there is none."""
-        return pd.Categorical(self.rows["label"], categories=classes).codes.astype(np.int64)
+        return pd.Index(classes).get_indexer(pd.Index(self.rows["label"])).astype(np.int64)
 
     def votes(self, classes: list[str]) -> np.ndarray | None:
         """Shares of the annotators' votes (N, K), float64, NaN in a row without any; None if no source has votes."""
