@@ -23,6 +23,7 @@ from ferdistill.softlabels import gather, store, targets
 from ferdistill.study import recipes
 
 ROOT = Path(__file__).parents[1]
+CALIBRATE = params.load(ROOT / "params.yaml").calibrate
 
 
 def draw(seed, n=400, teachers=4, classes=5):
@@ -103,9 +104,7 @@ def people(n, of=4):
 def weigh(logits, labels, clusters=None, **options):
     names = [f"t{m}" for m in range(len(logits))]
     clusters = people(len(labels)) if clusters is None else clusters
-    return weighing.weigh(
-        logits, labels, clusters, names, **{"folds": 5, "draws": 100, "level": 0.95, "seed": 0} | options
-    )
+    return weighing.weigh(logits, labels, clusters, names, CALIBRATE, draws=100, **options)
 
 
 def test_fitted_weights_are_found_again_and_beat_equal_ones_on_other_people():

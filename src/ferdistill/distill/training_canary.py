@@ -44,10 +44,12 @@ class TrainingCanary:
         """
         named = self.named[:, rows].long()
         known = (named >= 0) & (labels >= 0)
-        one = torch.ones_like(named)
         # What is not known is counted behind the classes.
-        self.counts[:, 0].scatter_add_(1, named.where(known, self.counts.shape[2] - 1), one)
-        self.counts[:, 1].scatter_add_(1, labels.expand_as(named).where(known, self.counts.shape[2] - 1), one)
+        classes = torch.stack([named, labels.expand_as(named)], 1).where(known[:, None], self.counts.shape[2] - 1)
+        first = torch.arange(self.counts[..., 0].numel(), device=named.device).reshape(len(named), 2, 1)
+        # In one dimension, since a GPU adds up in more by an order that varies.
+        places = (first * self.counts.shape[2] + classes).flatten()
+        self.counts.view(-1).scatter_add_(0, places, torch.ones_like(places))
         self.agreeing += ((named == labels) & known).sum(1)
         self.rows += len(rows)
         if self.unjudged and self.rows >= ENOUGH > self.rows - len(rows):

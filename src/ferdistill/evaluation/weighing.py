@@ -17,7 +17,7 @@ from .. import yaml_file
 from ..data.index import Index
 from ..errors import CheckError, UsageError
 from ..files import write_text
-from ..params import Params, VotesTeacher
+from ..params import CalibrateParams, Params, VotesTeacher
 from .calibration import check_scored, log_probabilities
 from .diversity import shared
 from .intervals import draw_clusters, percentile
@@ -128,18 +128,17 @@ def weigh(
     labels: np.ndarray,
     clusters: np.ndarray,
     teachers: Sequence[str],
+    settings: CalibrateParams,
     *,
-    folds: int,
     draws: int,
-    level: float,
-    seed: int,
     temperatures: bool = False,
     track: Callable[[range], Iterable[int]] = iter,
 ) -> dict[str, Any]:
     """Fit weights to teachers' logits (M, N, K) and labels (N,), and say what they bring to people not fitted to.
 
-    None of `clusters` (N,), what each sample is of, as a subject, is in two folds. `temperatures` also divides each
-    teacher's logits by a temperature of its own: see `fit_temperatures`.
+    None of `clusters` (N,), what each sample is of, as a subject, is in two of the folds of `settings`, which also has
+    the level of intervals and the seed of both. `temperatures` also divides each teacher's logits by a temperature of its
+    own: see `fit_temperatures`.
 
     Returns
     -------
@@ -166,7 +165,8 @@ def weigh(
     plain = _at_labels(logits, labels, np.ones(len(logits)))
     losses = {name: np.empty(len(labels)) for name in ("fitted", "equal", "best_single")}
     equal = np.full(len(logits), 1 / len(logits))
-    parts = GroupKFold(min(folds, len(names)), shuffle=True, random_state=seed)
+    folds, level = min(settings.folds, len(names)), settings.level
+    parts = GroupKFold(folds, shuffle=True, random_state=settings.seed)
     for rest, held in parts.split(labels, groups=of_cluster):
         scaled = _at_labels(logits, labels, _temperatures(logits[:, rest], labels[rest], temperatures))
         losses["fitted"][held] = _mixed(scaled[held], fit(scaled[rest]).weights)
@@ -176,7 +176,7 @@ def weigh(
     found_at = _temperatures(logits, labels, temperatures)
     scaled = _at_labels(logits, labels, found_at)
     best = fit(scaled)
-    times = draw_clusters(np.random.default_rng(seed), len(names), draws)
+    times = draw_clusters(np.random.default_rng(settings.seed), len(names), draws)
     refits = np.array([fit(scaled, times[draw][of_cluster].astype(float)).weights for draw in track(range(draws))])
     per_cluster = {name: np.bincount(of_cluster, weights=loss) for name, loss in losses.items()}
     sizes = times @ np.bincount(of_cluster)
@@ -194,7 +194,7 @@ def weigh(
     return {
         "n": len(labels),
         "people": len(names),
-        "folds_used": min(folds, len(names)),
+        "folds_used": folds,
         "gap": best.gap,
         "nll": best.nll,
         "teachers": {
@@ -250,10 +250,8 @@ def of_val(
         rows.codes(params.classes)[at],
         clusters_of(rows.rows.iloc[at]),
         chosen,
-        folds=params.calibrate.folds,
+        params.calibrate,
         draws=draws,
-        level=params.calibrate.level,
-        seed=params.calibrate.seed,
         temperatures=temperatures,
         track=track,
     )
