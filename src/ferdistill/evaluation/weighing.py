@@ -137,8 +137,8 @@ def weigh(
     """Fit weights to teachers' logits (M, N, K) and labels (N,), and say what they bring to people not fitted to.
 
     None of `clusters` (N,), what each sample is of, as a subject, is in two of the folds of `settings`, which also has
-    the level of intervals and the seed of both. `temperatures` also divides each teacher's logits by a temperature of its
-    own: see `fit_temperatures`.
+    the level of intervals and the seed of both. `temperatures` also divides each teacher's logits by a temperature of
+    its own: see `fit_temperatures`.
 
     Returns
     -------
