@@ -44,7 +44,7 @@ from ferdistill.distill.data import Split
 from ferdistill.distill.inference import as_input, make_deterministic, training_device
 from ferdistill.distill.loop import Method, Objective, TrainingData, fit
 from ferdistill.distill.losses import SoftTargets, ce_loss, kd_loss, soft_targets
-from ferdistill.distill.training_canary import TrainingCanary
+from ferdistill.distill.training_canary import TrainingCanary, named_classes
 from ferdistill.params import Params
 
 EXAMPLES = """
@@ -123,7 +123,7 @@ def settings_for(augment: str = "flip_shift") -> Params:
 def ours(task: Task) -> Epoch:
     """Our loop with stored soft labels."""
     targets = task.soften(task.logits)
-    canary = TrainingCanary(task.logits, list(task.teachers), training_device())
+    canary = TrainingCanary(named_classes(task.logits), list(task.teachers), task.logits.shape[-1], training_device())
 
     def distil(logits: Tensor, batch: Batch) -> dict[str, Tensor]:
         canary.see(batch.positions, batch.labels)

@@ -213,7 +213,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         )
     Path("models/student").mkdir(parents=True)
     pd.concat(parts).to_parquet("models/student/predictions.parquet")
-    settings = SimpleNamespace(grid=GRID, bins=15, folds=5, draws=100, level=0.95, seed=0)
+    settings = SimpleNamespace(against="labels", grid=GRID, bins=15, folds=5, draws=100, level=0.95, seed=0)
     return SimpleNamespace(classes=CLASSES, calibrate=settings, corpus="real")
 
 

@@ -389,7 +389,7 @@ with tempfile.NamedTemporaryFile() as probe:
 
 
 MADE = [
-    f"data/index/{INDEX}.csv", f"data/images/{INDEX}.npy", "models/teachers/vit_ban/model.safetensors",
+    f"data/index/{INDEX}.csv", f"data/images/{INDEX}/images.npy", "models/teachers/vit_ban/model.safetensors",
     f"data/softlabels/resnet18_{INDEX}/softlabels.parquet", "data/targets/targets.safetensors",
     "models/student/predictions.parquet", "metrics/calibration.json", "metrics/softlabels/resnet18.json",
 ]  # fmt: skip
@@ -506,7 +506,7 @@ def test_a_damaged_cache_is_found_and_made_good(pair, victim, damage):
 
 
 def test_an_edit_that_keeps_size_and_time_is_found_and_made_good(pair, victim):
-    for name in (f"data/images/{INDEX}.npy", "models/student/predictions.parquet"):
+    for name in (f"data/images/{INDEX}/images.npy", "models/student/predictions.parquet"):
         with trying("file edited by hand: size and time kept", name):
             before = (victim / name).stat()
             run(victim, "dvc", "repro")  # DVC has now seen the file whole

@@ -32,8 +32,7 @@ MODE = {
             """
 
 def brier(params: Params, logits: Tensor, batch: Batch, ce: Tensor, targets: SoftTargets) -> dict[str, Tensor]:
-    mixture = (targets.log_weights[:, None, None] + targets.log_targets).logsumexp(0).exp()
-    distance = (logits.softmax(-1) - mixture).square().sum(-1).mean()
+    distance = (logits.softmax(-1) - targets.mixture()).square().sum(-1).mean()
     return {"loss": (1 - params.gamma) * ce + params.gamma * distance, "ce": ce, "brier": distance}
 
 

@@ -8,10 +8,13 @@ import subprocess
 import time
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import yaml
+from scipy.special import softmax
 
-from support.repository import copy_of_repository, environment, metrics, run
+from support.repository import commit, copy_of_repository, environment, metrics, ran, run
 
 pytestmark = pytest.mark.usefixtures("restored")
 
@@ -66,6 +69,65 @@ def finish_queue(project, runs):
         time.sleep(4)
     assert len(re.findall(r"\bSuccess\b", status)) == runs, status
     run(project, "dvc", "queue", "remove", "--success")
+
+
+@pytest.mark.slow
+def test_a_colleagues_table_alone_trains_a_student_in_the_queue_too(project):
+    """Without any network but the student's: the table is tracked by DVC, and what depends on it follows it."""
+    index = pd.read_csv(project / "data/index/ixNextAffFull.csv")
+    names = yaml.safe_load((project / "params.yaml").read_text())["classes"]
+    stores = [pd.read_parquet(path / "softlabels.parquet") for path in project.glob("data/softlabels/*_ixNextAffFull")]
+    logits = sum(table[[f"logit_{name}" for name in names]].to_numpy() for table in stores) / len(stores)
+    table = pd.DataFrame(softmax(logits / 2, axis=1), columns=names).assign(path=index["path"])
+    table.sample(frac=1, random_state=0).to_csv(project / "pretrained/colleague.csv", index=False)
+    raw = yaml.safe_load((project / "params.yaml").read_text())
+    raw |= {"teachers": ["colleague"], "family": "colleague"}
+    raw["families"] = {"none": raw["families"]["none"]} | {
+        "colleague": {"fusion": "probability", "sources": [{"weight": 1.0, "teachers": {"colleague": 1.0}}]}
+    }
+    entry = {"softlabels": "pretrained/colleague.csv", "temperature": 2.0, "covers": "all"}
+    raw["scales"]["smoke"]["teachers"] = {"colleague": entry}
+    (project / "params.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
+    run(project, "dvc", "add", "pretrained/colleague.csv")
+    first = ran(run(project, "dvc", "repro", "params", "evaluate"))
+    assert first == [
+        "params",
+        "teacher@colleague",
+        "softlabels@colleague",
+        "targets",
+        "student",
+        "calibrate",
+        "evaluate",
+    ]
+    assert metrics(project, "student")["soft_label_agreement"]["colleague"] > 0.3
+    commit(project)
+    assert ran(run(project, "dvc", "repro", "params", "evaluate")) == []
+
+    (project / "pretrained/README.md").write_text("another file beside it\n")
+    (project / "pretrained/other.csv").write_text("path\n")
+    assert ran(run(project, "dvc", "repro", "params", "evaluate")) == ["params"]
+    (project / "pretrained/other.csv").unlink()
+    run(project, "git", "checkout", "-q", "pretrained/README.md")
+
+    run(project, "dvc", "exp", "run", "--queue", "-n", "theirs", "-S", "mode=dkd", "evaluate")
+    run(project, "dvc", "exp", "run", "--queue", "-n", "alone", "-S", "family=none", "evaluate")
+    finish_queue(project, 2)
+    difference = json.loads(run(project, "dvc", "metrics", "diff", "--json", "alone", "theirs").stdout)
+    assert "soft_label_agreement.colleague" in difference["metrics/student.json"]
+    assert "test.macro_f1" in difference["metrics/evaluation.json"]
+
+    # Another file of the colleague's: what depends on it runs again, and nothing else.
+    changed = pd.read_csv(project / "pretrained/colleague.csv")
+    changed[names] = softmax(np.log(changed[names]) * 1.5, axis=1)
+    (project / "pretrained/colleague.csv").unlink()  # a link into DVC's cache on some systems
+    changed.to_csv(project / "pretrained/colleague.csv", index=False)
+    again = ran(run(project, "dvc", "repro", "params", "evaluate"))
+    assert again == first
+    # A row that does not sum to 1 stops the run before any student.
+    changed.loc[7, names[0]] += 0.5
+    changed.to_csv(project / "pretrained/colleague.csv", index=False)
+    done = run(project, "dvc", "repro", "params", "evaluate", check=False)
+    assert done.returncode and "do not sum to 1" in done.stderr and "row 7" in done.stderr
 
 
 def test_queued_runs_execute_the_code_of_their_own_workspace(project):

@@ -124,6 +124,9 @@ class FamilySource(StrictModel):
 class Family(StrictModel):
     fusion: Fusion = Field(description="what the teachers of a source are averaged as")
     sources: list[FamilySource]
+    temperatures: dict[Name, PositiveFloat] = Field(
+        default={}, description="by which a teacher's logits are divided before all else; of one not named, by none"
+    )
 
     @model_validator(mode="after")
     def _sources_sum_to_one(self) -> "Family":
@@ -132,6 +135,8 @@ class Family(StrictModel):
             raise ValueError("a family with lambda has two sources, of weight `lambda` and `1 - lambda`")
         if self.sources and not named:
             _check_sum([float(source.weight) for source in self.sources], "the weights of the sources")
+        for name in self.temperatures:
+            _check_known("temperatures", name, self.teachers)
         return self
 
     @property
@@ -228,13 +233,56 @@ class FrozenTeacher(StrictModel):
         return self
 
 
+class TableTeacher(StrictModel):
+    """A teacher without a network, of which the soft labels themselves are known."""
+
+    covers: Literal["all", "partial"] = Field(
+        description="all: it has soft labels for every image; partial: no weight where it has none"
+    )
+
+
+class SoftLabelsTeacher(TableTeacher):
+    """A teacher whose network is not here: soft labels that somebody exported, matched to the index by their paths."""
+
+    # Only there, since the stage `params` depends on that directory.
+    softlabels: str = Field(
+        pattern=r"^pretrained/[^/\\]+$",
+        description="in pretrained/: a .csv, .parquet, .npz or .pt file, or a directory that holds one form of them",
+    )
+    temperature: PositiveFloat | None = Field(
+        description="of the softmax that they were exported at; null where the file says it, or where they are logits"
+    )
+
+
+class VoteParams(StrictModel):
+    """How votes become soft labels."""
+
+    smoothing: float = Field(ge=0, description="votes that are added to an image's own, spread evenly over the classes")
+
+
+class VotesTeacher(TableTeacher):
+    """The annotators: their votes in the index, as a distribution over the classes."""
+
+    votes: VoteParams
+
+
+# For each kind of teacher that a key of its own tells, the key; a recipe has none of them.
+BY_KEY: dict[str, type[StrictModel]] = {"frozen": FrozenTeacher, "softlabels": SoftLabelsTeacher, "votes": VotesTeacher}
+
+
 def _teacher_kind(value: Any) -> str:
-    frozen = "frozen" in value if isinstance(value, dict) else isinstance(value, FrozenTeacher)
-    return "frozen" if frozen else "recipe"
+    def fits(key: str, kind: type[StrictModel]) -> bool:
+        return key in value if isinstance(value, dict) else isinstance(value, kind)
+
+    return next((key for key, kind in BY_KEY.items() if fits(key, kind)), "recipe")
 
 
 Teacher = Annotated[
-    Annotated[TeacherParams, Tag("recipe")] | Annotated[FrozenTeacher, Tag("frozen")], Discriminator(_teacher_kind)
+    Annotated[TeacherParams, Tag("recipe")]
+    | Annotated[FrozenTeacher, Tag("frozen")]
+    | Annotated[SoftLabelsTeacher, Tag("softlabels")]
+    | Annotated[VotesTeacher, Tag("votes")],
+    Discriminator(_teacher_kind),
 ]
 
 
@@ -255,6 +303,8 @@ class CorpusParams(StrictModel):
     images: Positive = Field(description="of all people together")
     annotators: Positive = Field(description="who vote on each label")
     sharpness: PositiveFloat = Field(description="how far annotators agree")
+    votes: bool = Field(description="whether the annotators' votes come with the corpus")
+    transfer: int = Field(ge=0, description="images without a label beside those, of people whom no other image shows")
 
 
 class Scale(StrictModel):
@@ -265,6 +315,7 @@ class Scale(StrictModel):
 
 
 class CalibrateParams(StrictModel):
+    against: Literal["labels", "votes"]
     grid: Annotated[list[PositiveFloat], Field(min_length=1)]
     bins: Annotated[int, Field(ge=2, le=1000)]
     folds: Annotated[int, Field(ge=2)]
@@ -356,6 +407,11 @@ class Params(StrictModel):
         for name, teacher_ in self.scale_.teachers.items():
             if isinstance(teacher_, FrozenTeacher) and sorted(teacher_.classes) != sorted(self.classes):
                 raise ValueError(f"scales.{self.scale}.teachers.{name}: classes {teacher_.classes}, not {self.classes}")
+        blind = [name for name in self.family_.teachers if isinstance(self.scale_.teachers.get(name), TableTeacher)]
+        if self.views > 1 and blind:
+            raise ValueError(
+                f"views: {', '.join(blind)} cannot label further views: there is no network; set views to 1"
+            )
         if self.views > 1 and any(phase.augment != self.view_augment for phase in self.scale_.student.phases):
             raise ValueError(f"views: recorded views are {self.view_augment}, so every phase of the student must be")
         without = [teacher for teacher in self.teachers if teacher not in self.scale_.teachers]
@@ -402,6 +458,16 @@ def check_classes(names: list[str]) -> list[str]:
         return TypeAdapter(Classes).validate_python(names)
     except ValidationError as error:
         raise UsageError("classes do not fit:\n" + explain(error, Params), where="--classes") from None
+
+
+def check_family_name(name: str, params: Params) -> None:
+    """Stop with a UsageError unless a family of this name can be added to params.yaml."""
+    try:
+        TypeAdapter(Name).validate_python(name)
+    except ValidationError:
+        raise UsageError(f"no name of a family: {name!r}", expected="letters, digits, and . _ - within") from None
+    if name in params.families:
+        raise UsageError(f"there is a family `{name}`", where="params.yaml, families", hint="choose another name")
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:

@@ -37,6 +37,31 @@ def read(path: Path | str) -> Any:
         raise UsageError(f"not valid YAML: {error}", where=str(path)) from None
 
 
+def with_entry(text: str, section: str, entry: str) -> str:
+    """The text of a YAML file with `entry` as the last of a section's entries; every other line as it was.
+
+    `entry` is a mapping in lines of its own, not indented; the section is a mapping of the file, in lines as well.
+
+    Raises UsageError if there is no such section, or the text would hold anything else than before and the entry.
+    """
+    root = yaml.compose(text, yaml.SafeLoader)
+    pairs = root.value if isinstance(root, yaml.MappingNode) else []
+    block = next((value for key, value in pairs if key.value == section), None)
+    if not isinstance(block, yaml.MappingNode) or not block.value or block.flow_style:
+        raise UsageError(f"no section `{section}` in lines of its own", expected=f"`{section}:` and entries below it")
+    last: yaml.Node = block
+    while isinstance(last, yaml.CollectionNode) and last.value and not last.flow_style:
+        last = last.value[-1][1] if isinstance(last, yaml.MappingNode) else last.value[-1]
+    indent = " " * block.value[0][0].start_mark.column
+    lines = [f"{line}\n" for line in text.split("\n")] if not text.endswith("\n") else text.splitlines(keepends=True)
+    added = [f"{indent}{line}\n" for line in entry.splitlines()]
+    changed = "".join([*lines[: last.end_mark.line + 1], *added, *lines[last.end_mark.line + 1 :]])
+    before, after, new = (yaml.safe_load(part) for part in (text, changed, entry))
+    if after != before | {section: before[section] | new} or set(new) & set(before[section]):
+        raise UsageError(f"`{section}` cannot be added to", where=", ".join(new), hint="write the entry by hand")
+    return changed
+
+
 def _size(node: yaml.Node, known: dict[int, float]) -> float:
     """Values and characters that a node stands for; infinitely many if it contains itself."""
     if isinstance(node, yaml.ScalarNode):

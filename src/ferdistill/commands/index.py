@@ -38,11 +38,11 @@ def show(index_csv: IndexOption = None, as_json: JsonOption = False) -> None:
     console = wide()
     console.print(Text(str(csv), "bold"), f" digest {read.digest[:12]}  corpus {read.description['corpus']}")
     counts = read.rows.groupby(["label", "split"]).size().unstack(fill_value=0)
-    table = Table("class", *index.SPLITS, "all", title="Images", title_justify="left")
-    for name in read.description["classes"]:
-        row = [int(counts.loc[name].get(split, 0)) for split in index.SPLITS]
-        table.add_row(name, *map(str, row), str(sum(row)))
-    lengths = [read.description["splits"][split]["length"] for split in index.SPLITS]
+    table = Table("class", *read.splits, "all", title="Images", title_justify="left")
+    for name in [*read.description["classes"], *([""] if index.TRANSFER in read.splits else [])]:
+        row = [int(counts.loc[name].get(split, 0)) for split in read.splits]
+        table.add_row(name or "unlabelled", *map(str, row), str(sum(row)))
+    lengths = [read.description["splits"][split]["length"] for split in read.splits]
     table.add_row("all", *map(str, lengths), str(len(read.rows)))
     console.print(table)
     steps = Table("after step", "images", *report["steps"][0]["by_source"], title="Sources", title_justify="left")

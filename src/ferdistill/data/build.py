@@ -1,9 +1,9 @@
 """From the rows of every source to the canonical index: no duplicate, no leak, and a reason for every row left out."""
 
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -16,14 +16,16 @@ from ..params import IndexParams
 from ..progress import track
 from . import duplicates
 from .description import read_description
-from .index import COLUMNS, SCHEMA_VERSION, SPLITS, digests
+from .index import COLUMNS, SCHEMA_VERSION, SPLITS, TRANSFER, digests, splits_of
 from .looks import look_at
 from .memo import NOTHING_KNOWN, Memo
-from .reader import read_rows, read_subjects
-from .sources import Dropped, Record, Row
+from .reader import Votes, read_rows, read_subjects, read_votes
+from .sources import Dropped, Record, Row, wrong
 
+T = TypeVar("T")
 # Where copies or a subject straddle official parts, the evaluation part keeps its image.
 RANK = {"test": 0, "val": 1, "train": 2, "": 2}
+UNLABELLED = 3  # the rank of an image without a label: any copy that has one stays
 NAMED = 10  # unreadable rows that an error names, and copies that a conflict does
 
 
@@ -31,7 +33,7 @@ NAMED = 10  # unreadable rows that an error names, and copies that a conflict do
 class Built:
     """What `build` made of a corpus.
 
-    `rows` is the index: `index.COLUMNS` and, where a source has them, `box` and `vote_<class>`; ordered by path.
+    `rows` is the index: `index.COLUMNS` and, where a source has them, `box`, `vote_<class>` and `votes`; by path.
     `left_out` has every other row of every source: path, source, step, reason, kept (the path of the copy that stays).
     """
 
@@ -50,11 +52,13 @@ def build(
     2. Copies: exact (equal decoded pixels), near and, if `settings.mirrored`, mirrored (see `duplicates`). Of a group
        the copy of the official test part stays, before val and train, before the source named first in corpus.yaml,
        before the first path.
-       Every copy that goes is directly a copy of the one that stays: copies of copies are not chained.
+       A labelled copy stays before one without a label. Every copy that goes is directly a copy of the one that stays:
+       copies of copies are not chained.
     3. Where copies disagree on the label, `settings.conflicts` decides: all go (`drop`), the label of most stays, and
        none at a tie (`majority`), or the label of the copy that stays (`precedence`).
     4. A training image of a subject who is also in an official evaluation part is a leak and goes.
     5. What remains of the training parts is shared out by `assign_splits`.
+    6. Images without a label are the split `transfer`, but for those of a subject who is in val, calib or test: leaks.
 
     Raises
     ------
@@ -71,7 +75,8 @@ def build(
     copies_of = {conflict["kept"]: conflict["labels"] for conflict in conflicts}
     for row in found[lost].itertuples():
         others = [f"{label} {path}" for path, label in copies_of[str(row.copy_of)].items() if path != row.path]
-        reason = f"labelled {row.label}, copies {', '.join(_first(others))}"
+        known = f"labelled {row.label!s}" if row.label else "unlabelled"
+        reason = f"{known}, copies {', '.join(_first(others))}"
         left_out.append(_excluded(row.path, row.source, "conflict", reason))
     steps.append(_count("without_conflicts", found[~lost]))
 
@@ -80,16 +85,14 @@ def build(
         left_out.append(_excluded(row.path, row.source, "duplicate", row.kind, row.copy_of))
     steps.append(_count("without_duplicates", kept))
 
-    best = kept.groupby("group")["rank"].transform("min")
-    leaks, rows = kept[kept["rank"] > best], kept[kept["rank"] == best].copy()
+    leaks, rows = _share_out(kept, settings)
     for row in leaks.itertuples():
-        reason = f"{row.group} is also in an official evaluation part"
-        left_out.append(_excluded(row.path, row.source, "leak", reason))
-    rows["split"] = assign_splits(rows, settings)
+        part = "an official evaluation part" if row.label else "val, calib or test"
+        left_out.append(_excluded(row.path, row.source, "leak", f"{row.group} is also in {part}"))
     rows = rows.sort_values("path").reset_index(drop=True)
     steps.append(_count("indexed", rows))
 
-    optional = [name for name in ("box", *(f"vote_{name}" for name in classes)) if name in rows]
+    optional = [name for name in ("box", *(f"vote_{name}" for name in classes), "votes") if name in rows]
     excluded = pd.DataFrame(left_out, columns=["path", "source", "step", "reason", "kept"])
     excluded = excluded.sort_values(["path", "source", "reason"]).reset_index(drop=True)
     assert len(excluded) + len(rows) == listed, "a row is neither in the index nor listed as left out"
@@ -107,6 +110,19 @@ def build(
     return Built(rows[[*COLUMNS, *optional]], excluded, report)
 
 
+def _share_out(kept: pd.DataFrame, settings: IndexParams) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The rows that would leak a subject into an evaluation, and the others with their `split`."""
+    unlabelled = kept["label"] == ""
+    transfer, known = kept[unlabelled].assign(split=TRANSFER), kept[~unlabelled]
+    best = known.groupby("group")["rank"].transform("min")
+    leaks, rows = known[known["rank"] > best], known[known["rank"] == best].copy()
+    rows["split"] = assign_splits(rows, settings)
+    if len(transfer):
+        judged = transfer["group"].isin(rows.loc[rows["split"] != "train", "group"])
+        leaks, rows = pd.concat([leaks, transfer[judged]]), pd.concat([rows, transfer[~judged]])
+    return leaks, rows
+
+
 def _read(
     corpus_dir: Path,
     classes: list[str],
@@ -115,7 +131,7 @@ def _read(
     memo: Memo,
     left_out: list[dict[str, str]],
 ) -> tuple[pd.DataFrame, np.ndarray, int]:
-    """All labelled images in order of precedence; their thumbnails, in that order; and how many rows are listed."""
+    """All images in order of precedence; their thumbnails, in that order; and how many rows are listed."""
     unreadable: list[CheckError] = []
 
     def set_aside(source: str, path: str, error: CheckError) -> None:
@@ -130,6 +146,10 @@ def _read(
             set_aside(source, row.where, row)
         elif isinstance(row, Dropped):
             left_out.append(_excluded(row.path, source, "dropped", row.reason))
+        elif not row.label and row.split in ("val", "test"):
+            expected = "labels in an official part that scores are computed on"
+            what = f"an image without a label in the official {row.split} part"
+            set_aside(source, row.path, wrong(what, str(corpus_dir / row.path), expected))
         elif row.path in source_of:
             raise CheckError(
                 f"an image is listed twice: {row.path}",
@@ -140,7 +160,9 @@ def _read(
         else:
             source_of[row.path] = source
             records.append((source, row))
-    subjects = _subjects(corpus_dir, listed)
+    subjects = _known_paths(read_subjects(corpus_dir), "subjects", corpus_dir, listed)
+    votes = _known_paths(read_votes(corpus_dir, classes), "votes", corpus_dir, listed)
+    records = [(source, _with_votes(record, votes, corpus_dir)) for source, record in records]
 
     order = {source.name: place for place, source in enumerate(read_description(corpus_dir).sources)}
     sample_ids, thumbnails = look_at(corpus_dir, [record for _, record in records], memo, workers)
@@ -163,13 +185,14 @@ def _read(
             fields["box"] = " ".join(map(str, record.box))
         if record.votes:
             fields |= {f"vote_{name}": share for name, share in record.votes.items()}
+            fields["votes"] = "" if record.voters is None else str(record.voters)
         table.append(fields)
     if unreadable and settings.unreadable == "strict":
         raise _strict(unreadable, corpus_dir)
     if not table:
         raise CheckError("no image can be read", where=str(corpus_dir), hint="see the rows set aside")
     found = pd.DataFrame(table)
-    found["rank"] = found["official_split"].map(RANK)
+    found["rank"] = found["official_split"].map(RANK).where(found["label"] != "", UNLABELLED)
     found = found.sort_values(["rank", "order", "path"]).reset_index(drop=True)
     return found, thumbnails[found["place"].to_numpy()], len(listed)
 
@@ -198,19 +221,34 @@ def _one_line(error: CheckError) -> str:
     return "; ".join(part for part in (error.what, error.where, error.expected) if part)
 
 
-def _subjects(corpus_dir: Path, listed: list[tuple[str, Row]]) -> dict[str, str]:
-    subjects = read_subjects(corpus_dir)
+def _known_paths(table: dict[str, T], what: str, corpus_dir: Path, listed: list[tuple[str, Row]]) -> dict[str, T]:
+    """A table by path, none of which the sources do not list."""
     if any(isinstance(row, CheckError) for _, row in listed):
-        return subjects  # a row that is set aside may have a subject
-    unknown = sorted(set(subjects) - {row.path for _, row in listed if not isinstance(row, CheckError)})
+        return table  # a row that is set aside may be in it
+    unknown = sorted(set(table) - {row.path for _, row in listed if not isinstance(row, CheckError)})
     if unknown:
         raise CheckError(
-            f"paths in the table of subjects that are not in the corpus: {len(unknown)}, first {unknown[0]}",
+            f"paths in the table of {what} that are not in the corpus: {len(unknown)}, first {unknown[0]}",
             where=str(corpus_dir),
             expected="paths relative to it, as folder/image.jpg, or table.csv#0 for a row",
             hint="correct the rows or take them out, or restore the images",
         )
-    return subjects
+    return table
+
+
+def _with_votes(record: Record, votes: dict[str, Votes], corpus_dir: Path) -> Record:
+    """A record with the votes that the corpus's own table has for it."""
+    if record.path not in votes:
+        return record
+    if record.votes is not None:
+        raise CheckError(
+            f"votes twice: {record.path} has some of its source, and some in the table of votes",
+            where=str(corpus_dir),
+            expected="one of them",
+            hint="take `votes` out of corpus.yaml, or these rows out of the table",
+        )
+    shares, voters = votes[record.path]
+    return replace(record, votes=shares, voters=voters)
 
 
 def _mark_copies(found: pd.DataFrame, thumbnails: np.ndarray, settings: IndexParams) -> pd.DataFrame:
@@ -253,7 +291,8 @@ def _mark_copies(found: pd.DataFrame, thumbnails: np.ndarray, settings: IndexPar
 
 def _resolve_conflicts(found: pd.DataFrame, policy: str) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
     """The rows that stay, relabelled where the policy says so, and every group whose copies disagree."""
-    disagree = found.groupby("copy_of")["label"].transform("nunique") > 1
+    labels = found["label"].where(found["label"] != "")  # of which what is missing contradicts nothing
+    disagree = (labels.groupby(found["copy_of"]).transform("nunique") > 1) & labels.notna()
     kept = found[found["path"] == found["copy_of"]].copy()
     conflicts = []
     for path, group in found[disagree].groupby("copy_of"):
@@ -359,7 +398,8 @@ def _places(groups: np.ndarray, seed: int) -> np.ndarray:
 
 
 def _is_trainable(rows: pd.DataFrame) -> np.ndarray:
-    return rows["official_split"].isin(["train", ""]).to_numpy()
+    labelled = rows["split"] != TRANSFER if "split" in rows else True
+    return (rows["official_split"].isin(["train", ""]) & labelled).to_numpy()
 
 
 def _is_free(rows: pd.DataFrame) -> np.ndarray:
@@ -462,7 +502,7 @@ def write_index(path: Path, rows: pd.DataFrame, classes: list[str], corpus: str)
         "corpus": corpus,
         "classes": classes,
         "length": len(rows),
-        "splits": {split: digests(rows[rows["split"] == split]) for split in SPLITS},
+        "splits": {split: digests(rows[rows["split"] == split]) for split in splits_of(rows)},
     }
     write_json(path.with_suffix(".json"), description)
     return description

@@ -49,12 +49,13 @@ class SourceDescription(BaseModel):
 
 
 class CorpusDescription(BaseModel):
-    """The sources, in order of precedence, and an optional `path,subject` table."""
+    """The sources, in order of precedence, and optional tables: `path,subject`, and `path` with annotators' votes."""
 
     model_config = ConfigDict(extra="forbid")
 
     sources: Annotated[list[SourceDescription], Field(min_length=1)]
     subjects: SafePath | None = None
+    votes: SafePath | None = None
 
 
 def read_description(corpus_dir: Path, classes: list[str] | None = None) -> CorpusDescription:

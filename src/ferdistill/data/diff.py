@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from ..errors import UsageError
-from .index import SPLITS, read
+from .index import SPLITS, TRANSFER, read, splits_of
 
 
 def read_rows_at(version: str, default_csv: Path) -> pd.DataFrame:
@@ -82,7 +82,7 @@ def diff(before: pd.DataFrame, after: pd.DataFrame) -> dict[str, Any]:
 def _counts(rows: pd.DataFrame) -> dict[str, Any]:
     return {
         "all": len(rows),
-        "by_split": {split: int((rows["split"] == split).sum()) for split in SPLITS},
+        "by_split": {split: int((rows["split"] == split).sum()) for split in splits_of(rows)},
         "by_label": {str(label): int(n) for label, n in rows["label"].value_counts().sort_index().items()},
     }
 
@@ -98,9 +98,9 @@ def sentence(changes: dict[str, Any]) -> str:
     if not parts:
         return f"No image changed: {after['all']} images in both."
     splits = ", ".join(
-        f"{split} {before['by_split'][split]} → {after['by_split'][split]}"
-        for split in SPLITS
-        if before["by_split"][split] != after["by_split"][split]
+        f"{split} {before['by_split'].get(split, 0)} → {after['by_split'].get(split, 0)}"
+        for split in (*SPLITS, TRANSFER)
+        if before["by_split"].get(split, 0) != after["by_split"].get(split, 0)
     )
     total = f"{before['all']} → {after['all']} images" + (f" ({splits})" if splits else "")
     return f"Of the images, {', '.join(parts)}: {total}."

@@ -23,6 +23,7 @@ from ..files import read_json, sha256, sha256_file
 SCHEMA_VERSION = 2
 COLUMNS = ["sample_id", "path", "label", "split", "official_split", "source", "subject", "group"]
 SPLITS = ["train", "val", "calib", "test"]
+TRANSFER = "transfer"  # the split of images without a label, which the teachers alone label
 ANEW = "run `dvc repro index`; an index of your own: docs/alignment.md"
 
 
@@ -30,7 +31,7 @@ ANEW = "run `dvc repro index`; an index of your own: docs/alignment.md"
 class Index:
     """The rows (a frame of `COLUMNS`, in canonical order) and the description beside them.
 
-    After `COLUMNS` may come `box` (left top right bottom) and `vote_<class>`, where a source has them.
+    After `COLUMNS` may come `box` (left top right bottom), `vote_<class>` and `votes`, where a source has them.
     """
 
     rows: pd.DataFrame
@@ -41,13 +42,39 @@ class Index:
         """SHA-256 of the CSV's bytes; what every artifact of this index carries."""
         return str(self.description["digest"])
 
+    @property
+    def splits(self) -> list[str]:
+        """`SPLITS`, and `TRANSFER` if there are images without a label."""
+        return splits_of(self.rows)
+
+    def trained(self) -> np.ndarray:
+        """Row numbers that a student trains on, int64: those of train, then those without a label."""
+        return np.concatenate([self.positions("train"), self.positions(TRANSFER)])
+
     def positions(self, split: str) -> np.ndarray:
         """Row numbers of one split, int64, ascending."""
         return np.flatnonzero(self.rows["split"] == split)
 
     def codes(self, classes: list[str]) -> np.ndarray:
-        """Labels as positions in `classes`, int64, (N,)."""
-        return pd.Categorical(self.rows["label"], categories=classes).codes.astype(np.int64)
+        """Labels as positions in `classes`, int64, (N,); -1 where there is none."""
+        return pd.Index(classes).get_indexer(pd.Index(self.rows["label"])).astype(np.int64)
+
+    def votes(self, classes: list[str]) -> np.ndarray | None:
+        """Shares of the annotators' votes (N, K), float64, NaN in a row without any; None if no source has votes."""
+        columns = [f"vote_{name}" for name in classes]
+        return self._numbers(columns) if set(columns) <= set(self.rows) else None
+
+    def voters(self) -> np.ndarray:
+        """How many votes each row has (N,); NaN where it has none, or where only their shares are known."""
+        return self._numbers(["votes"])[:, 0] if "votes" in self.rows else np.full(len(self.rows), np.nan)
+
+    def _numbers(self, columns: list[str]) -> np.ndarray:
+        return self.rows[columns].apply(pd.to_numeric).to_numpy(np.float64)
+
+
+def splits_of(rows: pd.DataFrame) -> list[str]:
+    """The splits that rows of an index may have."""
+    return [*SPLITS, TRANSFER] if (rows["split"] == TRANSFER).any() else SPLITS
 
 
 def sample_id(pixels: np.ndarray) -> str:
@@ -140,14 +167,22 @@ def _check_rows(rows: pd.DataFrame, description: dict[str, Any], path: Path, col
     if missing:
         absent = f"columns are missing: {', '.join(missing)}"
         raise CheckError(absent, where=str(path), expected=", ".join(columns), hint=ANEW)
-    for name, known in (("split", SPLITS), ("label", description["classes"])):
+    for name, known in (("split", [*SPLITS, TRANSFER]), ("label", [*description["classes"], ""])):
         odd = sorted(set(rows[name].unique()) - set(map(str, known))) if name in rows else []
         if odd:
             row = int((rows[name] == odd[0]).to_numpy().argmax())
             raise CheckError(
                 f"a {name} that is none: {odd[0]!r}",
                 where=f"{path}, data row {row}, column {name}",
-                expected=", ".join(map(str, known)),
+                expected=", ".join(filter(None, map(str, known))),
+                hint=ANEW,
+            )
+    if {"label", "split"} <= set(rows):
+        for row in np.flatnonzero((rows["label"] == "") != (rows["split"] == TRANSFER))[:1].tolist():
+            raise CheckError(
+                f"an image labelled {rows['label'][row] or 'as nothing'} in the split `{rows['split'][row]}`",
+                where=f"{path}, data row {row}",
+                expected=f"no label in `{TRANSFER}`, and one in each other split",
                 hint=ANEW,
             )
 

@@ -57,8 +57,8 @@ class Labels:
     def row(self, record: Record, where: str) -> Row:
         """A record whose label is as in the source, with its class; dropped by its name if it is none.
 
-        Votes become shares of the votes for any class. A code that the corpus's table does not know is an error, with
-        the place given.
+        Votes become shares of the votes for any class, of which `voters` is the number. A code that the corpus's table
+        does not know is an error, with the place given.
         """
         label = record.label.strip()
         if self.codes and label not in self.codes and label not in self.given:
@@ -67,15 +67,25 @@ class Labels:
         found = self.class_of(label)
         if found is None:
             return Dropped(record.path, self.codes.get(label, label))
-        return replace(record, label=found, votes=record.votes and self._shares(record.votes))
+        shares, voters = self.shares(record.votes or {})
+        return replace(record, label=found, votes=shares, voters=voters)
 
-    def _shares(self, votes: Mapping[str, float]) -> dict[str, float] | None:
+    def unlabelled(self, record: Record) -> Record:
+        """A record without a label, with what votes it has as `row` gives them."""
+        shares, voters = self.shares(record.votes or {})
+        return replace(record, label="", votes=shares, voters=voters)
+
+    def shares(self, votes: Mapping[str, float]) -> tuple[dict[str, float] | None, int | None]:
+        """Shares of the votes for any class, None without one; and how many these are, None unless all are whole."""
         counts = dict.fromkeys(self.classes, 0.0)
         for label, count in votes.items():
             if found := self.class_of(label):
                 counts[found] += count
         total = sum(counts.values())
-        return {name: count / total for name, count in counts.items()} if total else None
+        if not total:
+            return None, None
+        whole = all(float(count).is_integer() for count in counts.values())
+        return {name: count / total for name, count in counts.items()}, int(total) if whole else None
 
     def without_class(self) -> list[str]:
         """The labels that were met and are no class, in their order."""

@@ -20,9 +20,10 @@ from ..params import explain
 from ..progress import track
 from .description import SourceDescription, adapters, read_description
 from .labels import Labels, to_be_mapped
-from .sources import Dropped, Record, Row, decode, has_image_suffix, table_rows
+from .sources import Dropped, Record, Row, decode, has_image_suffix, table_header, table_rows
 
 T = TypeVar("T")
+Votes = tuple[dict[str, float] | None, int | None]  # as `Labels.shares` gives them
 LEAVES = "a link that leaves the corpus directory"
 CHUNK = 256  # images a worker decodes at a time
 
@@ -42,8 +43,8 @@ def read_rows(corpus_dir: Path, classes: list[str]) -> Iterator[tuple[str, Row]]
     labelled = False
     for source in description.sources:
         labels = labels_of(source, classes)
-        for row in source_rows(corpus_dir, source, labels, description.subjects):
-            labelled = labelled or isinstance(row, Record)
+        for row in source_rows(corpus_dir, source, labels, (description.subjects, description.votes)):
+            labelled = labelled or (isinstance(row, Record) and row.label != "")
             yield source.name, row
         if labels.counts:
             none_is_class.append((source.name, labels))
@@ -72,7 +73,7 @@ def synonyms() -> dict[str, str]:
 
 
 def source_rows(
-    corpus_dir: Path, source: SourceDescription, labels: Labels, subjects: str | None = None
+    corpus_dir: Path, source: SourceDescription, labels: Labels, tables: Sequence[str | None] = ()
 ) -> Iterator[Row]:
     """Yield every row of one source; raises as `read_rows` does."""
     adapter = importlib.import_module(adapters()[source.adapter])
@@ -88,7 +89,7 @@ def source_rows(
     try:
         for row in adapter.rows(corpus_dir, source.path, labels, options):
             # A source whose path is `.` meets these, and they are no rows of it.
-            if not (isinstance(row, Dropped) and row.path in ("corpus.yaml", subjects)):
+            if not (isinstance(row, Dropped) and row.path in ("corpus.yaml", *tables)):
                 found = True
                 yield row
     except OSError as error:
@@ -108,7 +109,7 @@ def source_rows(
         raise CheckError(
             f"source `{source.name}` is empty",
             where=str(corpus_dir / source.path),
-            expected="at least one labelled image",
+            expected="at least one image",
             hint="put the images in, or take the source out of corpus.yaml",
         )
 
@@ -138,7 +139,7 @@ def _not_here(what: str, path: str, root: Path) -> CheckError:
 
 
 def records_by_path(corpus_dir: Path, classes: list[str]) -> dict[str, Record]:
-    """Every labelled image that the sources list, by its path; raises as `read_rows` does."""
+    """Every image that the sources list, by its path; raises as `read_rows` does."""
     return {row.path: row for _, row in read_rows(corpus_dir, classes) if isinstance(row, Record)}
 
 
@@ -195,24 +196,67 @@ def _map_chunk(
 
 def read_subjects(corpus_dir: Path) -> dict[str, str]:
     """Path -> subject, from the table that `corpus.yaml` names; empty where it names none."""
-    table = read_description(corpus_dir).subjects
-    if table is None:
+    file = _table(corpus_dir, read_description(corpus_dir).subjects, "subjects", ["subject"])
+    return {path: subject for path, _, (subject,) in _by_path(file, "subjects", ("subject",))} if file else {}
+
+
+def read_votes(corpus_dir: Path, classes: list[str]) -> dict[str, Votes]:
+    """Path -> annotators' votes, from the table that `corpus.yaml` names; empty where it names none.
+
+    It has a column for each class, by its name or a synonym, and perhaps others, as for votes that nothing is shown. A
+    row holds numbers of votes or shares of them. One whose votes are all 0 stands for an image without votes.
+    """
+    file = _table(corpus_dir, read_description(corpus_dir).votes, "votes", classes)
+    if file is None:
         return {}
-    file = corpus_dir / table
+    labels = Labels(classes, {}, {}, synonyms())
+    header = [column for column in table_header(file) if column != "path"]
+    lacking = sorted(set(classes) - {labels.class_of(column) for column in header})
+    if lacking:
+        raise CheckError(
+            f"a table of votes without {', '.join(lacking)}",
+            where=f"{file}: {', '.join(header)}",
+            expected=f"columns path, {', '.join(classes)}",
+        )
+    found: dict[str, Votes] = {}
+    for path, where, cells in _by_path(file, "votes", tuple(header)):
+        try:
+            votes = dict(zip(header, map(float, cells), strict=True))
+            if not all(0 <= vote < float("inf") for vote in votes.values()):
+                raise ValueError
+        except ValueError:
+            expected = "numbers of votes, or shares of them, of at least 0"
+            raise CheckError(f"no votes: {', '.join(cells)}", where=where, expected=expected) from None
+        found[path] = labels.shares(votes)
+    return found
+
+
+def _table(corpus_dir: Path, name: str | None, what: str, columns: list[str]) -> Path | None:
+    """The file of a table that `corpus.yaml` names, if it names one."""
+    if name is None:
+        return None
+    file = corpus_dir / name
     if not file.is_file():
-        raise UsageError("the table of subjects is missing", where=str(file), expected="columns path, subject")
+        expected = f"columns path, {', '.join(columns)}"
+        raise UsageError(f"the table of {what} is missing", where=str(file), expected=expected)
     if not is_below(file, corpus_dir):
         raise _not_here(LEAVES, str(file), corpus_dir)  # one that is named as an image is was passed over
+    return file
+
+
+def _by_path(file: Path, what: str, columns: tuple[str, ...]) -> Iterator[tuple[str, str, list[str]]]:
+    """Each row of a table of the corpus's: its path, where it stands, and these columns."""
     try:
-        rows = list(table_rows(file, ("path", "subject")))
+        rows = list(table_rows(file, ("path", *columns)))
     except (csv.Error, UnicodeDecodeError, OSError) as error:
-        raise CheckError(f"not a table of subjects: {error}", where=str(file), expected="a CSV in UTF-8") from None
-    subjects: dict[str, str] = {}
+        raise CheckError(f"not a table of {what}: {error}", where=str(file), expected="a CSV in UTF-8") from None
+    seen: set[str] = set()
     for found in rows:
         if isinstance(found, CheckError):
             raise found
-        row, (path, subject) = found
-        if path in subjects:
-            raise CheckError(f"a path has two rows: {path}", where=f"{file}, data row {row}", expected="one row a path")
-        subjects[path] = subject
-    return subjects
+        row, (path, *cells) = found
+        where = f"{file}, data row {row}"
+        if path in seen:
+            raise CheckError(f"a path has two rows: {path}", where=where, expected="one row a path")
+        seen.add(path)
+        yield path, where, cells

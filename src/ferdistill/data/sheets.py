@@ -40,7 +40,7 @@ def write_sheets(directory: Path, index: Index, report: dict[str, Any], corpus_d
             groups.setdefault(copy["kept"], []).append((copy["dropped"], copy["kind"]))
     order = {"mirrored": 0, "near": 1, "exact": 2}
     for kept, copies in sorted(groups.items(), key=lambda item: (min(order[kind] for _, kind in item[1]), item[0])):
-        lines.append((f"{listed[kept].label}: kept", [(kept, "kept"), *copies]))
+        lines.append((f"{listed[kept].label or 'unlabelled'}: kept", [(kept, "kept"), *copies]))
     _draw(directory / "duplicates.png", lines[:GROUPS], COPIES + 1, corpus_dir, listed, len(lines))
 
     train = index.rows[index.rows["split"] == "train"].sort_values("sample_id")

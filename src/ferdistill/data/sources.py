@@ -4,7 +4,7 @@ An adapter is a module with a function `rows(root, path, labels, options)` that 
 order, without decoding an image. `root` is the corpus directory, `path` the source's place in it, `options` an
 `Options` of the same module. For every row of the source it yields one of
 
-- `Record`, a labelled image, passed through `labels.row`, which makes a class of its label;
+- `Record`, an image, passed through `labels.row`, which makes a class of its label, or `labels.unlabelled`;
 - `Dropped`, a row that is left out by rule (not an image, unlabelled, a label that is no class), with the rule;
 - `CheckError` (yielded, not raised: `parsed` yields what a function of one row raises), a row that cannot be read,
   naming file and row.
@@ -54,7 +54,7 @@ class Options(BaseModel):
 
 @dataclass(frozen=True)
 class Record:
-    """One labelled image, or part of one, not yet decoded. Paths are POSIX and relative to the corpus directory.
+    """One image, or part of one, not yet decoded. Paths are POSIX and relative to the corpus directory.
 
     Attributes
     ----------
@@ -66,7 +66,7 @@ class Record:
     """
 
     path: str
-    label: str  # as the source has it, a code or a name; from `Labels.row`, a class of params.yaml
+    label: str  # as the source has it, a code or a name; from `Labels.row`, a class of params.yaml; "" of none
     split: OfficialSplit | None  # the source's own, where it has one
     subject: str = ""  # who is shown, if the name tells; alike in all sources that show the same people, else prefixed
     image: str = ""  # the file; empty where `pixels` holds the image
@@ -74,6 +74,7 @@ class Record:
     pixels: str = ""  # the image itself as text: 48 x 48 whole numbers from 0 to 255, separated by blanks
     box: tuple[int, int, int, int] | None = None  # left, top, and the first right and bottom outside, in upright pixels
     votes: Mapping[str, float] | None = None
+    voters: int | None = None  # how many votes these are shares of, where that is known; set by `Labels.row`
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,7 @@ def _read(
     labels = labels_of(source, classes)
     paths: list[str] = []
     errors: list[CheckError] = []
-    for row in source_rows(root, source, labels, subjects):
+    for row in source_rows(root, source, labels, (subjects,)):
         if isinstance(row, Record):
             paths.append(row.path)
         elif isinstance(row, CheckError):

@@ -24,6 +24,7 @@ def ceiling(corpus_dir: Path, rows: pd.DataFrame, classes: list[str]) -> dict[st
     dict or None
         None for a corpus without a truth file, as every real one is.
     """
+    rows = rows[rows["label"] != ""]
     known = distribution(corpus_dir, rows["path"].tolist(), classes)
     if known is None:
         return None

@@ -17,7 +17,7 @@ def model_card(info: dict[str, Any], sources: pd.DataFrame, caution: str = "") -
         if info["run_family"] == "none"
         else f"distillation of teacher family {info['run_family']}, mode {info['run_mode']}"
     )
-    splits = [name for name in ("train", "val", "calib", "test") if name in sources.columns]
+    splits = [name for name in ("train", "val", "calib", "test", "transfer") if name in sources.columns]
     data = "\n".join(
         " | ".join([f"| {source}", *(str(row[name]) for name in splits)]) + " |" for source, row in sources.iterrows()
     )

@@ -17,8 +17,8 @@ class Batch:
     """The rows of a batch that this process takes, on its device."""
 
     pixels: Tensor  # (B, C, H, W), augmented, from 0 to 255
-    labels: Tensor  # int64, (B,)
-    positions: Tensor  # int64, (B,): rows of the train split
+    labels: Tensor  # int64, (B,); -1 of an image without one, until a mode sees it
+    positions: Tensor  # int64, (B,): rows of the split that is trained on
     views: Tensor | None  # int64, (B,): which recorded view of each image; None where augmentation is drawn afresh
     epoch: int  # from 0
     images: int  # of the whole batch, over all processes

@@ -23,6 +23,12 @@ class Split:
         return torch.from_numpy(self.images[self.rows[positions]]).permute(0, 3, 1, 2)
 
 
+def trained_by(index: Index, images: Pixels, classes: list[str]) -> Split:
+    """What a student that distils trains on: the train split, then images without a label, whose label is -1."""
+    rows = index.trained()
+    return Split(images, rows, index.codes(classes)[rows])
+
+
 def splits_of(index: Index, images: Pixels, classes: list[str]) -> tuple[Split, Split, Split]:
     """The train, val and test splits of an index."""
     codes = index.codes(classes)

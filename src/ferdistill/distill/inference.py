@@ -54,20 +54,25 @@ def predict(network: nn.Module, split: Split, view: tuple[str, Draw] | None = No
 
 
 def evaluate(network: nn.Module, split: Split) -> dict[str, Any]:
-    """Macro F1, F1 of each class (a list), accuracy and negative log-likelihood on a split."""
-    logits = predict(network, split)
+    """`scores` of a network on a split."""
+    return scores(predict(network, split), split.labels)
+
+
+def scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    """Macro F1, F1 of each class (a list), accuracy and negative log-likelihood of logits (n, K)."""
     predicted = logits.argmax(1)
-    of_class = f1(*counts(split.labels, predicted, logits.shape[1]))
+    of_class = f1(*counts(labels, predicted, logits.shape[1]))
     return {
         "macro_f1": float(of_class.mean()),
         "f1": of_class.tolist(),
-        "accuracy": float((predicted == split.labels).mean()),
-        "nll": float(F.cross_entropy(torch.from_numpy(logits).double(), torch.from_numpy(split.labels))),
+        "accuracy": float((predicted == labels).mean()),
+        "nll": float(F.cross_entropy(torch.from_numpy(logits).double(), torch.from_numpy(labels))),
     }
 
 
-def final_metrics(network: nn.Module, val: Split, test: Split, classes: list[str]) -> dict[str, Any]:
-    """What a stage records of a trained network: `evaluate` on `validation`, and on `test` with F1 by class name."""
-    on_val, on_test = evaluate(network, val), evaluate(network, test)
-    del on_val["f1"]
-    return {"validation": on_val, "test": on_test | {"f1": dict(zip(classes, on_test["f1"], strict=True))}}
+def final_metrics(on_val: dict[str, Any] | None, on_test: dict[str, Any] | None, classes: list[str]) -> dict[str, Any]:
+    """What a stage records of two `scores`: `validation`, and `test` with F1 by class name; None stays None."""
+    return {
+        "validation": on_val and {name: value for name, value in on_val.items() if name != "f1"},
+        "test": on_test and on_test | {"f1": dict(zip(classes, on_test["f1"], strict=True))},
+    }

@@ -15,9 +15,10 @@ from ..data.images import Pixels
 from ..data.index import SPLITS, Index
 from ..data.memo import NOTHING_KNOWN, Memo, code_key, key_of
 from ..progress import track
+from ..softlabels import store
 from .augment import recorded
-from .data import splits_of
-from .inference import as_input, make_deterministic, predict, training_device
+from .data import trained_by
+from .inference import as_input, final_metrics, make_deterministic, predict, scores, training_device
 
 BATCH = 256  # images; another number may change the last bit of an answer
 MODULES = [f"{__name__.rpartition('.')[0]}.{name}" for name in ("labelling", "inference", "models", "frozen")]
@@ -33,7 +34,7 @@ def label_images(
     identity: object = None,
     memo: Memo = NOTHING_KNOWN,
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Logits (N, K) of all images; and with more than one view, augmented so, those of the train split's, (V, n, K).
+    """Logits (N, K) of all images; and, with more views than one, those of the n trained on, augmented, (V, n, K).
 
     `identity` and `memo` as in `answers`; views are always forwarded.
     """
@@ -41,9 +42,9 @@ def label_images(
     logits = answers(network, packed, identity, memo)
     if views == 1:
         return logits, None
-    train, _, _ = splits_of(rows, packed, classes)
-    drawn = recorded(views, len(train.rows), packed.shape[1])
-    return logits, np.stack([predict(network, train, (augment, view)) for view in drawn])
+    trained = trained_by(rows, packed, classes)
+    drawn = recorded(views, len(trained.rows), packed.shape[1])
+    return logits, np.stack([predict(network, trained, (augment, view)) for view in drawn])
 
 
 def answers(network: nn.Module, packed: Pixels, identity: object = None, memo: Memo = NOTHING_KNOWN) -> np.ndarray:
@@ -83,10 +84,21 @@ def _machine(device: torch.device) -> tuple[object, ...]:
     return device.type, name, torch.get_num_threads(), BATCH, *versions
 
 
-def agreement(logits: np.ndarray, rows: Index, classes: list[str]) -> dict[str, float]:
-    """Share of the images of each split whose label a teacher names."""
-    agrees = logits.argmax(1) == rows.codes(classes)
-    return {split: float(agrees[rows.positions(split)].mean()) for split in SPLITS}
+def agreement(logits: np.ndarray, rows: Index, classes: list[str]) -> dict[str, float | None]:
+    """Share of the images of each split whose label a teacher names; None where a partial one covers no image."""
+    agrees, has = logits.argmax(1) == rows.codes(classes), store.covered(logits)
+    found = {split: agrees[rows.positions(split)][has[rows.positions(split)]] for split in SPLITS}
+    return {split: float(right.mean()) if len(right) else None for split, right in found.items()}
+
+
+def table_metrics(logits: np.ndarray, rows: Index, classes: list[str]) -> dict[str, Any]:
+    """`final_metrics` of a teacher that is its logits (N, K) alone, on the images that it covers; None without any."""
+    found = {}
+    for name in ("val", "test"):
+        at = rows.positions(name)
+        at = at[store.covered(logits[at])]
+        found[name] = scores(logits[at], rows.codes(classes)[at]) if len(at) else None
+    return final_metrics(found["val"], found["test"], classes)
 
 
 def distance_to_truth(known: np.ndarray, logits: np.ndarray) -> dict[str, Any]:

@@ -5,6 +5,7 @@ teacher if they are split). Losses are means over the batch. Half and bfloat16 l
 under autocast; float64 stays float64. Values and gradients are finite for logits of +-1e4.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple, get_args
@@ -21,18 +22,38 @@ class SoftTargets(NamedTuple):
     """What sources say of each image, and how much each counts."""
 
     log_targets: Tensor  # (S, B, K): log-probabilities at the temperature of the loss
-    log_weights: Tensor  # (S,): logarithm of each source's weight
+    # (S,): logarithm of each source's weight; (S, B) where teachers are partial: of one without a row it is -inf there
+    log_weights: Tensor
 
     def at(self, rows: Tensor) -> "SoftTargets":
         """Of these rows alone."""
-        return SoftTargets(self.log_targets[:, rows], self.log_weights)
+        weights = self.log_weights if self.log_weights.ndim == 1 else self.log_weights[:, rows]
+        return SoftTargets(self.log_targets[:, rows], weights)
+
+    def weights(self) -> Tensor:
+        """Each source's weight, (S, 1) or (S, B); they sum to 1, or to 0 in a row that no teacher covers."""
+        return self._by_row().exp()
+
+    def mixture(self) -> Tensor:
+        """The sources' weighted mean as probabilities, (B, K); 0 in a row that no teacher covers."""
+        return torch.logsumexp(self._by_row()[..., None] + self.log_targets, 0).exp()
+
+    def _by_row(self) -> Tensor:
+        return self.log_weights[:, None] if self.log_weights.ndim == 1 else self.log_weights
 
     def to(self, device: torch.device) -> "SoftTargets":
         """The same on a device."""
         return SoftTargets(self.log_targets.to(device), self.log_weights.to(device))
 
 
-def soft_targets(logits: Tensor, weights: Tensor, sources: Tensor, temperature: float, fusion: str) -> SoftTargets:
+def soft_targets(
+    logits: Tensor,
+    weights: Tensor,
+    sources: Tensor,
+    temperature: float,
+    fusion: str,
+    covered: Tensor | None = None,
+) -> SoftTargets:
     """Soften the teachers' logits and fuse those of one source.
 
     Called once a run, so it is here that the teachers' side is checked.
@@ -40,7 +61,7 @@ def soft_targets(logits: Tensor, weights: Tensor, sources: Tensor, temperature: 
     Parameters
     ----------
     logits : (M, B, K)
-        Finite.
+        Finite, where covered.
     weights : (M,)
         Weight of each teacher in the whole family: at least 0; sums to 1. A teacher of weight 0 is left out, and so is
         a source that has no other; the rest are given in ascending order of their number.
@@ -49,6 +70,9 @@ def soft_targets(logits: Tensor, weights: Tensor, sources: Tensor, temperature: 
     fusion : {"probability", "probability_t1", "logit"}
         What a source averages: probabilities at `temperature` (the report, §4.1.4); probabilities at 1, softened
         afterwards; or logits.
+    covered : bool, (M, B), optional
+        Which rows each teacher has; all, if not given. In a row that some lack, the others' weights are scaled to 1; in
+        one that all lack there is no target: its weights are 0.
 
     Raises
     ------
@@ -58,26 +82,37 @@ def soft_targets(logits: Tensor, weights: Tensor, sources: Tensor, temperature: 
     CheckError
         On logits that are not finite.
     """
-    _check_teachers(logits, weights, sources, temperature, fusion)
+    _check_teachers(logits, weights, sources, temperature, fusion, covered)
     held = weights > 0
     logits, sources = _at_least_float32(logits[held]), sources[held]
     # In float64, so that the weight of a source that holds all teachers is 1 to the last bit of the loss's float32.
-    log_weights = weights[held].double().log()
-    log_weights = log_weights - torch.logsumexp(log_weights, 0)
+    log_weights = weights[held].double().log()[:, None]
+    if covered is not None:
+        log_weights = log_weights.where(covered[held], -torch.inf)
+        logits = logits.where(covered[held][..., None], 0)
+    log_weights = log_weights - _log_total(log_weights)
     targets, totals = [], []
     for source in sources.unique():
         members = sources == source
-        total = torch.logsumexp(log_weights[members], 0)
-        within = (log_weights[members] - total).to(logits.dtype)[:, None, None]
+        within = (log_weights[members] - _log_total(log_weights[members])).to(logits.dtype)[..., None]
         if fusion == "probability":
             target = torch.logsumexp(within + F.log_softmax(logits[members] / temperature, -1), 0)
         elif fusion == "probability_t1":
             target = F.log_softmax(torch.logsumexp(within + F.log_softmax(logits[members], -1), 0) / temperature, -1)
         else:
             target = F.log_softmax((within.exp() * logits[members]).sum(0) / temperature, -1)
+        if covered is not None:  # where the source has no teacher, a target that counts nothing, and is finite
+            target = target.where(within.isfinite().any(0), -math.log(logits.shape[-1]))
         targets.append(target)
-        totals.append(total.to(logits.dtype))
-    return SoftTargets(torch.stack(targets), torch.stack(totals))
+        totals.append(torch.logsumexp(log_weights[members], 0).to(logits.dtype))
+    weights_of = torch.stack(totals)
+    return SoftTargets(torch.stack(targets), weights_of if covered is not None else weights_of[:, 0])
+
+
+def _log_total(log_weights: Tensor) -> Tensor:
+    """Logarithm of the sum of weights (M, 1 or B) over the first axis; 0 where there is none to scale by."""
+    total = torch.logsumexp(log_weights, 0)
+    return total.where(total.isfinite(), 0)
 
 
 def balanced_class_weights(labels: Tensor, classes: Sequence[str]) -> Tensor:
@@ -106,17 +141,32 @@ def balanced_class_weights(labels: Tensor, classes: Sequence[str]) -> Tensor:
 
 
 def ce_loss(
-    logits: Tensor, labels: Tensor, *, class_weights: Tensor | None = None, label_smoothing: float = 0.0
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    class_weights: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    some_unlabelled: bool = False,
 ) -> Tensor:
     """Cross-entropy with hard labels: the whole loss of the baseline, a part of the others.
 
     With class weights w and smoothing e it is torch's weighted mean,
     `-sum_i [(1 - e) w_y log q_y + e / K sum_k w_k log q_k] / sum_i w_y`, y being the label of image i. Shapes: logits
     (B, K), labels int64 (B,), class weights (K,), above 0, on the device of the logits; smoothing in [0, 1].
+
+    With `some_unlabelled` a label may be -1: such an image adds nothing, but counts in the mean over the batch. So the
+    loss of each image is the same whatever others are in its batch.
     """
     logits = _at_least_float32(logits)
     weights = None if class_weights is None else class_weights.to(logits.dtype)
-    return F.cross_entropy(logits, labels, weight=weights, label_smoothing=label_smoothing)
+    if not some_unlabelled:
+        return F.cross_entropy(logits, labels, weight=weights, label_smoothing=label_smoothing)
+    total = F.cross_entropy(
+        logits, labels, weight=weights, label_smoothing=label_smoothing, ignore_index=-1, reduction="sum"
+    )
+    known = (labels >= 0).to(logits.dtype)
+    of_each = known if weights is None else known * weights[labels.clamp(min=0)]
+    return total / of_each.sum().clamp(min=torch.finfo(logits.dtype).tiny) * known.mean()
 
 
 def cross_entropy_for(
@@ -124,11 +174,19 @@ def cross_entropy_for(
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """`ce_loss` of logits and labels, with the label smoothing and class weights that params ask for.
 
-    `labels`, int64 (N,), are the train split's; the weights lie on `device`, as the logits will.
+    `labels`, int64 (N,), are those that are trained on, -1 where there is none; the weights lie on `device`, as the
+    logits will.
     """
-    balanced = settings.class_weights == "balanced"
-    weights = balanced_class_weights(labels, classes).to(device) if balanced else None
-    return partial(ce_loss, class_weights=weights, label_smoothing=recipe.label_smoothing)
+    known = labels[labels >= 0]
+    weights = None
+    if settings.class_weights == "balanced":
+        weights = balanced_class_weights(known, classes).to(device)
+    return partial(
+        ce_loss,
+        class_weights=weights,
+        label_smoothing=recipe.label_smoothing,
+        some_unlabelled=len(known) < len(labels),
+    )
 
 
 def kl_to_sources(logits: Tensor, targets: SoftTargets, temperature: float) -> Tensor:
@@ -141,10 +199,9 @@ def kl_to_sources(logits: Tensor, targets: SoftTargets, temperature: float) -> T
     Shapes as in `kd_loss`. Raises UsageError if they do not fit together.
     """
     _check_shapes(logits, targets)
-    log_targets, log_weights = targets
-    mixture = torch.logsumexp(log_weights[:, None, None] + log_targets, 0).exp()
-    cross_entropy = -(mixture * F.log_softmax(_at_least_float32(logits) / temperature, -1)).sum(-1)
-    entropy = -(log_weights.exp()[:, None] * (log_targets.exp() * log_targets).sum(-1)).sum(0)
+    log_targets = targets.log_targets
+    cross_entropy = -(targets.mixture() * F.log_softmax(_at_least_float32(logits) / temperature, -1)).sum(-1)
+    entropy = -(targets.weights() * (log_targets.exp() * log_targets).sum(-1)).sum(0)
     return (cross_entropy - entropy).mean()
 
 
@@ -202,7 +259,7 @@ def dkd_loss(
         If the student's and the teachers' shapes do not fit together, or on an unknown target term.
     """
     _check_shapes(logits, targets)
-    log_targets, weights = targets.log_targets, targets.log_weights.exp()[:, None]
+    log_targets, weights = targets.log_targets, targets.weights()
     log_q = F.log_softmax(_at_least_float32(logits) / temperature, -1)
     is_target = F.one_hot(labels, logits.shape[-1]).bool()
     p_target, p_rest = _target_and_rest(log_targets, is_target)
@@ -234,16 +291,19 @@ def _at_least_float32(values: Tensor) -> Tensor:
 
 def _check_shapes(logits: Tensor, targets: SoftTargets) -> None:
     log_targets, log_weights = targets
-    if log_targets.shape != (len(log_weights), *logits.shape) or logits.ndim != 2:
+    fits = log_weights.shape in (log_targets.shape[:1], log_targets.shape[:2])
+    if not fits or log_targets.shape[1:] != logits.shape or logits.ndim != 2:
         raise UsageError(
             "student and soft targets do not fit together",
             where=f"logits {(*logits.shape,)}, targets {(*log_targets.shape,)}, weights {(*log_weights.shape,)}",
-            expected="logits (B, K), targets (S, B, K) and weights (S,)",
+            expected="logits (B, K), targets (S, B, K) and weights (S,) or (S, B)",
             hint="soft targets must be of the same classes and the same rows as the batch",
         )
 
 
-def _check_teachers(logits: Tensor, weights: Tensor, sources: Tensor, temperature: float, fusion: str) -> None:
+def _check_teachers(
+    logits: Tensor, weights: Tensor, sources: Tensor, temperature: float, fusion: str, covered: Tensor | None
+) -> None:
     if logits.ndim != 3 or not weights.shape == sources.shape == logits.shape[:1]:
         raise UsageError(
             "teachers' logits, weights and sources do not fit together",
@@ -260,7 +320,8 @@ def _check_teachers(logits: Tensor, weights: Tensor, sources: Tensor, temperatur
         raise UsageError("a temperature must be above 0 and finite", where=f"temperature {temperature}")
     if fusion not in get_args(Fusion):
         raise UsageError(f"unknown fusion {fusion!r}", expected=f"one of {', '.join(get_args(Fusion))}")
-    finite = logits.isfinite().flatten(1).all(1)
+    finite = logits.isfinite().all(-1)
+    finite = (finite if covered is None else finite | ~covered).all(1)
     if not finite.all():
         raise CheckError(
             "soft labels that are not finite",

@@ -1,6 +1,7 @@
 """The student: trained on hard labels and, unless it is the baseline, on the family's soft labels."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 
 from ..data.images import Pixels
-from ..data.index import Index
+from ..data.index import TRANSFER, Index
 from ..params import Params
 from ..softlabels import families
 from ..softlabels.targets import Targets
@@ -17,11 +18,11 @@ from . import checkpoint as checkpoints
 from . import losses, models
 from .augment import recorded
 from .batches import Batch
-from .data import Split, splits_of
+from .data import Split, splits_of, trained_by
 from .inference import make_deterministic, predict, training_device
 from .loop import Method, Objective, TrainingData, TrainingResult, fit
 from .modes import MODES
-from .training_canary import TrainingCanary
+from .training_canary import TrainingCanary, named_classes
 
 # Params that no student depends on, but through its targets, its index, its images and its scale. Any other, one of a
 # new mode too, is part of a checkpoint's name.
@@ -41,11 +42,13 @@ def train(
     checkpoint: Path | None = None,
     misaligned: bool = False,
 ) -> tuple[nn.Module, TrainingResult]:
-    """Train a student on the train split of an index and the targets given.
+    """Train a student on the train split of an index and the targets given; if it distils, on unlabelled images too.
 
     `misaligned` says that the targets are out of step on purpose, so that the training canary must not stop the run.
     """
     split, val, test = splits_of(rows, packed, params.classes)
+    if families.distils(params):
+        split = trained_by(rows, packed, params.classes)
     recipe = params.scale_.student
     goal = objective(params, targets, torch.from_numpy(split.labels), misaligned)
     views = recorded(params.views, len(split.rows), packed.shape[1]) if params.views > 1 else None
@@ -85,25 +88,36 @@ def objective(params: Params, soft: Targets, labels: torch.Tensor, misaligned: b
     logits = torch.from_numpy(soft.logits).flatten(1, 2)
     if families.distils(params):
         weights, sources = torch.from_numpy(soft.weights), torch.from_numpy(soft.sources)
-        targets = losses.soft_targets(logits, weights, sources, params.temperature, soft.plan["fusion"]).to(device)
+        covered = None if soft.covered is None else torch.from_numpy(soft.covered)  # with one view alone
+        fusion = soft.plan["fusion"]
+        targets = losses.soft_targets(logits, weights, sources, params.temperature, fusion, covered).to(device)
     else:
         targets = losses.SoftTargets(logits, torch.zeros(0)).to(device)
     teachers = [teacher["teacher"] for teacher in soft.plan["teachers"]]
-    canary = TrainingCanary(logits, teachers, device, stops=not misaligned)
+    some_unlabelled = bool((labels < 0).any())
+    canary = TrainingCanary(named_classes(logits), teachers, len(params.classes), device, stops=not misaligned)
 
     def loss(logits: torch.Tensor, batch: Batch) -> dict[str, torch.Tensor]:
         rows = batch.positions if batch.views is None else batch.views * len(labels) + batch.positions
         canary.see(rows, batch.labels)
-        return mode(params, logits, batch, cross_entropy(logits, batch.labels), targets.at(rows))
+        ce, soft_targets = cross_entropy(logits, batch.labels), targets.at(rows)
+        if some_unlabelled:  # a mode that asks for the class of an image is told the one that the teachers name
+            named = batch.labels.where(batch.labels >= 0, soft_targets.mixture().argmax(-1))
+            batch = replace(batch, labels=named)
+        return mode(params, logits, batch, ce, soft_targets)
 
     return Objective(loss, canary.epoch)
 
 
 def predictions(network: nn.Module, rows: Index, packed: Pixels, classes: list[str]) -> pd.DataFrame:
-    """Logits of every image outside train, beside its path, split, group, subject and label."""
-    reported = rows.rows[rows.rows["split"] != "train"]
+    """Logits of every image of val, calib and test, beside its path, split, group, subject, label, and votes if any."""
+    reported = rows.rows[~rows.rows["split"].isin(["train", TRANSFER])]
     logits = predict(network, Split(packed, reported.index.to_numpy(), rows.codes(classes)[reported.index]))
     told = reported[["path", "split", "group", "subject", "label"]].reset_index(drop=True)
+    votes = rows.votes(classes)
+    if votes is not None:
+        shares = pd.DataFrame(votes[reported.index], columns=[f"vote_{name}" for name in classes])
+        told = pd.concat([told, shares], axis=1)
     return pd.concat([told, pd.DataFrame(logits, columns=[f"logit_{name}" for name in classes])], axis=1)
 
 

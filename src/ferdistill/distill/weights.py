@@ -1,34 +1,51 @@
-"""Which file of weights a network starts from, or is, and by which digest it is known."""
+"""Which file a teacher or student starts from, or is, and by which digest that is known."""
 
 from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError, require_same
-from ..files import read_json, sha256_file
-from ..params import FrozenTeacher, NetworkParams
+from ..files import read_json, sha256, sha256_file
+from ..params import FrozenTeacher, NetworkParams, SoftLabelsTeacher, TableTeacher
 
-WITHOUT_FILE = ("scratch", "imagenet")
+WITHOUT_FILE = ("scratch", "imagenet", "votes")
+Network = NetworkParams | FrozenTeacher | TableTeacher
 
 
-def facts(network: NetworkParams | FrozenTeacher, where: str) -> dict[str, Any]:
-    """`from`: scratch, imagenet, or a file; `sha256`: the file's, else null.
+def facts(network: Network, where: str) -> dict[str, Any]:
+    """`from`: scratch, imagenet, votes, a file, or a directory of soft labels; `sha256`: the file's, else null.
 
-    Raises UsageError if the file is not there.
+    Raises UsageError if it is not there.
     """
-    source = network.frozen if isinstance(network, FrozenTeacher) else network.init
+    source = _source(network)
     if source in WITHOUT_FILE:
         return {"from": source, "sha256": None}
-    if not Path(source).is_file():
+    place, table = Path(source), isinstance(network, TableTeacher)
+    if not (place.exists() if table else place.is_file()):
         raise UsageError(
-            "no weights here",
+            "no soft labels here" if table else "no weights here",
             where=f"{source} (params.yaml, {where})",
-            expected="a recipe's init is scratch, imagenet or a safetensors file; a frozen teacher is a file",
+            expected="a recipe's init is scratch, imagenet or a safetensors file; a frozen teacher is a file, soft "
+            "labels are a file or a directory",
             hint="put it there (`dvc pull` if DVC keeps it), or correct params.yaml",
         )
-    return {"from": source, "sha256": sha256_file(source)}
+    return {"from": source, "sha256": sha256_file(place) if place.is_file() else _directory_sha256(place)}
 
 
-def require(network: NetworkParams | FrozenTeacher, checked: Path) -> dict[str, Any]:
+def _source(network: Network) -> str:
+    if isinstance(network, FrozenTeacher):
+        return network.frozen
+    if isinstance(network, SoftLabelsTeacher):
+        return network.softlabels
+    return network.init if isinstance(network, NetworkParams) else "votes"
+
+
+def _directory_sha256(directory: Path) -> str:
+    """Over the names and digests of the files in it."""
+    files = sorted(file for file in directory.iterdir() if file.is_file() and not file.name.startswith("."))
+    return sha256("".join(f"{sha256_file(file)}  {file.name}\n" for file in files))
+
+
+def require(network: Network, checked: Path) -> dict[str, Any]:
     """The facts that the stage `params` wrote, if the weights are still those.
 
     Raises CheckError if they are others.

@@ -9,16 +9,18 @@ from ..errors import CheckError
 NULL_DRAWS = 200
 
 
-def check_scored(logits: np.ndarray, labels: np.ndarray) -> None:
-    """Check logits (N, K) against labels (N,), integers in 0..K-1.
+def check_scored(logits: np.ndarray, truth: np.ndarray) -> None:
+    """Check logits (N, K) against labels (N,), integers in 0..K-1, or distributions over the classes (N, K).
 
-    Raises a CheckError on a wrong shape, no rows, labels out of range, or logits that are not finite.
+    Raises a CheckError on a wrong shape, no rows, labels out of range, distributions that are none, or logits that are
+    not finite.
     """
-    if logits.ndim != 2 or labels.shape != logits.shape[:1]:
+    labels = truth if truth.ndim == 1 else np.zeros(len(truth), np.int64)
+    if logits.ndim != 2 or truth.shape not in (logits.shape[:1], logits.shape):
         raise CheckError(
             "logits and labels do not fit together",
-            where=f"logits {logits.shape}, labels {labels.shape}",
-            expected="logits (N, K) and labels (N,)",
+            where=f"logits {logits.shape}, labels {truth.shape}",
+            expected="logits (N, K) and labels (N,), or distributions (N, K)",
         )
     if len(logits) == 0:
         raise CheckError("nothing to score", where="logits", expected="at least one row", hint="check the split")
@@ -28,6 +30,8 @@ def check_scored(logits: np.ndarray, labels: np.ndarray) -> None:
             where=f"labels of dtype {labels.dtype}, from {labels.min()} to {labels.max()}",
             expected=f"integers in 0..{logits.shape[1] - 1}",
         )
+    if truth.ndim == 2 and not ((truth >= 0).all() and np.allclose(truth.sum(axis=1), 1)):
+        raise CheckError("votes that are no distributions", expected="shares of at least 0 that sum to 1")
     finite = np.isfinite(logits).all(axis=1)
     if not finite.all():
         raise CheckError(
@@ -43,9 +47,14 @@ def log_probabilities(logits: np.ndarray, temperature: float = 1.0) -> np.ndarra
     return log_softmax(np.asarray(logits, dtype=np.float64) / temperature, axis=1)
 
 
-def negative_log_likelihood(log_probs: np.ndarray, labels: np.ndarray) -> float:
-    """Mean negative log-likelihood of the labels, in nats (report §4.1.6, item 3)."""
-    return float(-log_probs[np.arange(len(labels)), labels].mean())
+def expected(values: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Of values (N, K) those of the labels (N,), or their mean under distributions (N, K), as of votes; (N,)."""
+    return values[np.arange(len(truth)), truth] if truth.ndim == 1 else (truth * values).sum(axis=1)
+
+
+def negative_log_likelihood(log_probs: np.ndarray, truth: np.ndarray) -> float:
+    """Mean negative log-likelihood of the labels, in nats (report §4.1.6, item 3); of votes, in their mean."""
+    return float(-expected(log_probs, truth).mean())
 
 
 def bin_of(values: np.ndarray, bins: int) -> np.ndarray:
@@ -53,14 +62,16 @@ def bin_of(values: np.ndarray, bins: int) -> np.ndarray:
     return np.digitize(values, np.linspace(0, 1, bins + 1)[1:-1])
 
 
-def reliability(probabilities: np.ndarray, labels: np.ndarray, bins: int) -> pd.DataFrame:
+def reliability(probabilities: np.ndarray, truth: np.ndarray, bins: int) -> pd.DataFrame:
     """Confidence against accuracy in bins of the top-label confidence (report §4.1.6, item 1); see `bin_of`.
 
-    Of probabilities (N, K), whose rows sum to 1, and labels (N,) in 0..K-1. One row a bin: `low`, `high`, `count`,
+    Of probabilities (N, K), whose rows sum to 1, and labels (N,) in 0..K-1, or distributions (N, K), under which the
+    accuracy is the probability of the predicted class. One row a bin: `low`, `high`, `count`,
     `confidence`, `accuracy`; the last two are NaN where the bin is empty.
     """
     confidence = probabilities.max(axis=1)
-    correct = probabilities.argmax(axis=1) == labels
+    predicted = probabilities.argmax(axis=1)
+    correct = predicted == truth if truth.ndim == 1 else truth[np.arange(len(truth)), predicted]
     edges = np.linspace(0, 1, bins + 1)
     places = bin_of(confidence, bins)
     count = np.bincount(places, minlength=bins)

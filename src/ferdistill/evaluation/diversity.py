@@ -152,15 +152,41 @@ def measure(
 def of_split(params: Params, rows: Index, split: str, temperature: float) -> dict[str, Any]:
     """`measure` the teachers of params.yaml on a split of an index, beside the truth where the corpus has one.
 
-    Raises a CheckError if soft labels are out of step with the index.
+    On the images that all of them cover; where these are not all, `covered` says how many each has. Raises as `shared`.
     """
-    directories = [workspace.softlabels(name, params.index_tag) for name in params.teachers]
-    alignment.require(alignment.check(directories, rows, params.classes))
-    at = rows.positions(split)
-    return measure(
-        np.stack([store.logits_of(store.read(directory)[0], params.classes)[at] for directory in directories]),
+    at, logits, has = shared(params, rows, split, params.teachers)
+    found = measure(
+        logits,
         rows.codes(params.classes)[at],
         params.teachers,
         temperature,
         distribution(workspace.corpus(params.corpus), rows.rows["path"].iloc[at].tolist(), params.classes),
     )
+    covered = dict(zip(params.teachers, has.sum(axis=1).tolist(), strict=True))
+    return found if has.all() else found | {"covered": covered}
+
+
+def shared(
+    params: Params, rows: Index, split: str, teachers: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of the images of a split that all of some teachers cover: positions in the index (n,), and logits (M, n, K).
+
+    And which of the split's N images each teacher covers, bool (M, N).
+
+    Raises a CheckError if soft labels are out of step with the index, or no image is covered by all teachers.
+    """
+    directories = [workspace.softlabels(name, params.index_tag) for name in teachers]
+    alignment.require(alignment.check(directories, rows, params.classes))
+    at = rows.positions(split)
+    logits = np.stack([store.logits_of(store.read(directory)[0], params.classes)[at] for directory in directories])
+    has = np.stack([store.covered(of_teacher) for of_teacher in logits])
+    by_all = has.all(axis=0)
+    if not by_all.any():
+        least = int(has.sum(axis=1).argmin())
+        raise CheckError(
+            f"no image of {split} that every teacher covers",
+            where=f"{teachers[least]} covers {has[least].sum()} of {len(at)}",
+            expected="images that all teachers have soft labels for",
+            hint="look at another split, or leave that teacher out",
+        )
+    return at[by_all], logits[:, by_all], has

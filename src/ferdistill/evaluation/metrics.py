@@ -31,6 +31,12 @@ class Predictions(NamedTuple):
     labels: np.ndarray  # (N,) in 0..K-1
     paths: np.ndarray  # (N,) text, as in the index
     clusters: np.ndarray  # (N,) text, as `clusters_of` gives them: samples of one are not independent
+    votes: np.ndarray | None = None  # (N, K) shares of the annotators' votes, NaN where an image has none
+
+    @property
+    def has_votes(self) -> np.ndarray:
+        """Which samples have votes, bool, (N,)."""
+        return np.zeros(len(self.labels), bool) if self.votes is None else ~np.isnan(self.votes).any(axis=1)
 
 
 def read_stored(path: Path | str) -> pd.DataFrame:
@@ -77,7 +83,9 @@ def read_predictions(path: Path | str, split: str, classes: Sequence[str]) -> Pr
         what = f"unknown labels {unknown}" if unknown else f"no predictions of the split `{split}`"
         raise refused(what, f"rows of `{split}`, labelled with {list(classes)}")
     logits = frame[[f"logit_{name}" for name in classes]].to_numpy(np.float32)
-    return Predictions(logits, labels, frame["path"].to_numpy(str), clusters_of(frame))
+    columns = [f"vote_{name}" for name in classes]
+    votes = frame[columns].to_numpy(np.float64) if set(columns) <= set(frame.columns) else None
+    return Predictions(logits, labels, frame["path"].to_numpy(str), clusters_of(frame), votes)
 
 
 def clusters_of(frame: pd.DataFrame) -> np.ndarray:

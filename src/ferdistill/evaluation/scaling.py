@@ -14,12 +14,14 @@ from ..errors import CheckError
 from ..params import CalibrateParams
 from .calibration import (
     check_scored,
+    expected,
     expected_calibration_error,
     log_probabilities,
     negative_log_likelihood,
     reliability,
 )
 from .intervals import draw_clusters, percentile
+from .known_truth import against
 from .metrics import Predictions, score
 
 # T* is searched between these. At the lower end every sample is classified rightly, or nearly.
@@ -37,7 +39,7 @@ class TemperatureFit(NamedTuple):
     widened_to: float  # largest T of the widened grid
 
 
-def fit_temperature(logits: np.ndarray, labels: np.ndarray, grid: Sequence[float], bins: int = 15) -> TemperatureFit:
+def fit_temperature(logits: np.ndarray, truth: np.ndarray, grid: Sequence[float], bins: int = 15) -> TemperatureFit:
     """Choose T for softmax(logits / T), on a split used neither for training nor for the test.
 
     The continuous T* minimises the NLL (Guo et al. 2017, §4.2). NLL is convex in 1/T, so the bounded search
@@ -47,25 +49,25 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray, grid: Sequence[float
     A grid whose choice lies at its edge is widened there, by the ratio of its two outermost values (1.1 if it has
     but one), until the choice lies inside or the grid spans [T_MIN, T_MAX].
 
-    The logits (N, K) are finite, the labels (N,) in 0..K-1; `bins` are those of the ECE. Raises a CheckError if the
-    optimum lies at T_MAX, or every T does equally well.
+    The logits (N, K) are finite, the truth labels (N,) in 0..K-1, or votes as distributions (N, K); `bins` are those of
+    the ECE. Raises a CheckError if the optimum lies at T_MAX, or every T does equally well.
     """
-    check_scored(logits, labels)
+    check_scored(logits, truth)
 
     def nll(t: float) -> float:
-        return negative_log_likelihood(log_probabilities(logits, t), labels)
+        return negative_log_likelihood(log_probabilities(logits, t), truth)
 
     @cache
     def rank(t: float) -> tuple[float, float]:
-        table = reliability(np.exp(log_probabilities(logits, t)), labels, bins)
+        table = reliability(np.exp(log_probabilities(logits, t)), truth, bins)
         return nll(t), expected_calibration_error(table)
 
-    t_star = _best_temperature(logits, labels)
+    t_star = _best_temperature(logits, truth)
     least = nll(t_star)
     if least > 1e-9 and (nll(T_MAX) - least < 1e-9 or t_star > 0.999 * T_MAX):
         raise CheckError(
             f"no temperature fits: the labels are best predicted by ignoring the logits (T* >= {T_MAX:g})",
-            where=f"{len(labels)} samples for calibration",
+            where=f"{len(truth)} samples for calibration",
             expected=f"an optimum inside ({T_MIN:g}, {T_MAX:g})",
             hint="the model has learned nothing that holds on this split: train longer, or check its labels",
         )
@@ -84,10 +86,10 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray, grid: Sequence[float
     return TemperatureFit(t_star, t_star_grid, at_edge, chosen, widened[0], widened[-1])
 
 
-def _best_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+def _best_temperature(logits: np.ndarray, truth: np.ndarray) -> float:
     """The T in [T_MIN, T_MAX] of least NLL."""
     found = minimize_scalar(
-        lambda log_t: negative_log_likelihood(log_probabilities(logits, np.exp(log_t)), labels),
+        lambda log_t: negative_log_likelihood(log_probabilities(logits, np.exp(log_t)), truth),
         bounds=np.log([T_MIN, T_MAX]),
         method="bounded",
         options={"xatol": 1e-7},
@@ -96,7 +98,7 @@ def _best_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def temperature_interval(
-    logits: np.ndarray, labels: np.ndarray, clusters: np.ndarray, *, draws: int, level: float, seed: int
+    logits: np.ndarray, truth: np.ndarray, clusters: np.ndarray, *, draws: int, level: float, seed: int
 ) -> tuple[float, float]:
     """The percentile interval of T* when whole clusters are drawn with replacement, `draws` times.
 
@@ -105,8 +107,9 @@ def temperature_interval(
     """
     log_t = np.linspace(np.log(T_MIN), np.log(T_MAX), 401)
     _, of = np.unique(clusters, return_inverse=True)
-    at = np.arange(len(labels))
-    nll = np.column_stack([np.bincount(of, weights=-log_probabilities(logits, t)[at, labels]) for t in np.exp(log_t)])
+    nll = np.column_stack(
+        [np.bincount(of, weights=-expected(log_probabilities(logits, t), truth)) for t in np.exp(log_t)]
+    )
     drawn = draw_clusters(np.random.default_rng(seed), len(nll), draws) @ nll
     lowest = np.clip(drawn.argmin(axis=1), 1, len(log_t) - 2)
     before, middle, after = (drawn[np.arange(draws), lowest + step] for step in (-1, 0, 1))
@@ -117,12 +120,12 @@ def temperature_interval(
     return interval["low"], interval["high"]
 
 
-def temperature_scaling(logits: np.ndarray, labels: np.ndarray, new: np.ndarray) -> np.ndarray:
-    """Fit T to `logits` and `labels`; the log-probabilities of `new` at that T. Guo et al. 2017, §4.2."""
-    return log_probabilities(new, _best_temperature(logits, labels))
+def temperature_scaling(logits: np.ndarray, truth: np.ndarray, new: np.ndarray) -> np.ndarray:
+    """Fit T to `logits` and `truth`; the log-probabilities of `new` at that T. Guo et al. 2017, §4.2."""
+    return log_probabilities(new, _best_temperature(logits, truth))
 
 
-def fit_vector(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def fit_vector(logits: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The weights w (K,) and the bias b (K,) of least NLL for softmax(w * logits + b). Guo et al. 2017, §4.2.
 
     w is kept in [1 / T_MAX, 1 / T_MIN] and b in [-T_MAX, T_MAX], so that separable classes cannot drive them to
@@ -130,13 +133,13 @@ def fit_vector(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.n
     """
     logits = np.asarray(logits, dtype=np.float64)
     classes = logits.shape[1]
-    truth = np.eye(classes)[labels]
+    shares = np.eye(classes)[truth] if truth.ndim == 1 else truth
 
     def nll(parameters: np.ndarray) -> tuple[float, np.ndarray]:
         weights, bias = parameters[:classes], parameters[classes:]
         log_probs = log_softmax(weights * logits + bias, axis=1)
-        error = (np.exp(log_probs) - truth) / len(labels)
-        return negative_log_likelihood(log_probs, labels), np.r_[(error * logits).sum(axis=0), error.sum(axis=0)]
+        error = (np.exp(log_probs) - shares) / len(truth)
+        return negative_log_likelihood(log_probs, truth), np.r_[(error * logits).sum(axis=0), error.sum(axis=0)]
 
     found = minimize(
         nll,
@@ -149,28 +152,28 @@ def fit_vector(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.n
     return found.x[:classes], found.x[classes:]
 
 
-def vector_scaling(logits: np.ndarray, labels: np.ndarray, new: np.ndarray) -> np.ndarray:
-    """Fit `fit_vector` to `logits` and `labels`; the log-probabilities of `new` under it."""
-    weights, bias = fit_vector(logits, labels)
+def vector_scaling(logits: np.ndarray, truth: np.ndarray, new: np.ndarray) -> np.ndarray:
+    """Fit `fit_vector` to `logits` and `truth`; the log-probabilities of `new` under it."""
+    weights, bias = fit_vector(logits, truth)
     return log_softmax(weights * np.asarray(new, dtype=np.float64) + bias, axis=1)
 
 
-def isotonic_scaling(logits: np.ndarray, labels: np.ndarray, new: np.ndarray) -> np.ndarray:
+def isotonic_scaling(logits: np.ndarray, truth: np.ndarray, new: np.ndarray) -> np.ndarray:
     """Isotonic regression of each class against the rest, normalised; the log-probabilities of `new`.
 
     Zadrozny & Elkan 2002. A fitted value is kept in [1 / (n + 2), (n + 1) / (n + 2)], n the samples fitted to
     (Laplace's rule of succession): no finite sample shows a probability of 0, and the NLL would be infinite.
     """
-    least = 1 / (len(labels) + 2)
+    least = 1 / (len(truth) + 2)
     seen, unseen = np.exp(log_probabilities(logits)), np.exp(log_probabilities(new))
     fitted = np.empty_like(unseen)
     for k in range(seen.shape[1]):
         curve = IsotonicRegression(y_min=least, y_max=1 - least, out_of_bounds="clip")
-        fitted[:, k] = curve.fit(seen[:, k], labels == k).predict(unseen[:, k])
+        fitted[:, k] = curve.fit(seen[:, k], truth == k if truth.ndim == 1 else truth[:, k]).predict(unseen[:, k])
     return np.log(fitted / fitted.sum(axis=1, keepdims=True))
 
 
-# Each is fitted to the logits and labels that come first, and gives log-probabilities (N, K) of the logits that come
+# Each is fitted to the logits and the truth that come first, and gives log-probabilities (N, K) of the logits that come
 # third. The first is what the exported graph holds.
 METHODS: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]] = {
     "temperature": temperature_scaling,
@@ -180,7 +183,7 @@ METHODS: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]] =
 
 
 def cross_validate(
-    logits: np.ndarray, labels: np.ndarray, clusters: np.ndarray, folds: int, seed: int
+    logits: np.ndarray, truth: np.ndarray, clusters: np.ndarray, folds: int, seed: int
 ) -> dict[str, Any]:
     """Choose among `METHODS` by the NLL on clusters not fitted to.
 
@@ -200,27 +203,26 @@ def cross_validate(
         - for each method {`nll`}, in nats, and for the fallbacks {`gain`, `gain_standard_error`}: the NLL of
           temperature scaling less the method's.
     """
-    check_scored(logits, labels)
+    check_scored(logits, truth)
     _, of = np.unique(clusters, return_inverse=True)
     count = int(of.max()) + 1
     if count < 2:
         raise CheckError(
             "all samples for calibration are of one subject",
-            where=f"{len(labels)} samples",
+            where=f"{len(truth)} samples",
             expected="at least two subjects (or groups of copies), to choose between methods of calibration",
         )
-    losses = {name: np.empty(len(labels)) for name in METHODS}
+    losses = {name: np.empty(len(truth)) for name in METHODS}
     parts = GroupKFold(min(folds, count), shuffle=True, random_state=seed)
-    for fitted, held in parts.split(logits, labels, of):
+    for fitted, held in parts.split(logits, groups=of):
         for name, method in METHODS.items():
-            log_probs = method(logits[fitted], labels[fitted], logits[held])
-            losses[name][held] = -log_probs[np.arange(len(held)), labels[held]]
+            losses[name][held] = -expected(method(logits[fitted], truth[fitted], logits[held]), truth[held])
     scores: dict[str, dict[str, float]] = {name: {"nll": float(loss.mean())} for name, loss in losses.items()}
     better = []
     for name in list(METHODS)[1:]:
         difference = losses["temperature"] - losses[name]
         of_cluster = np.bincount(of, weights=difference - difference.mean())
-        error = np.sqrt((of_cluster**2).sum() * count / (count - 1)) / len(labels)
+        error = np.sqrt((of_cluster**2).sum() * count / (count - 1)) / len(truth)
         scores[name] |= {"gain": float(difference.mean()), "gain_standard_error": float(error)}
         if difference.mean() > error:
             better.append(name)
@@ -235,15 +237,19 @@ def cross_validate(
 def calibrate(
     calib: Predictions, classes: Sequence[str], settings: CalibrateParams
 ) -> tuple[dict[str, Any], list[str]]:
-    """Fit T* and its fallbacks to calib: what metrics/calibration.json holds, and what the user should know of it."""
-    logits, labels, bins = calib.logits, calib.labels, settings.bins
-    fit = fit_temperature(logits, labels, settings.grid, bins)
+    """Fit T* and its fallbacks to calib: what metrics/calibration.json holds, and what the user should know of it.
+
+    The truth that they are fitted to and scored by is that of `settings.against`: see `fitted_to`.
+    """
+    logits, truth, clusters = fitted_to(calib, settings)
+    bins = settings.bins
+    fit = fit_temperature(logits, truth, settings.grid, bins)
     low, high = temperature_interval(
-        logits, labels, calib.clusters, draws=settings.draws, level=settings.level, seed=settings.seed
+        logits, truth, clusters, draws=settings.draws, level=settings.level, seed=settings.seed
     )
-    choice = cross_validate(logits, labels, calib.clusters, settings.folds, settings.seed)
-    weights, bias = fit_vector(logits, labels)
-    scores = {of: score(logits, labels, classes, t, bins) for of, t in (("before", 1.0), ("after", fit.t_star))}
+    choice = cross_validate(logits, truth, clusters, settings.folds, settings.seed)
+    weights, bias = fit_vector(logits, truth)
+    scores = {of: _scores(logits, truth, classes, t, bins) for of, t in (("before", 1.0), ("after", fit.t_star))}
     warnings = []
     if fit.t_star == T_MIN:
         warnings.append(
@@ -274,7 +280,38 @@ def calibrate(
             "bias": dict(zip(classes, bias.tolist(), strict=True)),
         },
         "calib": {
-            "n": len(labels),
+            "n": len(truth),
             **{of: {name: found[name] for name in ("nll", "ece", "brier")} for of, found in scores.items()},
         },
+        **({"against": "votes"} if settings.against == "votes" else {}),
     }, warnings
+
+
+def fitted_to(calib: Predictions, settings: CalibrateParams) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Logits (N, K), truth and clusters (N,) that scaling is fitted to.
+
+    The truth is the labels (N,); or, where `settings.against` is `votes`, the shares of the annotators' votes (N, K),
+    and only of images that have some. They are taken as they are: what a fit descends is linear in them, so that few
+    votes make it noisy and not wrong.
+
+    Raises a CheckError if no image has votes.
+    """
+    if settings.against == "labels":
+        return calib.logits, calib.labels, calib.clusters
+    has = calib.has_votes
+    if calib.votes is None or not has.any():
+        raise CheckError(
+            "no image of calib has votes",
+            where=f"{len(calib.labels)} images; params.yaml, calibrate.against",
+            expected="annotators' votes, which the source or a table of votes in corpus.yaml brings into the index",
+            hint="set calibrate.against to labels, or add votes: docs/corpora.md",
+        )
+    return calib.logits[has], calib.votes[has], calib.clusters[has]
+
+
+def _scores(logits: np.ndarray, truth: np.ndarray, classes: Sequence[str], t: float, bins: int) -> dict[str, float]:
+    """NLL, ECE and Brier score; against votes in their mean over what an annotator says."""
+    if truth.ndim == 1:
+        return score(logits, truth, classes, t, bins)
+    found = against(truth, log_probabilities(logits, t), bins)
+    return {name: found[f"expected_{of}"] for name, of in (("nll", "nll"), ("ece", "gap"), ("brier", "brier"))}

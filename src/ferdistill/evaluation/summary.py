@@ -10,7 +10,7 @@ from ..params import CalibrateParams
 from . import intervals, known_truth
 from .calibration import consistency_band, log_probabilities, reliability
 from .metrics import BRIER_PARTS, CALIBRATION_ERRORS, Predictions, score
-from .scaling import METHODS
+from .scaling import METHODS, fitted_to
 
 RELIABILITY = ("nll", "brier", "ece", "ece_p", "mce", *CALIBRATION_ERRORS, *BRIER_PARTS)
 
@@ -24,15 +24,17 @@ def scores(
 ) -> dict[str, Any]:
     """What metrics/evaluation.json holds: scores on test, raw, scaled by T* and by what stands beside it, and on val.
 
-    `parts` are calib, val and test; `truth` is what `known_truth.read` knows of the test split.
+    `parts` are calib, val and test; `truth` is what `known_truth.read` knows of the test split. Annotators' votes are a
+    truth too, of the images that have some.
     """
     bins = settings.bins
     calib, val, test = parts["calib"], parts["val"], parts["test"]
     raw, scaled = (score(test.logits, test.labels, classes, t, bins) for t in (1.0, t_star))
     validation = score(val.logits, val.labels, classes, bins=bins)
+    fitted, fitted_truth, _ = fitted_to(calib, settings)
     fallbacks = {}
     for name in list(METHODS)[1:]:
-        fallback = score(METHODS[name](calib.logits, calib.labels, test.logits), test.labels, classes, bins=bins)
+        fallback = score(METHODS[name](fitted, fitted_truth, test.logits), test.labels, classes, bins=bins)
         # Neither keeps the arg-max.
         fallbacks[name] = {key: fallback[key] for key in ("macro_f1", "nll", "brier", "ece")}
     return {
@@ -45,16 +47,28 @@ def scores(
             "scaled": {name: scaled[name] for name in RELIABILITY},
             "ece_null": scaled["ece_null"],
             "fallbacks": fallbacks,
-            "truth": {
-                of: {
-                    "raw": known_truth.against(known, log_probabilities(test.logits), bins),
-                    "scaled": known_truth.against(known, log_probabilities(test.logits, t_star), bins),
-                    "ideal": known_truth.best_possible(known, test.labels, bins),
-                }
-                for of, known in truth.items()
-            },
+            "truth": {of: _by_truth(known, test.logits, test.labels, t_star, bins) for of, known in truth.items()}
+            | _by_votes(test, t_star, bins),
         },
         "validation": {name: validation[name] for name in ("n", "macro_f1", "accuracy")},
+    }
+
+
+def _by_truth(known: np.ndarray, logits: np.ndarray, labels: np.ndarray, t_star: float, bins: int) -> dict[str, Any]:
+    return {
+        "raw": known_truth.against(known, log_probabilities(logits), bins),
+        "scaled": known_truth.against(known, log_probabilities(logits, t_star), bins),
+        "ideal": known_truth.best_possible(known, labels, bins),
+    }
+
+
+def _by_votes(test: Predictions, t_star: float, bins: int) -> dict[str, Any]:
+    """`votes`, with how many images have some (`n`); empty if none has."""
+    has = test.has_votes
+    if test.votes is None or not has.any():
+        return {}
+    return {
+        "votes": {"n": int(has.sum())} | _by_truth(test.votes[has], test.logits[has], test.labels[has], t_star, bins)
     }
 
 

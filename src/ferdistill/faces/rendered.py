@@ -17,7 +17,7 @@ from PIL import Image
 from ..errors import UsageError
 from ..files import write_json, write_text
 from ..progress import track
-from .renderer import ACTION_UNITS, CLASSES, Identity, draw_identity, draw_view, perceived, prototype, render
+from .renderer import ACTION_UNITS, CLASSES, draw_identity, draw_view, perceived, prototype, render
 
 # How often each class is meant, after the class balance of FER2013.
 PRIOR = {
@@ -34,6 +34,7 @@ PARTS = (
     ("folders", "train", 0.20 * 0.75),
     ("folders", "test", 0.20 * 0.25),
 )
+UNLABELLED = ("unlabelled", "")  # a source without labels and parts
 PLANTED = {"exact": 0.015, "reencoded": 0.01, "mirrored": 0.01, "conflicts": 0.005}  # shares of the images
 
 FER_CODES = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")  # from 0
@@ -100,7 +101,15 @@ class Sample:
 
 
 def write_corpus(
-    root: Path, *, seed: int, subjects: int, images: int, annotators: int, sharpness: float
+    root: Path,
+    *,
+    seed: int,
+    subjects: int,
+    images: int,
+    annotators: int,
+    sharpness: float,
+    votes: bool = False,
+    transfer: int = 0,
 ) -> dict[str, int]:
     """Write the embedded corpus: three sources, `corpus.yaml`, `subjects.csv`, and the truth about them.
 
@@ -120,6 +129,10 @@ def write_corpus(
         Votes an image, at least 1.
     sharpness : float
         How much annotators agree, above 0; see `faces.perceived`.
+    votes : bool
+        Whether their votes lie beside the images, in `votes.csv`, which `corpus.yaml` then names.
+    transfer : int
+        Images without a label beside those, of people whom no other image shows: a fourth source, `unlabelled`.
 
     Returns
     -------
@@ -136,6 +149,7 @@ def write_corpus(
         (f"subjects = {subjects}", subjects >= 20, "at least 20, so every part has one"),
         (f"images = {images}", images >= max(100, 4 * subjects), "at least 100, and 4 a subject"),
         (f"annotators = {annotators}", annotators >= 1, "at least 1"),
+        (f"transfer = {transfer}", transfer >= 0, "at least 0"),
         (f"sharpness = {sharpness}", math.isfinite(sharpness) and sharpness > 0, "a number above 0"),
     ):
         if not fits:
@@ -143,12 +157,21 @@ def write_corpus(
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise UsageError("the corpus would overwrite what is there", where=str(root), hint="remove it first")
     samples, planted, shared = _draw(seed, subjects, images, annotators, sharpness)
+    # As many images a person as the others have.
+    strangers = range(subjects, subjects + -(-transfer * subjects // images))
+    for place in track(range(transfer), "drawing unlabelled faces", total=transfer):
+        stranger = strangers[place % len(strangers)]
+        sample = _sample(seed, (len(PARTS), place), UNLABELLED, stranger, annotators, sharpness)
+        samples.append(replace(sample, label=""))
 
     root.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=root.parent, prefix=f".{root.name}-"))
     try:
         paths = _write_sources(temporary, samples)
         _write_notes(temporary, samples, paths, planted, shared)
+        _write_description(temporary, votes, transfer > 0)
+        if votes:
+            _write_votes(temporary, samples, paths)
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o777 & ~umask)  # mkdtemp makes directories that only their owner may enter
@@ -159,7 +182,7 @@ def write_corpus(
         shutil.rmtree(temporary, ignore_errors=True)
     return {
         "images": len(samples),
-        "subjects": subjects,
+        "subjects": subjects + len(strangers),
         **Counter(sample.source for sample in samples),
         **{kind: len(pairs) for kind, pairs in planted.items()},
         "subjects_in_two_sources": len(shared),
@@ -234,35 +257,38 @@ def _draw(
     room = [share * (1 - planted_in[source] / (of_source[source] * images)) for source, _, share in PARTS]
     counts = _apportion(images - sum(copies.values()), room)
 
-    identities: dict[int, Identity] = {}
     samples = []
     plan = [(part, place) for part, count in enumerate(counts) for place in range(count)]
     for part, place in track(plan, "drawing faces", total=len(plan)):
         source, name, _ = PARTS[part]
         subject = pools[source, name][place % len(pools[source, name])]
-        if subject not in identities:
-            identities[subject] = draw_identity(_generator(seed, _SUBJECT, subject))
-        rng = _generator(seed, _IMAGE, part, place)
-        intended, aus = draw_expression(rng)
-        q = perceived(aus[None], sharpness)[0]
-        votes, label = vote(q, annotators, rng)
-        view = draw_view(rng)
-        samples.append(
-            Sample(
-                source=source,
-                part=name,
-                subject=subject,
-                intended=intended,
-                label=label,
-                aus=aus,
-                q=q,
-                votes=votes,
-                occluded=bool(view.occluder),
-                pixels=render(identities[subject], aus, view, 100 if source == "rafdb" else 48),
-                warmth=rng.uniform(0.3, 1.0),
-            )
-        )
+        samples.append(_sample(seed, (part, place), (source, name), subject, annotators, sharpness))
     return samples, _plant(samples, copies, conflicts_in_folders, _generator(seed, _LAYOUT, images)), shared
+
+
+def _sample(
+    seed: int, place: tuple[int, int], part: tuple[str, str], subject: int, annotators: int, sharpness: float
+) -> Sample:
+    """Draw one image: `place` is its own, `part` its source and official part."""
+    rng = _generator(seed, _IMAGE, *place)
+    intended, aus = draw_expression(rng)
+    q = perceived(aus[None], sharpness)[0]
+    votes, label = vote(q, annotators, rng)
+    view = draw_view(rng)
+    identity = draw_identity(_generator(seed, _SUBJECT, subject))
+    return Sample(
+        source=part[0],
+        part=part[1],
+        subject=subject,
+        intended=intended,
+        label=label,
+        aus=aus,
+        q=q,
+        votes=votes,
+        occluded=bool(view.occluder),
+        pixels=render(identity, aus, view, 100 if part[0] == "rafdb" else 48),
+        warmth=rng.uniform(0.3, 1.0),
+    )
 
 
 def _plant(
@@ -313,7 +339,7 @@ def _plant(
 
 def _file_order(samples: list[Sample]) -> list[int]:
     """Positions of the samples, part by part; within a part as drawn, copies last."""
-    order = {(source, part): rank for rank, (source, part, _) in enumerate(PARTS)}
+    order = {(source, part): rank for rank, (source, part, *_) in enumerate((*PARTS, UNLABELLED))}
     return sorted(range(len(samples)), key=lambda i: order[samples[i].source, samples[i].part])
 
 
@@ -341,10 +367,12 @@ def _write_sources(root: Path, samples: list[Sample]) -> list[str]:
             colour = Image.fromarray(_tint(sample.pixels, sample.warmth))
             colour.save(root / paths[position], quality=sample.quality)
         else:
+            folder = f"folders/{sample.part}/{sample.label}" if sample.label else "unlabelled"
+            (root / folder).mkdir(exist_ok=True)
             subject = _subject_name(sample.subject)
             name = f"{subject}_{numbered[subject]:04d}.png"
             numbered[subject] += 1
-            paths[position] = f"folders/{sample.part}/{sample.label}/{name}"
+            paths[position] = f"{folder}/{name}"
             Image.fromarray(sample.pixels).save(root / paths[position])
     _write_csv(root / "fer2013" / "fer2013.csv", ["emotion", "pixels", "Usage"], rows)
     write_text(root / "rafdb" / "EmoLabel" / "list_patition_label.txt", "".join(raf_lines))
@@ -361,9 +389,8 @@ def _tint(grey: NDArray[np.uint8], warmth: float) -> NDArray[np.uint8]:
 def _write_notes(
     root: Path, samples: list[Sample], paths: list[str], planted: dict[str, list[tuple[int, int]]], shared: list[int]
 ) -> None:
-    """Write the list of sources, the subjects, the licence and the truth."""
+    """Write the subjects, the licence and the truth."""
     positions = _file_order(samples)
-    write_text(root / "corpus.yaml", _SOURCES)
     write_text(root / "LICENSE.txt", _LICENSE)
     write_text(root / "truth" / "README.txt", _TRUTH)
     subject_rows = [[paths[position], _subject_name(samples[position].subject)] for position in positions]
@@ -381,6 +408,22 @@ def _write_notes(
     pairs = {kind: [[paths[original], paths[copy]] for original, copy in found] for kind, found in planted.items()}
     pairs["subjects_in_two_sources"] = [[_subject_name(s), "rafdb/train", "folders/test"] for s in shared]
     write_json(root / "truth" / "planted.json", pairs)
+
+
+def _write_description(root: Path, votes: bool, unlabelled: bool) -> None:
+    """Write the list of sources, and what belongs to it."""
+    text = _SOURCES
+    if unlabelled:
+        last = "  - {name: unlabelled, adapter: unlabelled, path: unlabelled}\n"
+        text = text.replace("subjects:", f"{last}subjects:")
+    write_text(root / "corpus.yaml", text + ("votes: votes.csv\n" if votes else ""))
+
+
+def _write_votes(root: Path, samples: list[Sample], paths: list[str]) -> None:
+    """Write the annotators' votes as a corpus would publish them; nobody voted on what has no label."""
+    labelled = [position for position in _file_order(samples) if samples[position].label]
+    rows = [[paths[position], *samples[position].votes.tolist()] for position in labelled]
+    _write_csv(root / "votes.csv", ["path", *CLASSES], rows)
 
 
 def _subject_name(number: int) -> str:

@@ -25,7 +25,7 @@ from ..evaluation.metrics import read_predictions
 from ..files import read_json
 from ..params import Params, TaskParams
 from ..progress import track
-from ..softlabels import families
+from ..softlabels import families, store
 from ..study import comparison, recipes, results, schema
 from ..study import decision as deciding
 from ..study.recipes import Difference, Recipe, point
@@ -322,12 +322,16 @@ def _json_if_there(path: Path, *keys: str) -> Any:
 
 
 def _diversity(params: Params, digests: set[str]) -> dict[str, Any] | None:
-    """`diversity.of_split` on test, if the runs' index and every teacher's soft labels are here."""
+    """`diversity.of_split` on test of the teachers that cover it, if the runs' index and all soft labels are here."""
     directories = [workspace.softlabels(name, params.index_tag) for name in params.teachers]
     if not workspace.index_csv(params.index_tag).is_file() or not all(directory.is_dir() for directory in directories):
         return None
     rows = index.read(workspace.index_csv(params.index_tag))
-    return diversity.of_split(params, rows, "test", params.temperature) if rows.digest in digests else None
+    covered = [read_json(directory / store.MANIFEST).get("covered") for directory in directories]
+    teachers = [name for name, of in zip(params.teachers, covered, strict=True) if of is None or of["test"]]
+    if rows.digest not in digests or not teachers:
+        return None
+    return diversity.of_split(params.model_copy(update={"teachers": teachers}), rows, "test", params.temperature)
 
 
 def _predictions(found: list[recipes.Recipe], classes: list[str], store: Path | None) -> dict[str, list[Any]]:

@@ -14,7 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..data.index import SPLITS, Index, digests, text_column
+from ..data.index import Index, digests, text_column
 from ..errors import CheckError, UsageError
 from ..files import read_json, sha256_file
 from . import store
@@ -69,7 +69,9 @@ def check(
         if directory in resolved[:place]:
             raise UsageError("a directory given twice", where=str(directories[place]), hint="name each once")
     # A mask, since pandas is five times slower by positions.
-    described = {split: digests(index.rows.loc[index.rows["split"] == split, ["path", "label"]]) for split in SPLITS}
+    described = {
+        split: digests(index.rows.loc[index.rows["split"] == split, ["path", "label"]]) for split in index.splits
+    }
 
     def check_one(directory: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         soft = read(directory)
@@ -88,7 +90,7 @@ def check(
         checked = list(pool.map(check_one, directories))
     soft_labels = [summary for summary, _ in checked]
     problems = [problem for _, found in checked for problem in found] + list(_check_copies(soft_labels))
-    kinds = {split: {p["kind"] for p in problems if p["split"] in (split, "")} for split in SPLITS}
+    kinds = {split: {p["kind"] for p in problems if p["split"] in (split, "")} for split in index.splits}
     by_split = {
         split: {
             "len_equal": "length" not in kinds[split],
@@ -96,7 +98,7 @@ def check(
             "labels_equal": "label" not in kinds[split],
             "ok": not kinds[split],
         }
-        for split in SPLITS
+        for split in index.splits
     }
     return {
         "dirs": [directory.as_posix() for directory in directories],
@@ -175,14 +177,14 @@ def _sweep(soft: SoftLabels, index: Index, described: dict[str, dict[str, Any]])
     for texts, values in store.read_batches(soft):
         stop = start + len(values)
         same = all(wanted[name].slice(start, len(values)).equals(pa.chunked_array([texts[name]])) for name in texts)
-        if not same or not np.isfinite(values).all():
+        if not same or not (np.isfinite(values).all() or store.sound(values, soft.manifest).all()):
             return ""
         right[start:stop] = store.distributions(values)
         digest.update(values.data)
         start = stop
     if start < len(right) or soft.manifest.get("splits") != described:
         return ""
-    return "" if any(right[index.positions(split)].all() for split in SPLITS) else digest.hexdigest()
+    return "" if any(right[index.positions(split)].all() for split in index.splits) else digest.hexdigest()
 
 
 def _values_sha256(soft: SoftLabels) -> str:
@@ -247,7 +249,7 @@ def _check_parts(
 ) -> list[dict[str, Any]]:
     paths, labels = (text_column(index.rows, name).combine_chunks() for name in ("path", "label"))
     wanted = {"": Rows(paths, labels, np.arange(len(paths)))}
-    for split in SPLITS:
+    for split in index.splits:
         positions = index.positions(split)
         wanted[split] = Rows(paths.take(pa.array(positions)), labels.take(pa.array(positions)), positions)
     whole = list(soft.parts) == [""] and not soft.manifest
@@ -258,10 +260,10 @@ def _check_parts(
     remedy = ANEW if in_order else _remedy(soft, paths)  # which takes a second for a million rows
     problems = []
     for split, part in soft.parts.items():
-        if split not in SPLITS and not whole:
-            expected, found = "one of " + ", ".join(SPLITS), split or "no split"
+        if split not in index.splits and not whole:
+            expected, found = "one of " + ", ".join(index.splits), split or "no split"
             problems.append(_problem(soft.directory, split, "split", int(part.rows[0]), expected, found, remedy))
-    for split in [""] if whole else SPLITS:
+    for split in [""] if whole else index.splits:
         if split in soft.parts:
             problems += _check_keys(soft.directory, split, soft.parts[split], wanted[split], remedy)
         else:
@@ -366,7 +368,7 @@ def _check_values(soft: SoftLabels, split: str, part: Part, classes: list[str]) 
     def shown(row: int) -> str:
         return f"{part.values[row].tolist()}" + ("" if part.paths is None else f" for {part.paths[row]}")
 
-    finite = np.isfinite(part.values).all(axis=1)
+    finite = store.sound(part.values, soft.manifest)
     right = store.distributions(part.values)
     for row in np.flatnonzero(~finite)[:1].tolist():
         yield note("non-finite", row, f"finite {soft.kind}", shown(row), ANEW)

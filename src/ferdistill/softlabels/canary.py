@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..data.index import SPLITS, Index
+from ..data.index import SPLITS, TRANSFER, Index
 from ..errors import CheckError
 from ..progress import track
-from . import foreign, pairing
+from . import foreign, pairing, store
 from .pairing import SIGNIFICANCE, USEFUL, Segment
 from .store import SoftLabels
 
@@ -164,7 +164,8 @@ def check(directories: Sequence[Path], index: Index) -> dict[str, Any]:
     """Examine directories of soft labels, split by split, against an index and one another.
 
     Rows are taken as they lie: paths and labels in the files are not consulted (`alignment.check` does that). Columns
-    are taken by name where the files name them. A directory is anything that `foreign.read_any` reads.
+    are taken by name where the files name them. A directory is anything that `foreign.read_any` reads. Of a partial
+    teacher the rows that it has are examined, and held against teachers that have the same.
 
     Returns
     -------
@@ -178,13 +179,16 @@ def check(directories: Sequence[Path], index: Index) -> dict[str, Any]:
     """
     classes = index.description["classes"]
     codes = index.codes(classes)
-    sets: dict[str, dict[Path, np.ndarray]] = {}
+    unlabelled = bool((codes < 0).any())
+    sets: dict[tuple[str, bytes], dict[Path, np.ndarray]] = {}  # by split, and by which of its rows are there
     facts: dict[Path, tuple[bool, bool]] = {}
     for directory in directories:
         soft = foreign.read_any(directory)
         facts[directory] = soft.classes is not None, all(part.paths is not None for part in soft.parts.values())
         columns = class_columns(soft, classes)
         for split, part in soft.parts.items():
+            if split == TRANSFER and unlabelled:
+                continue  # there is nothing to hold it against
             if split not in ("", *SPLITS):
                 raise CheckError(
                     f"a split that the index does not have: {split}",
@@ -192,17 +196,26 @@ def check(directories: Sequence[Path], index: Index) -> dict[str, Any]:
                     expected=", ".join(SPLITS),
                     hint="rename it, or take it out",
                 )
-            sets.setdefault(split, {})[directory] = part.values[:, columns]
+            values, has = part.values[:, columns], b""
+            if "covered" in (soft.manifest or {}) or (split == "" and unlabelled):
+                there = store.covered(values)
+                if split == "":
+                    there &= _labelled(codes, len(values), part.file)
+                values, has = values[there], there.tobytes()
+            if len(values):
+                sets.setdefault((split, has), {})[directory] = values
     results = []
-    for split in track([split for split in ("", *SPLITS) if split in sets], "canary"):
+    order_of = ("", *SPLITS)
+    for split, has in track(sorted(sets, key=lambda key: order_of.index(key[0])), "canary", len(sets)):
         positions = index.positions(split) if split else np.arange(len(codes))
+        positions = positions[np.frombuffer(has, bool)] if has else positions
         labels, orders = codes[positions], sort_orders(index.rows.iloc[positions])
-        alone = {directory: examine(values, labels, orders=orders) for directory, values in sets[split].items()}
+        alone = {directory: examine(values, labels, orders=orders) for directory, values in sets[split, has].items()}
         trusted = [directory for directory, result in alone.items() if result["verdict"] != "misaligned"]
         for directory, result in alone.items():
-            others = [sets[split][other] for other in trusted if other != directory]
+            others = [sets[split, has][other] for other in trusted if other != directory]
             if others and directory in trusted:
-                result = examine(sets[split][directory], labels, orders=orders, others=others)
+                result = examine(sets[split, has][directory], labels, orders=orders, others=others)
             hint = _remedy(result["shift"], directory, classes, *facts[directory])
             results.append({"dir": directory.as_posix(), "split": split, **result, "hint": hint})
     return {
@@ -210,6 +223,18 @@ def check(directories: Sequence[Path], index: Index) -> dict[str, Any]:
         "results": results,
         "ok": all(result["verdict"] == "aligned" for result in results),
     }
+
+
+def _labelled(codes: np.ndarray, rows: int, file: Path) -> np.ndarray:
+    """Which rows of a whole index have a label, if there are as many."""
+    if rows != len(codes):
+        raise CheckError(
+            f"{rows} rows for {len(codes)} of an index with images without a label",
+            where=str(file),
+            expected="one for each image, or soft labels filed by split",
+            hint="export each split apart",
+        )
+    return codes >= 0
 
 
 def _remedy(

@@ -18,7 +18,8 @@ def has_lambda(family: Family) -> bool:
 def mixture(family: Family, lambda_: float) -> dict[str, float]:
     """Each teacher's weight in the family as a whole, by its name; those that count nothing are left out.
 
-    In mode kd with probabilities fused at the temperature, a student's loss depends on nothing else.
+    In mode kd with probabilities fused at the temperature, a student's loss depends on nothing else but the teachers'
+    own temperatures, if the family has some.
     """
     found = dict.fromkeys((name for source in family.sources for name in source.teachers), 0.0)
     for source in family.sources:

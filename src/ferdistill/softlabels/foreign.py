@@ -60,6 +60,29 @@ def describe(directory: Path) -> SoftLabels:
     return _read_table(directory, directory / names[0], found)
 
 
+def read_file(file: Path) -> SoftLabels:
+    """One file, whatever it is called, as `read_any` reads a directory; an array's kind is said by its name, if at all.
+
+    Raises as `read_any` does, and a UsageError if its suffix is none of soft labels.
+    """
+    if file.suffix.lower() not in probability_files.READERS:
+        raise UsageError(
+            "no soft labels by its name",
+            where=str(file),
+            expected=", ".join(probability_files.READERS),
+            hint="rename it",
+        )
+    found = probability_files.read(file)
+    if isinstance(found, dict):
+        return _read_columns(file, file, found)
+    if isinstance(found, pa.Table):
+        return _read_table(file, file, found)
+    match = ARRAY.fullmatch(file.name)
+    return _soft_labels(
+        file, _parts(file, _values(found, file), {}), match and ARRAYS.get(match["what"]), "named by the file"
+    )
+
+
 def find(directory: Path) -> list[str]:
     """The names of the files that hold a directory's soft labels, sorted; raises as `read_any` does."""
     if not directory.is_dir():

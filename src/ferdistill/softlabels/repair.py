@@ -78,7 +78,9 @@ def repair(directory: Path, index: Index, out: Path) -> dict[str, Any]:
     kept = np.flatnonzero((at >= 0) & ~copies)
     order = kept[np.argsort(at[kept])]
     logits, zeros = _logits(soft, values[order], frame.iloc[order])
-    examined = canary.examine(logits, index.codes(classes), orders=canary.sort_orders(index.rows))
+    labelled = np.flatnonzero(index.rows["label"] != "")
+    orders = canary.sort_orders(index.rows.iloc[labelled])
+    examined = canary.examine(logits[labelled], index.codes(classes)[labelled], orders=orders)
     if examined["shift"] is not None and examined["shift"]["kind"] != "unrelated":
         raise CheckError(
             f"the keys are wrong: put in order by them, the rows are out of step with the labels: {examined['why']}",

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ..data.index import SPLITS, Index, digests
+from ..data.index import Index, digests
 from ..errors import CheckError, UsageError, require_same
 from ..files import RESTORE, atomic, read_json, sha256_file, write_json
 
@@ -36,6 +36,7 @@ KINDS: dict[str, type | tuple[type, ...]] = {
     "table_sha256": str,
     "splits": dict,
     "provenance": (dict, type(None)),
+    "covered": (dict, type(None)),
 }
 BATCH = 65_536  # rows read at a time
 MAX_COLUMNS = 4_096  # of any table or array of soft labels or predictions
@@ -81,10 +82,12 @@ def write(
     teacher: str,
     checkpoint_sha256: str | None,
     provenance: dict[str, Any] | None = None,
+    partial: bool = False,
 ) -> dict[str, Any]:
     """Write one teacher's logits (N, K), row i being row i of the index; return the manifest.
 
-    `provenance` goes into the manifest as it is; see `repair`.
+    `provenance` goes into the manifest as it is; see `repair` and `brought`. A `partial` teacher has NaN, for which the
+    table has empty cells, in the rows that it does not cover; the manifest then counts the others under `covered`.
     """
     table = index.rows[["path", "split", "label"]].reset_index(drop=True)
     columns = [f"logit_{name}" for name in classes]
@@ -106,11 +109,14 @@ def write(
         "index_digest": index.digest,
         "checkpoint_sha256": checkpoint_sha256,
         "table_sha256": sha256_file(directory / TABLE),
-        "splits": {split: digests(table[table["split"] == split]) for split in SPLITS},
+        "splits": {split: digests(table[table["split"] == split]) for split in index.splits},
         "versions": {name: importlib.metadata.version(name) for name in ("numpy", "pyarrow", "timm", "torch")},
     }
     if provenance is not None:
         manifest["provenance"] = provenance
+    if partial:
+        has = covered(logits)
+        manifest["covered"] = {split: int(has[index.positions(split)].sum()) for split in index.splits}
     write_json(directory / MANIFEST, manifest)
     return manifest
 
@@ -292,6 +298,17 @@ def distributions(values: np.ndarray) -> np.ndarray:
     if (values < 0).any():
         right &= (values >= 0).all(axis=1)
     return right
+
+
+def covered(values: np.ndarray) -> np.ndarray:
+    """Which rows of (N, K) a partial teacher has: those with a number in them; bool, (N,)."""
+    return ~np.isnan(values).all(axis=1)
+
+
+def sound(values: np.ndarray, manifest: dict[str, Any] | None) -> np.ndarray:
+    """Which rows of (N, K) are as they should be: finite, or, in a store of a partial teacher, empty; bool, (N,)."""
+    finite = np.isfinite(values).all(axis=1)
+    return finite | ~covered(values) if "covered" in (manifest or {}) else finite
 
 
 def logits_of(table: pd.DataFrame, classes: list[str]) -> np.ndarray:

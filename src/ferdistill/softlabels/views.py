@@ -1,7 +1,8 @@
 """Multi-view soft labels: each teacher's logits for recorded augmentations of the training images.
 
-`views.safetensors` in a store's directory holds `logits`, float32 (V, N, K), row i being row i of the train split, and
-the seed that draws the views again (`distill.augment.recorded`). It carries the digests of the rows it belongs to.
+`views.safetensors` in a store's directory holds `logits`, float32 (V, N, K), row i being row i of those trained on
+(`Index.trained`), and the seed that draws the views again (`distill.augment.recorded`). It carries the digests of the
+rows it belongs to.
 """
 
 from pathlib import Path
@@ -33,7 +34,7 @@ def write(
         "views": len(logits),
         "augment": augment,
         "index_digest": index.digest,
-        "train": digests(index.rows.iloc[index.positions("train")]),
+        "train": digests(index.rows.iloc[index.trained()]),
         "table_sha256": table_sha256,
         "sha256": sha256_file(directory / TENSORS),
     }
@@ -42,7 +43,7 @@ def write(
 
 
 def read(directory: Path, index: Index, views: int, table_sha256: str) -> np.ndarray:
-    """Logits (V, N, K) of the train split, held against the index.
+    """Logits (V, N, K) of the rows trained on, held against the index.
 
     Raises a UsageError if a file is missing, a CheckError if it is damaged or of other rows, another store or another
     number of views.
@@ -55,9 +56,9 @@ def read(directory: Path, index: Index, views: int, table_sha256: str) -> np.nda
         ("digest", manifest["sha256"], sha256_file(file)),
         ("number of views", views, manifest["views"]),
         ("index digest", index.digest, manifest["index_digest"]),
-        ("rows", digests(index.rows.iloc[index.positions("train")]), manifest["train"]),
+        ("rows", digests(index.rows.iloc[index.trained()]), manifest["train"]),
         ("soft labels", table_sha256, manifest["table_sha256"]),
-        ("shape", (3, (views, len(index.positions("train")))), (logits.ndim, logits.shape[:2])),
+        ("shape", (3, (views, len(index.trained()))), (logits.ndim, logits.shape[:2])),
     ]
     require_same(facts, "the views are not this store's", where=str(directory), hint="export them anew: `dvc repro`")
     broken = np.argwhere(~np.isfinite(logits).all(axis=2))

@@ -16,5 +16,7 @@ def run(params: Params) -> None:
         images=settings.images,
         annotators=settings.annotators,
         sharpness=settings.sharpness,
+        votes=settings.votes,
+        transfer=settings.transfer,
     )
     write_json(workspace.METRICS / "corpus.json", counts)

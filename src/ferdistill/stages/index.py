@@ -27,7 +27,7 @@ def run(params: Params) -> None:
     write_sheets(sheets, index.Index(rows, description), report, workspace.corpus(params.corpus), params.classes)
 
     kinds = pd.Series([copy["kind"] for copy in report["duplicates"]], dtype=str).value_counts()
-    by_class = rows["label"].value_counts()
+    by_class = rows["label"].value_counts()[params.classes]
     metrics = {
         "rows_listed": report["rows_listed"],
         "indexed": len(rows),

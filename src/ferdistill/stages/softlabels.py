@@ -8,29 +8,44 @@ from ..data.memo import memo
 from ..distill import frozen, labelling
 from ..distill.augment import VIEW_SEED
 from ..errors import require_same
-from ..files import write_json
+from ..files import read_json, write_json
 from ..params import Params
-from ..softlabels import store, views
+from ..softlabels import brought, store, views
 
 
 def run(params: Params, name: str) -> None:
     """Teacher, index and images -> data/softlabels/NAME_TAG, metrics/softlabels/NAME.json."""
     rows = index.read(workspace.index_csv(params.index_tag))
-    packed = images.load(workspace.images(params.index_tag), rows)
     directory, out = workspace.teacher(name), workspace.softlabels(name, params.index_tag)
-    network, config = frozen.load_teacher(directory)
+    config = read_json(directory / "config.json", "classes", "index_digest", "sha256")
     require_same(
         [("classes", params.classes, config["classes"]), ("index digest", rows.digest, config["index_digest"])],
         "the teacher was trained on other data",
         where=str(directory / "config.json"),
         hint=f"run `dvc repro teacher@{name}`",
     )
-    identity = {fact: value for fact, value in config.items() if fact not in ("teacher", "index_digest")}
-    with memo(workspace.memo()) as known:
-        logits, seen = labelling.label_images(
-            network, rows, packed, params.classes, params.views, params.view_augment, identity, known
-        )
-    manifest = store.write(out, rows, logits, params.classes, teacher=name, checkpoint_sha256=config["sha256"])
+    seen, provenance, partial = None, None, bool(config.get("partial"))
+    if (directory / brought.TENSORS).is_file():
+        logits, _ = brought.load(directory)
+        provenance = config["provenance"]
+    else:
+        network, _ = frozen.load_teacher(directory)
+        packed = images.load(workspace.images(params.index_tag), rows)
+        identity = {fact: value for fact, value in config.items() if fact not in ("teacher", "index_digest")}
+        with memo(workspace.memo()) as known:
+            logits, seen = labelling.label_images(
+                network, rows, packed, params.classes, params.views, params.view_augment, identity, known
+            )
+    manifest = store.write(
+        out,
+        rows,
+        logits,
+        params.classes,
+        teacher=name,
+        checkpoint_sha256=config["sha256"],
+        provenance=provenance,
+        partial=partial,
+    )
     digest = manifest["table_sha256"]
     metrics: dict[str, Any] = {
         "table_sha256": digest,
@@ -38,8 +53,11 @@ def run(params: Params, name: str) -> None:
     }
     if seen is not None:
         metrics["views_sha256"] = views.write(out, rows, seen, VIEW_SEED, params.view_augment, digest)["sha256"]
+    if partial:
+        metrics["covered"] = manifest["covered"]
     test = rows.positions("test")
+    test = test[store.covered(logits[test])]
     true = truth.distribution(workspace.corpus(params.corpus), rows.rows["path"].iloc[test].tolist(), params.classes)
-    if true is not None:
+    if true is not None and len(test):
         metrics["distance_to_truth_on_test"] = labelling.distance_to_truth(true, logits[test])
     write_json(workspace.METRICS / "softlabels" / f"{name}.json", metrics)

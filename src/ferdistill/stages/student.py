@@ -10,7 +10,7 @@ from ..data import images, index
 from ..distill import models, student, weights
 from ..distill.curves import curves
 from ..distill.data import splits_of
-from ..distill.inference import final_metrics
+from ..distill.inference import evaluate, final_metrics
 from ..distill.loop import is_main_process
 from ..files import atomic, write_json
 from ..params import Params
@@ -48,8 +48,9 @@ def run(params: Params) -> None:
         "parameters": models.size(network),
         "best_epoch": best_epoch,
     }
-    metrics |= final_metrics(network, val, test, params.classes)
+    metrics |= final_metrics(evaluate(network, val), evaluate(network, test), params.classes)
     metrics["report_protocol"] = student.report_protocol(history, metrics["test"]["macro_f1"], params.classes)
     metrics["soft_label_agreement"] = student.soft_label_agreement(history)
+    metrics |= {name: soft.plan[name] for name in ("covered", "uncovered") if name in soft.plan}
     write_json(workspace.STUDENT_METRICS, metrics)
     checkpoint.unlink(missing_ok=True)

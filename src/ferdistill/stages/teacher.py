@@ -1,27 +1,37 @@
-"""Train one teacher by its recipe, or take a frozen one."""
+"""Train one teacher by its recipe, or take one that was brought: a network, or soft labels alone."""
 
 from .. import workspace
 from ..data import images, index
-from ..distill import frozen, models, teacher, weights
+from ..distill import frozen, labelling, models, teacher, weights
 from ..distill.data import splits_of
-from ..distill.inference import final_metrics
+from ..distill.inference import evaluate, final_metrics
 from ..distill.loop import is_main_process
 from ..files import write_json
-from ..params import FrozenTeacher, Params
+from ..params import FrozenTeacher, Params, TableTeacher, TeacherParams
+from ..softlabels import brought
 
 
 def run(params: Params, name: str) -> None:
     """Index and images -> models/teachers/NAME, metrics/teachers/NAME.json, plots/teachers/NAME."""
     rows = index.read(workspace.index_csv(params.index_tag))
-    train, val, test = splits_of(rows, images.load(workspace.images(params.index_tag), rows), params.classes)
     recipe, image = params.scale_.teachers[name], params.scale_.image
     start = weights.require(recipe, workspace.checked_weights(name))
     directory, best_epoch = workspace.teacher(name), None
+    if not isinstance(recipe, TeacherParams):
+        # An out of every teacher; this one has no curves.
+        (workspace.PLOTS / "teachers" / name).mkdir(parents=True, exist_ok=True)
+    if isinstance(recipe, TableTeacher):
+        partial = recipe.covers == "partial"
+        table = brought.table_of(recipe, rows, params.classes)
+        brought.save(table, directory, rows, params.classes, teacher=name, partial=partial)
+        metrics = {"best_epoch": None, "parameters": None, "covered": table.provenance["covered"]}
+        metrics |= labelling.table_metrics(table.logits, rows, params.classes)
+        write_json(workspace.METRICS / "teachers" / f"{name}.json", metrics)
+        return
+    train, val, test = splits_of(rows, images.load(workspace.images(params.index_tag), rows), params.classes)
     if isinstance(recipe, FrozenTeacher):
         frozen.save(recipe, directory, params.classes, image, teacher=name, index_digest=rows.digest)
         network, _ = frozen.load_teacher(directory)
-        # An out of every teacher; this one has no curves.
-        (workspace.PLOTS / "teachers" / name).mkdir(parents=True, exist_ok=True)
     else:
         facts = {"weights": start, "index_digest": rows.digest}
         network, best_epoch = teacher.train(params, name, recipe, (train, val), facts)
@@ -29,5 +39,5 @@ def run(params: Params, name: str) -> None:
             return
         models.save_network(network, directory, recipe, params.classes, image, teacher=name, index_digest=rows.digest)
     metrics = {"best_epoch": best_epoch, "parameters": models.size(network)}
-    metrics |= final_metrics(network, val, test, params.classes)
+    metrics |= final_metrics(evaluate(network, val), evaluate(network, test), params.classes)
     write_json(workspace.METRICS / "teachers" / f"{name}.json", metrics)

@@ -16,7 +16,7 @@ import pandas as pd
 
 from .. import workspace
 from ..data.images import Pixels, load
-from ..data.index import Index, read
+from ..data.index import TRANSFER, Index, read
 from ..distill.data import splits_of
 from ..distill.inference import predict
 from ..distill.student import train
@@ -89,6 +89,12 @@ def measure(params: Params, doses: Sequence[float], seeds: Sequence[int]) -> dic
     soft = targets.read(workspace.TARGETS, index, params)
     if params.views > 1:
         raise UsageError("misalignment is studied with one view", where="params.yaml, views", hint="set views to 1")
+    if soft.covered is not None or TRANSFER in index.splits:
+        raise UsageError(
+            "misalignment is studied with teachers that cover every image, all of them labelled",
+            where=f"params.yaml, family {params.family}, corpus {params.corpus}",
+            hint="choose a family without partial teachers, and a corpus without unlabelled images",
+        )
     runs: list[dict[str, Any]] = []
     conditions: list[dict[str, Any]] = []
     for (fault, dose), order in orders(index, doses, seed=0).items():

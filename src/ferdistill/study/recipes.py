@@ -238,9 +238,11 @@ def loss_parts(params: Params, row: pd.Series) -> dict[tuple[Any, ...], float] |
         return None
     lambda_, fusion = float(said(row, "lambda") or 0), said(row, "fusion") or family.fusion
     parts: dict[tuple[Any, ...], float] = defaultdict(float)
+    at = family.temperatures
+    told = {name: name if at.get(name, 1) == 1 else f"{name} at {at[name]!r}" for name in family.teachers}
     for source in family.sources:
         weight = family_weights.resolved_weight(source, lambda_)
-        teachers = {name: share for name, share in source.teachers.items() if share > 0}
+        teachers = {told[name]: share for name, share in source.teachers.items() if share > 0}
         if len(teachers) > 1 and not (row["mode"] in LINEAR and fusion == "probability"):
             parts[fusion, *sorted(teachers.items())] += weight
             continue

@@ -5,6 +5,7 @@ Paths are relative to the folder of the table. Labels are names, or codes that `
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 from ...files import folded
 from .. import sources
@@ -26,7 +27,8 @@ class Options(sources.Options):
     """Columns of such a table; an empty name is for none."""
 
     image: str = "path"
-    label: str = "label"  # a row without one is dropped as "unlabelled"
+    label: str = "label"  # empty: no row has one
+    unlabelled: Literal["drop", "transfer"] = "drop"  # what becomes of a row without one
     split: str = ""  # train, val or test, or nothing
     subject: str = ""  # who or what is shown: alike in all sources that show the same
     votes: tuple[str, ...] = ()  # annotators' votes, whole numbers; each column is named as a label is
@@ -41,8 +43,8 @@ def rows(root: Path, path: str, labels: Labels, options: Options) -> Iterator[Ro
         If a column is not there.
     """
     file = root / path
-    optional = [name for name in (options.split, options.subject) if name]
-    columns = (options.image, options.label, *optional, *options.votes)
+    optional = [name for name in (options.label, options.split, options.subject) if name]
+    columns = (options.image, *optional, *options.votes)
     first: dict[str, str] = {}
 
     def row(numbered: tuple[int, list[str]]) -> Row:
@@ -61,9 +63,17 @@ def rows(root: Path, path: str, labels: Labels, options: Options) -> Iterator[Ro
             raise sources.wrong(f"not a row of this table: {', '.join(cells.values())}", where, expected) from None
         subject = cells.get(options.subject, "")
         record = Record(
-            image, cells[options.label], sources.part_of(part), subject=subject, image=image, votes=votes or None
+            image,
+            cells.get(options.label, ""),
+            sources.part_of(part),
+            subject=subject,
+            image=image,
+            votes=votes or None,
         )
-        return labels.row(record, f"{where}, column {options.label}") if record.label else Dropped(image, "unlabelled")
+        if record.label:
+            return labels.row(record, f"{where}, column {options.label}")
+        taken = options.unlabelled == "transfer" or not options.label
+        return labels.unlabelled(record) if taken else Dropped(image, "unlabelled")
 
     return sources.parsed(sources.table_rows(file, columns), row)
 
