@@ -12,8 +12,11 @@ from .errors import CheckError, FerdistillError, UsageError, clipped
 from .files import is_full
 
 NO_SUCH_PATH = (errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
-# What torch, NumPy and the C++ library say.
-NO_MEMORY = re.compile(r"(not enough|n't allocate|out of|cannot allocate) memory|bad_?alloc", re.IGNORECASE)
+# What torch, NumPy, the C++ library, Python's threads and the loader of libraries say.
+NO_MEMORY = re.compile(
+    r"(not enough|n't allocate|out of|cannot allocate) memory|bad_?alloc|can't start new thread|failed to map segment",
+    re.IGNORECASE,
+)
 
 
 def escape(error: UnicodeError) -> tuple[str, int]:
@@ -53,7 +56,8 @@ def one_message() -> Iterator[None]:
 
 def _refused(error: Exception) -> FerdistillError | None:
     """What the system did not do, and with which file; None if it is not the system that raised an error."""
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and NO_MEMORY.search(str(error))):
+    told = isinstance(error, RuntimeError | ImportError | OSError) and NO_MEMORY.search(str(error))
+    if told or isinstance(error, MemoryError):
         hint = "end other programs, or take smaller batches or fewer workers; what was written before is whole"
         return CheckError("there is no memory left", expected="as much as the system can give", hint=hint)
     if is_full(error):
