@@ -15,8 +15,10 @@ import threading
 import time
 from pathlib import Path
 
-from ferdistill.errors import FerdistillError, UsageError
-from ferdistill.files import is_full, write_json
+from ferdistill.errors import UsageError
+from ferdistill.files import write_json
+from ferdistill.output import one_message
+from ferdistill.tracking.put_back import put_back
 
 OF_A_TEACHER = ("softlabels", "teacher")
 TRAINING = ("student", "teacher")
@@ -38,6 +40,26 @@ def launch(processes: int, arguments: list[str]) -> int:
     return subprocess.run([*command, __file__, *arguments], check=False).returncode
 
 
+def run(stage: str, teacher: list[str]) -> None:
+    """Run one stage, in several processes where params.yaml says so."""
+    from ferdistill import params, workspace  # here, since its second is long enough for a Ctrl-C
+
+    started, settings = time.monotonic(), params.load()
+    if not set(teacher) <= set(settings.teachers):
+        raise UsageError(
+            f"no teacher `{teacher[0]}`",
+            where="params.yaml, teachers",
+            expected=f"one of {', '.join(settings.teachers)}",
+        )
+    processes = settings.launch.processes if stage in TRAINING else 1
+    if processes == 1 or "LOCAL_RANK" in os.environ:
+        importlib.import_module(f"ferdistill.stages.{stage}").run(settings, *teacher)
+    elif code := launch(processes, [stage, *teacher]):
+        sys.exit(code)
+    if "LOCAL_RANK" not in os.environ:
+        write_json(workspace.duration("@".join([stage, *teacher])), {"seconds": time.monotonic() - started})
+
+
 if __name__ == "__main__":
     if "DVC_STAGE" in os.environ and os.name == "posix":
         threading.Thread(target=stop_with, args=[os.getppid()], daemon=True).start()
@@ -57,33 +79,13 @@ if __name__ == "__main__":
             file=sys.stderr,
         )
         sys.exit(2)
-    try:
-        from ferdistill import params, workspace  # here, since its second is long enough for a Ctrl-C
-
-        settings = params.load()
-        if not set(teacher) <= set(settings.teachers):
-            raise UsageError(
-                f"no teacher `{teacher[0]}`",
-                where="params.yaml, teachers",
-                expected=f"one of {', '.join(settings.teachers)}",
-            )
-        started = time.monotonic()
-        processes = settings.launch.processes if stage in TRAINING else 1
-        if processes > 1 and "LOCAL_RANK" not in os.environ:
-            if code := launch(processes, [stage, *teacher]):
-                sys.exit(code)
-        else:
-            importlib.import_module(f"ferdistill.stages.{stage}").run(settings, *teacher)
-        if "LOCAL_RANK" not in os.environ:
-            write_json(workspace.duration("@".join([stage, *teacher])), {"seconds": time.monotonic() - started})
-    except FerdistillError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except Exception as error:
-        if not is_full(error):
+    with one_message():
+        try:
+            run(stage, teacher)
+        except KeyboardInterrupt:
+            print("error: stopped; `dvc repro` goes on, training from its last epoch", file=sys.stderr)
+            sys.exit(130)
+        except (Exception, SystemExit):
+            if "DVC_STAGE" in os.environ and "LOCAL_RANK" not in os.environ:
+                put_back(os.environ["DVC_STAGE"])
             raise
-        print(f"error: there is no room to write a file: {error}\n  do:       make room and run again", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print("error: stopped; `dvc repro` goes on, training from its last epoch", file=sys.stderr)
-        sys.exit(130)

@@ -1,6 +1,5 @@
 """The command line. Each command reads its arguments, calls the library, and prints."""
 
-import sys
 from typing import Annotated
 
 import typer
@@ -17,8 +16,8 @@ from .commands.repro import repro
 from .commands.score import score
 from .commands.study import study_cli
 from .commands.teachers import teachers_cli
-from .errors import FerdistillError
 from .faces.commands import pretrain, serve, watch
+from .output import one_message
 
 cli = typer.Typer(
     name="ferdistill",
@@ -44,9 +43,6 @@ def main(version: Annotated[bool, typer.Option("--version", help="Print the vers
 
 
 def app() -> None:
-    """The entry point: a known error prints its message and gives its exit code."""
-    try:
+    """The entry point: what a user can act on ends with a message and its exit code."""
+    with one_message():
         cli()
-    except FerdistillError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)

@@ -36,6 +36,11 @@ class UsageError(FerdistillError):
     exit_code = 2
 
 
+def clipped(text: str, most: int = 200) -> str:
+    """A text for a message: its beginning and its length, where it is longer than `most`."""
+    return text if len(text) <= most else f"{text[:most]}… ({len(text)} characters)"
+
+
 def require_same(facts: Iterable[tuple[str, Any, Any]], what: str, *, where: str = "", hint: str = "") -> None:
     """Check that things which must agree do: each of `facts` is a name, what is expected, and what was found.
 

@@ -9,7 +9,7 @@ import re
 import tempfile
 import unicodedata
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +28,15 @@ def atomic(path: Path | str) -> Iterator[Path]:
     leaves it behind, under a name that git and DVC are told to ignore: `.STEM-XXXXXXXX.partial.SUFFIX`.
 
     Raises CheckError if the disk is full, or the file would be larger than the system allows. What was at `path` is
-    still there.
+    still there, and no folder that was made for it.
     """
     path = Path(path)
+    made = [folder for folder in path.parents if not folder.exists()]  # the innermost first
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=f".partial{path.suffix}")
     os.close(handle)
     temporary = Path(name)
+    done = False
     try:
         yield temporary
         with temporary.open("rb+") as file:
@@ -43,6 +45,7 @@ def atomic(path: Path | str) -> Iterator[Path]:
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)  # mkstemp makes files that only their owner may read
         temporary.replace(path)
+        done = True
     except Exception as error:
         if not is_full(error):
             raise
@@ -54,6 +57,24 @@ def atomic(path: Path | str) -> Iterator[Path]:
         ) from None
     finally:
         temporary.unlink(missing_ok=True)
+        if not done:
+            with suppress(OSError):  # others may have put something there meanwhile
+                for folder in made:
+                    folder.rmdir()
+
+
+def walk(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """What lies below a folder, each folder before what it holds, in no order of its own; links are not followed.
+
+    One folder is open at a time and none waits for another, so that any depth can be read. Raises OSError where a
+    folder cannot be listed.
+    """
+    waiting = [os.fspath(folder)]
+    while waiting:
+        with os.scandir(waiting.pop()) as entries:
+            found = list(entries)
+        yield from found
+        waiting += [entry.path for entry in found if entry.is_dir(follow_symlinks=False)]
 
 
 def is_full(error: Exception) -> bool:

@@ -1,7 +1,7 @@
 """Image files, which come from other people: decoded whole and upright, or refused with a reason."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -34,14 +34,16 @@ def resize(pixels: np.ndarray, size: int, channels: int) -> np.ndarray:
     return np.asarray(picture).reshape(size, size, channels)
 
 
-def read_image(root: Path, path: str, content: bytes | None = None) -> np.ndarray:
+def read_image(
+    root: Path, path: str, belongs: Callable[[Path, Path], bool] = is_below, content: bytes | None = None
+) -> np.ndarray:
     """Decode one image file under `root` to upright RGB, uint8, (H, W, 3); or its `content`, read from that file.
 
     Sixteen-bit grey is scaled to eight; palettes are resolved; an alpha channel is dropped.
 
-    Raises CheckError if the path leaves `root`, or the file is missing, not a whole image, or larger than `MAX_PIXELS`.
+    Raises CheckError if the file does not belong to `root`, is missing, not a whole image, or larger than `MAX_PIXELS`.
     """
-    with _open_image(root, path, content) as image:
+    with _open_image(root, path, belongs, content) as image:
         upright = ImageOps.exif_transpose(image)
         if upright.mode.startswith("I;16"):
             grey = np.rint(np.asarray(upright, dtype=np.uint16) / 257).astype(np.uint8)
@@ -56,17 +58,19 @@ def read_image(root: Path, path: str, content: bytes | None = None) -> np.ndarra
         return np.asarray(upright.convert("RGB"))
 
 
-def image_size(root: Path, path: str) -> tuple[int, int]:
+def image_size(root: Path, path: str, belongs: Callable[[Path, Path], bool] = is_below) -> tuple[int, int]:
     """Width and height of an image once it is upright, from its header alone; raises as `read_image` does."""
-    with _open_image(root, path) as image:
+    with _open_image(root, path, belongs) as image:
         turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
         return (image.height, image.width) if turned else (image.width, image.height)
 
 
 @contextmanager
-def _open_image(root: Path, path: str, content: bytes | None = None) -> Iterator[Image.Image]:
+def _open_image(
+    root: Path, path: str, belongs: Callable[[Path, Path], bool], content: bytes | None = None
+) -> Iterator[Image.Image]:
     file = root / path
-    if UNWRITABLE.search(path) or not is_below(file, root):
+    if UNWRITABLE.search(path) or not belongs(file, root):
         raise CheckError(
             "a path or link leaves the corpus directory",
             where=ascii(str(file)),

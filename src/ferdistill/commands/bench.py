@@ -47,7 +47,7 @@ def bench(
         task = progress.add_task("measuring", total=len(sizes))
         result = latency.bench(models, sizes, threads, provider, warmup, rounds, lambda: progress.advance(task))
     if as_json:
-        typer.echo(json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False))
+        print(json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False))
     else:
         float32 = [m for m in models if m.info and m.file.name == m.info["variants"].get("fp32")]
         _print(result, sizes, [model.info["architecture"] for model in float32])

@@ -1,6 +1,7 @@
 """`ferdistill corpus`."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -69,4 +70,4 @@ def describe(
             raise UsageError("a description is there already", where=str(file), hint="move it away first")
         write_text(file, description)
         # A program that reads the JSON wants nothing else on standard output.
-        typer.echo(f"written {file}", err=as_json)
+        print(f"written {file}", file=sys.stderr if as_json else sys.stdout)

@@ -74,9 +74,7 @@ def score(
     if out:
         plots.reliability_diagram(out, report["reliability"], bins, title)
     if as_json:
-        typer.echo(
-            json.dumps({"file": str(file), "split": split, **report}, indent=2, ensure_ascii=False, allow_nan=False)
-        )
+        print(json.dumps({"file": str(file), "split": split, **report}, indent=2, ensure_ascii=False, allow_nan=False))
     else:
         _print(report, title, level)
 

@@ -51,7 +51,7 @@ def diversity(
     if out:
         plots.teacher_diversity(out, report, title)
     if as_json:
-        typer.echo(json.dumps({"split": split, **report}, indent=2, ensure_ascii=False, allow_nan=False))
+        print(json.dumps({"split": split, **report}, indent=2, ensure_ascii=False, allow_nan=False))
     else:
         _print(report, title)
 

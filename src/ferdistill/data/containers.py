@@ -1,5 +1,6 @@
 """Images that lie inside other files, tar archives and Parquet tables, read where they are."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -32,7 +33,9 @@ class ParquetCell:
     row: int  # of the row group
 
 
-def read_inside(root: Path, path: str, inside: TarMember | ParquetCell) -> bytes:
+def read_inside(
+    root: Path, path: str, inside: TarMember | ParquetCell, belongs: Callable[[Path, Path], bool] = is_below
+) -> bytes:
     """The bytes of an image file that lies in the file `path` below `root`.
 
     Raises
@@ -41,7 +44,7 @@ def read_inside(root: Path, path: str, inside: TarMember | ParquetCell) -> bytes
         If the file is missing, lies outside `root`, ends early, or has no image there.
     """
     file = root / path
-    if not is_below(file, root):
+    if not belongs(file, root):
         raise CheckError("a path or link leaves the corpus directory", where=ascii(str(file)), expected=f"below {root}")
     try:
         if isinstance(inside, ParquetCell):

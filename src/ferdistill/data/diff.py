@@ -5,8 +5,11 @@ from typing import Any
 
 import pandas as pd
 
-from ..errors import UsageError
+from ..errors import UsageError, clipped
+from ..tracking.experiments import baselines
 from .index import SPLITS, TRANSFER, read, splits_of
+
+FETCH = "`dvc fetch --all-commits` brings older versions where there is a remote"
 
 
 def read_rows_at(version: str, default_csv: Path) -> pd.DataFrame:
@@ -27,14 +30,16 @@ def read_rows_at(version: str, default_csv: Path) -> pd.DataFrame:
     from scmrepo.exceptions import SCMError
 
     try:
-        with dvc.api.open(default_csv.as_posix(), rev=version) as file:
+        (commit,) = baselines([version])
+        with dvc.api.open(default_csv.as_posix(), rev=commit) as file:
             return pd.read_csv(file, dtype=str, keep_default_na=False)
-    except (DvcException, SCMError, OSError) as error:
+    except (DvcException, SCMError, OSError, UsageError) as error:
+        what, hint = (error.what, error.hint) if isinstance(error, UsageError) else (error, FETCH)
         raise UsageError(
-            f"no index `{version}`: {error}",
-            where=f"{default_csv} at revision {version}",
+            f"no index `{clipped(version)}`: {what}",
+            where=f"{default_csv} at revision {clipped(version)}",
             expected="the path of an index CSV, or a git revision whose index is in the DVC cache",
-            hint="`dvc fetch --all-commits` brings older versions where there is a remote",
+            hint=hint,
         ) from None
 
 

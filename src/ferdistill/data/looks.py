@@ -9,14 +9,13 @@ import numpy as np
 import PIL
 
 from ..errors import CheckError
-from ..image_files import is_below
 from ..progress import track
 from . import duplicates
 from .containers import read_inside
 from .index import sample_id
 from .memo import Memo, code_key, key_of
 from .reader import map_images
-from .sources import Record
+from .sources import Record, belongs
 
 # What an answer follows from, beside the file and the box.
 _DATA = __name__.rpartition(".")[0]
@@ -77,9 +76,9 @@ def _keys(corpus_dir: Path, records: Sequence[Record]) -> Iterator[bytes | None]
         path = corpus_dir / record.image
         try:
             if record.inside is not None:
-                content = read_inside(corpus_dir, record.image, record.inside)
+                content = read_inside(corpus_dir, record.image, record.inside, belongs)
             elif record.image:
-                if not (is_below(path, corpus_dir) and path.is_file()):
+                if not (belongs(path, corpus_dir) and path.is_file()):
                     return None
                 content = path.read_bytes()
             else:

@@ -14,13 +14,13 @@ from typing import TypeVar
 import numpy as np
 from pydantic import ValidationError
 
-from ..errors import CheckError, UsageError
-from ..image_files import is_below
+from ..errors import CheckError, UsageError, clipped
+from ..files import walk
 from ..params import explain
 from ..progress import track
 from .description import SourceDescription, adapters, read_description
 from .labels import Labels, to_be_mapped
-from .sources import Dropped, Record, Row, decode, has_image_suffix, table_header, table_rows
+from .sources import Dropped, Record, Row, belongs, decode, has_image_suffix, table_header, table_rows
 
 T = TypeVar("T")
 Votes = tuple[dict[str, float] | None, int | None]  # as `Labels.shares` gives them
@@ -114,25 +114,25 @@ def source_rows(
         )
 
 
-def refuse_exits(root: Path, folder: Path | None = None) -> None:
+def refuse_exits(root: Path) -> None:
     """Refuse links out of the corpus, and what is neither file nor folder, but for images: `read_image` sees to these.
 
     A list of labels that is a link could have any file's lines quoted in a report; a pipe is never read to its end.
+    Links into the repository's DVC cache are DVC's own.
     """
-    with os.scandir(folder or root) as entries:
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                refuse_exits(root, Path(entry.path))
-            elif not entry.is_file(follow_symlinks=False) and not has_image_suffix(entry.name):
-                leaves = entry.is_symlink() and not is_below(Path(entry.path), root)
-                if leaves or not (entry.is_symlink() or entry.is_file()):
-                    raise _not_here(LEAVES if leaves else "neither a file nor a folder", entry.path, root)
+    for entry in walk(root):
+        if entry.is_dir(follow_symlinks=False) or entry.is_file(follow_symlinks=False) or has_image_suffix(entry.name):
+            continue
+        if entry.is_symlink() and not belongs(Path(entry.path), root):
+            raise _not_here(LEAVES, entry.path, root)
+        if not entry.is_symlink():
+            raise _not_here("neither a file nor a folder", entry.path, root)
 
 
 def _not_here(what: str, path: str, root: Path) -> CheckError:
     return CheckError(
         what,
-        where=ascii(path),
+        where=clipped(ascii(path)),
         expected=f"files and folders below {root}",
         hint="copy what it stands for into the corpus, or take it out",
     )
@@ -239,7 +239,7 @@ def _table(corpus_dir: Path, name: str | None, what: str, columns: list[str]) ->
     if not file.is_file():
         expected = f"columns path, {', '.join(columns)}"
         raise UsageError(f"the table of {what} is missing", where=str(file), expected=expected)
-    if not is_below(file, corpus_dir):
+    if not belongs(file, corpus_dir):
         raise _not_here(LEAVES, str(file), corpus_dir)  # one that is named as an image is was passed over
     return file
 

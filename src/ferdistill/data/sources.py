@@ -18,20 +18,20 @@ own. Posed in a laboratory comes first (from 10), then labelled by many (40), by
 """
 
 import csv
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from itertools import chain
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Literal, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from ..errors import CheckError
-from ..files import UNWRITABLE
-from ..image_files import read_image
+from ..errors import CheckError, clipped
+from ..files import UNWRITABLE, walk
+from ..image_files import is_below, read_image
 from .containers import ParquetCell, TarMember, read_inside
 from .description import stays_inside
 
@@ -150,6 +150,24 @@ def check_once(name: str, where: str, place: str, first: dict[str, str]) -> None
     first[name] = place
 
 
+def belongs(file: Path, root: Path) -> bool:
+    """Whether a file is the corpus's own once links are followed: below its folder, or in the repository's DVC cache.
+
+    With `cache.type` symlink DVC puts links to its cache in a corpus.
+    """
+    if is_below(file, root):
+        return True
+    objects = _dvc_cache()
+    return objects is not None and is_below(file, objects)
+
+
+@cache
+def _dvc_cache() -> Path | None:
+    from ..tracking import dvc_private  # DVC takes a second, and few corpora hold links
+
+    return dvc_private.local_cache()
+
+
 def file_names(folder: Path) -> list[str]:
     """All files below a folder, as POSIX paths relative to it, in the order of these as text.
 
@@ -161,21 +179,17 @@ def file_names(folder: Path) -> list[str]:
         On a link to a folder, which would lead out of the corpus or in a circle, and on a name that cannot be written
         to a table.
     """
-
-    def stop(error: OSError) -> None:
-        raise error
-
     found = []
-    for parent, folders, files in os.walk(folder, onerror=stop):
-        below = Path(parent).relative_to(folder)
-        for link in (Path(parent, name) for name in folders if Path(parent, name).is_symlink()):
+    for entry in walk(folder):
+        if entry.is_symlink() and Path(entry.path).is_dir():
             expected, hint = "folders of the corpus's own", "move or copy the folder here"
-            raise CheckError("a link to a folder", where=ascii(str(link)), expected=expected, hint=hint)
-        found += [(below / name).as_posix() for name in files]
+            raise CheckError("a link to a folder", where=clipped(ascii(entry.path)), expected=expected, hint=hint)
+        if not entry.is_dir(follow_symlinks=False):
+            found.append(PurePath(entry.path).relative_to(folder).as_posix())
     for name in found:
         if UNWRITABLE.search(name):
             raise CheckError(
-                f"a file name that is not text: {name!a}",
+                f"a file name that is not text: {clipped(ascii(name))}",
                 where=str(folder),
                 expected="UTF-8 without control characters or ends of lines",
                 hint="rename the file",
@@ -302,8 +316,8 @@ def decode(root: Path, record: Record) -> np.ndarray:
     """
     if not record.image:
         return _decode_text(root, record)
-    content = None if record.inside is None else read_inside(root, record.image, record.inside)
-    pixels = read_image(root, record.image, content)
+    content = None if record.inside is None else read_inside(root, record.image, record.inside, belongs)
+    pixels = read_image(root, record.image, belongs, content)
     if record.box is None:
         return pixels
     left, top, right, bottom = record.box

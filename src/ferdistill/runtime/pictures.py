@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import CheckError, UsageError
+from ..errors import CheckError, UsageError, clipped
+from ..files import walk
 from ..image_files import read_image, resize
 from .classifier import Classifier
 
@@ -16,27 +17,36 @@ SMALLEST = 8  # side in pixels; no class can be told from less
 def find(sources: list[str]) -> list[Path]:
     """The picture files that files, directories (searched through) and glob patterns name, each in order.
 
-    Raises UsageError if one of them names nothing.
+    Raises UsageError if one of them names nothing, or a pattern would search the whole file system.
     """
     found: list[Path] = []
     for source in sources:
         path = Path(source)
+        if not source:
+            raise _no_picture(source)
         if path.is_file():
             files = [path]
         elif path.is_dir():
-            files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+            names = (entry.path for entry in walk(path) if entry.name.lower().endswith(SUFFIXES) and entry.is_file())
+            files = sorted(map(Path, names))
         else:
             anchor = Path(path.anchor)
+            if path.anchor and path.parts[1:2] == ("**",):
+                raise _no_picture(source)
             files = sorted(file for file in anchor.glob(str(path.relative_to(anchor))) if file.is_file())
         if not files:
-            raise UsageError(
-                "no picture there",
-                where=source,
-                expected=f"a file, a directory that holds {', '.join(SUFFIXES)}, or a glob pattern",
-                hint="correct the path; quote a pattern, so that the shell leaves it alone",
-            )
+            raise _no_picture(source)
         found += files
     return found
+
+
+def _no_picture(source: str) -> UsageError:
+    return UsageError(
+        "no picture there",
+        where=clipped(source) or "an empty name",
+        expected=f"a file, a directory that holds {', '.join(SUFFIXES)}, or a glob pattern below a folder",
+        hint="correct the path; quote a pattern, so that the shell leaves it alone",
+    )
 
 
 def read(path: Path) -> np.ndarray:

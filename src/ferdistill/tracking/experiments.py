@@ -1,5 +1,6 @@
 """DVC experiments as git holds them, and whether one fits the present code, params and data."""
 
+import os
 import subprocess
 from datetime import datetime
 from io import BytesIO
@@ -8,7 +9,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from ..errors import UsageError
+from ..errors import UsageError, clipped
 
 # Stages that belong to one run; what lies before them is shared by all.
 OWN = ("targets", "student", "calibrate", "evaluate")
@@ -72,7 +73,8 @@ def git(*arguments: str, stdin: bytes | None = None) -> bytes:
         raise UsageError("there is no git here", expected="git on the path", hint="install it") from None
     if done.returncode:
         said = done.stderr.decode(errors="replace").strip()
-        raise UsageError(f"git {arguments[0]} failed: {said}", hint="run from the repository's root")
+        hint = "as git says" if "safe.directory" in said else "run from the repository's root"
+        raise UsageError(f"git {arguments[0]} failed: {said}", hint=hint)
     return done.stdout
 
 
@@ -83,12 +85,12 @@ def baselines(revs: list[str]) -> list[str]:
     """
     if not revs:
         return git("rev-list", "HEAD").decode().split()
-    asked = "".join(f"{rev}^{{commit}}\n" for rev in revs).encode()
+    asked = b"".join(b"%s^{commit}\n" % os.fsencode(rev.replace("\n", " ")) for rev in revs)  # no rev has a line feed
     found = git("cat-file", "--batch-check=%(objectname) %(objecttype)", stdin=asked)
-    lines = found.decode().splitlines()
+    lines = found.decode(errors="replace").splitlines()
     for rev, line in zip(revs, lines, strict=True):
         if not line.endswith(" commit"):
-            raise UsageError(f"no commit `{rev}`", expected="a branch, tag or commit", hint="see git log")
+            raise UsageError(f"no commit `{clipped(rev)}`", expected="a branch, tag or commit", hint="see git log")
     return [line.split()[0] for line in lines]
 
 

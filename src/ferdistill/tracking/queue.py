@@ -22,11 +22,12 @@ from .. import workspace
 from ..errors import CheckError, UsageError
 from ..files import read_json, write_json
 from . import experiments
-from .dvc_private import ExperimentQueue, Queued, experiment_queue, stale
+from .dvc_private import ExperimentQueue, Queued, experiment_queue, local_cache, stale
 from .experiments import OWN, PlannedRun, Present, git
 
 STATE = workspace.SCRATCH / "study"
 QUEUEING = STATE / "queueing.json"
+WORKERS = workspace.SCRATCH / "exps/celery"  # where DVC has the logs of its workers
 POLL = 2.0  # seconds between looks at the queue
 RESTART = 30.0  # seconds that workers get to come up before more are started
 NOT_RUN = "it was not run"
@@ -65,8 +66,17 @@ def standing(runs: list[PlannedRun], now: Present) -> dict[str, str]:
 def require_ready(now: Present) -> None:
     """Refuse a workspace whose runs could not be repeated, or would each make again what they share.
 
-    A UsageError if what runs depend on is not committed, or a stage before `targets` is not up to date.
+    A UsageError if what runs depend on is not committed, a stage before `targets` is not up to date, or DVC cannot make
+    the workspaces of runs.
     """
+    cache = local_cache()
+    if cache and not str(cache).isascii():  # DVC writes it into a file of each run's workspace, as ASCII
+        raise UsageError(
+            "DVC cannot queue runs where the path of its cache has letters that are not ASCII",
+            where=str(cache),
+            expected="an ASCII path; that of the repository may stay as it is",
+            hint="`dvc cache dir --local /ASCII/PATH`, then move there what the old folder holds",
+        )
     paths = {path for facts in now.stages.values() for path in facts["sources"]}
     changed = git("status", "--porcelain", "--", "dvc.yaml", "dvc.lock", "params.yaml", ".dvc/config", *sorted(paths))
     if changed:
@@ -300,7 +310,7 @@ def _failure(queue: ExperimentQueue, run: Queued, why: str) -> Failure:
     """Why there is no experiment: what the run said last; or why the one that is there will not do."""
     log = queue.log(run)
     if log is None:
-        return Failure(run.name, f"{why}, and it left no log", "")
+        return Failure(run.name, f"{why}, and it left no log; its worker's own may say why", WORKERS.as_posix())
     lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     return Failure(run.name, "\n".join(lines[-TAIL:]) if why == NOT_RUN else why, str(log))
 

@@ -14,7 +14,7 @@ from ... import yaml_file
 from ...data import sources
 from ...data.labels import Labels
 from ...data.layouts import Found, Layout, LeftOut, Tree, last, parent
-from ...data.sources import Dropped, OfficialSplit, Record, Row
+from ...data.sources import Dropped, OfficialSplit, Record, Row, belongs
 from ...errors import CheckError, UsageError
 from ...image_files import image_size
 from . import EXPRESSIONS, expression, numbered
@@ -80,7 +80,7 @@ def _box(root: Path, image: str, line: str, where: str) -> tuple[int, int, int, 
     except ValueError:
         return sources.wrong(f"not a YOLO line: {line!r}", where, "`class cx cy w h`, the last four from 0 to 1")
     try:
-        across, down = image_size(root, image)
+        across, down = image_size(root, image, belongs)
     except CheckError as error:
         return error
     edges = (x - width / 2) * across, (y - height / 2) * down, (x + width / 2) * across, (y + height / 2) * down
