@@ -18,12 +18,12 @@ def label_images(
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Logits (N, K) of all images; and with more than one view, augmented so, those of the train split's, (V, n, K)."""
     make_deterministic(0)
-    logits = predict(network, Split(packed, np.arange(len(rows.rows)), rows.codes(classes)))
+    logits = predict(network, Split(packed, np.arange(len(rows.rows)), rows.codes(classes)), title="labelling")
     if views == 1:
         return logits, None
     train, _, _ = splits_of(rows, packed, classes)
     drawn = recorded(views, len(train.rows), packed.shape[1])
-    return logits, np.stack([predict(network, train, (augment, view)) for view in drawn])
+    return logits, np.stack([predict(network, train, (augment, view), title="labelling views") for view in drawn])
 
 
 def agreement(logits: np.ndarray, rows: Index, classes: list[str]) -> dict[str, float]:

@@ -50,9 +50,9 @@ def require_modest(model: Path, beside: Collection[str] | None) -> None:
         )
     if beside is not None and (others := sorted(named - set(beside))):
         raise CheckError(
-            f"ONNX Runtime cannot load the model alone: it keeps weights in {', '.join(others)}, which nothing vouches for",
+            f"ONNX Runtime cannot load the model alone: it keeps weights in {', '.join(others)}",
             where=str(model),
-            expected="a model in one file, or files that bundle.json lists with their digests",
+            expected="a model in one file" + ", or files that bundle.json lists with their digests" * bool(beside),
             hint="export it again, into one file",
         )
 

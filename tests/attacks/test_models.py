@@ -1,0 +1,382 @@
+"""Models made by somebody else: bundles, teachers and detectors that answer nonsense, never end, or reach for files."""
+
+import math
+import time
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper
+from PIL import Image
+from typer.testing import CliRunner
+
+from conftest import CLASSES
+from ferdistill.cli import cli
+from ferdistill.distill import frozen
+from ferdistill.distill.data import Split
+from ferdistill.distill.inference import predict as logits_of
+from ferdistill.errors import CheckError, FerdistillError
+from ferdistill.files import read_json, sha256_file, write_json
+from ferdistill.params import FrozenTeacher, ImageParams
+from ferdistill.runtime import session
+from ferdistill.runtime.classifier import Classifier
+from ferdistill.runtime.onnx_file import require_modest
+from support.graphs import FLOAT, apart, classifier, endless, put_into, save
+
+WEIGHTS = np.array([[0.02, -0.01, 0.005]], np.float32)
+READOUT = helper.make_node("MatMul", ["mean", "weights"], ["logits"])
+
+
+def run(*arguments):
+    return CliRunner().invoke(cli, list(map(str, arguments)))
+
+
+@pytest.fixture
+def picture(tmp_path_factory):
+    file = tmp_path_factory.mktemp("pictures") / "a.png"
+    Image.new("L", (20, 30), 200).save(file)
+    return file
+
+
+@pytest.fixture
+def hasty(monkeypatch):
+    """A limit of time that a test can wait for."""
+    monkeypatch.setattr(session, "RUN_SECONDS", 1.0)
+    monkeypatch.setattr(session, "IMAGE_SECONDS", 0.0)
+
+
+# ---- what a bundle may name ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["predict", "watch", "bench", "serve"])
+def test_weights_beside_a_model_are_read_only_where_the_bundle_lists_them(bundle, picture, command, web):
+    apart(classifier(bundle / "model.onnx", [READOUT], {"weights": WEIGHTS}), "weights.bin")
+    put_into(bundle, bundle / "model.onnx")
+    source = {"predict": picture, "watch": picture.parent}
+    calls = {
+        "bench": ["bench", bundle, "--rounds", 10],
+        "serve": ["serve", "--bundle", bundle, "--port", 0],
+    }
+    result = run(*calls.get(command, [command, source.get(command), "--bundle", bundle]))
+    assert isinstance(result.exception, CheckError) and "weights.bin" in result.exception.what
+
+
+def test_an_exchange_of_listed_weights_is_found_out(bundle):
+    apart(classifier(bundle / "model.onnx", [READOUT], {"weights": WEIGHTS}), "weights.bin")
+    put_into(bundle, bundle / "model.onnx", files={"weights.bin": sha256_file(bundle / "weights.bin")})
+    pixels = np.full((1, 8, 8, 1), 200, np.uint8)
+    assert Classifier(bundle, device="cpu").predict(pixels).argmax() == 0
+    (bundle / "weights.bin").write_bytes(WEIGHTS[:, [1, 0, 2]].tobytes())  # or the face is of another class
+    with pytest.raises(CheckError, match="damaged, or belongs to another bundle"):
+        Classifier(bundle, device="cpu")
+
+
+@pytest.mark.parametrize("place", ["branch", "attribute", "function", "sparse"])
+def test_a_file_is_found_wherever_in_the_model_it_is_named(tmp_path, place):
+    file = classifier(tmp_path / "model.onnx", [READOUT], {"weights": WEIGHTS})
+    model = onnx.load(file)
+    hidden = onnx.TensorProto(data_location=TensorProto.EXTERNAL, data_type=FLOAT, dims=[3], name="hidden")
+    entry = hidden.external_data.add()
+    entry.key, entry.value = "location", "weights.bin"
+    constant = helper.make_node("Constant", [], ["hidden"])
+    constant.attribute.append(helper.make_attribute("value", hidden))
+    if place == "branch":
+        inside = helper.make_graph([constant], "inside", [], [helper.make_tensor_value_info("hidden", FLOAT, [3])])
+        model.graph.node.append(helper.make_node("If", ["on"], ["y"], then_branch=inside, else_branch=inside))
+    elif place == "attribute":
+        model.graph.node.append(constant)
+    elif place == "function":
+        model.functions.append(helper.make_function("own", "F", [], ["hidden"], [constant], []))
+    else:
+        model.graph.sparse_initializer.add().values.CopyFrom(hidden)
+    file.write_bytes(model.SerializeToString())
+    with pytest.raises(CheckError, match=r"weights\.bin"):
+        require_modest(file, beside=())
+    require_modest(file, beside=["weights.bin"])
+
+
+# ---- how long a model may take ------------------------------------------------------------------------------
+
+
+def test_a_graph_of_fifty_thousand_nodes_is_refused_at_once(bundle):
+    nodes = [helper.make_node("Sin", [f"x{n}" if n else "mean"], [f"x{n + 1}"]) for n in range(50_000)]
+    nodes.append(helper.make_node("MatMul", ["x50000", "weights"], ["logits"]))
+    put_into(bundle, classifier(bundle / "model.onnx", nodes, {"weights": WEIGHTS}))
+    start = time.process_time()
+    with pytest.raises(CheckError, match="too many nodes"):
+        Classifier(bundle, device="cpu")
+    assert time.process_time() - start < 5
+
+
+def test_functions_that_call_functions_count_for_all_that_they_hold(tmp_path):
+    """Thirty-two functions, each of which calls the one before twice: four thousand million nodes in four kilobytes."""
+    opset = [helper.make_opsetid("", 17), helper.make_opsetid("own", 1)]
+    functions = [
+        helper.make_function(
+            "own",
+            f"f{n}",
+            ["x"],
+            ["y"],
+            [
+                helper.make_node(f"f{n - 1}" if n else "Sin", [a], [b], domain="own" if n else "")
+                for a, b in (("x", "z"), ("z", "y"))
+            ],
+            opset,
+        )
+        for n in range(32)
+    ]
+    call = helper.make_node("f31", ["mean"], ["far"], domain="own")
+    readout = helper.make_node("MatMul", ["far", "weights"], ["logits"])
+    file = classifier(tmp_path / "model.onnx", [call, readout], {"weights": WEIGHTS}, functions)
+    assert file.stat().st_size < 8_000
+    with pytest.raises(CheckError, match="too many nodes"):
+        require_modest(file, beside=())
+    functions[0].node[1].op_type, functions[0].node[1].domain = "f31", "own"  # a circle
+    file = classifier(tmp_path / "model.onnx", [call, readout], {"weights": WEIGHTS}, functions)
+    with pytest.raises(CheckError, match="too many nodes"):
+        require_modest(file, beside=())
+
+
+@pytest.mark.parametrize("command", ["predict", "watch", "bench"])
+def test_an_endless_loop_is_ended(bundle, picture, hasty, command, capfd):
+    nodes, constants = endless()
+    before, after = (
+        helper.make_node("Identity", ["mean"], ["x"]),
+        helper.make_node("MatMul", ["y", "weights"], ["logits"]),
+    )
+    put_into(bundle, classifier(bundle / "model.onnx", [before, *nodes, after], constants | {"weights": WEIGHTS}))
+    source = {"predict": picture, "watch": picture.parent}.get(command)
+    start = time.monotonic()
+    result = run(*(["bench", bundle, "--rounds", 10] if command == "bench" else [command, source, "--bundle", bundle]))
+    assert time.monotonic() - start < 30
+    assert isinstance(result.exception, CheckError) and "does not end: stopped after 1 s" in result.exception.what
+    assert "onnxruntime" not in capfd.readouterr().err
+
+
+def test_a_loop_that_ends_is_run(bundle):
+    nodes, constants = endless(3)
+    before, after = (
+        helper.make_node("Identity", ["mean"], ["x"]),
+        helper.make_node("MatMul", ["y", "weights"], ["logits"]),
+    )
+    put_into(bundle, classifier(bundle / "model.onnx", [before, *nodes, after], constants | {"weights": WEIGHTS}))
+    assert Classifier(bundle, device="cpu").predict(np.ones((1, 8, 8, 1), np.uint8)).shape == (1, 3)
+
+
+# ---- what a bundle may answer -------------------------------------------------------------------------------
+
+
+NONSENSE = {"NaN": math.nan, "infinity": math.inf, "12.97": 12.97}
+
+
+@pytest.mark.parametrize("answer", NONSENSE)
+@pytest.mark.parametrize("command", [["predict"], ["predict", "--csv"], ["watch"], ["watch", "--json", "-"]])
+def test_what_is_no_distribution_is_never_printed(bundle, picture, command, answer):
+    nodes = [
+        helper.make_node("Mul", ["mean", "nothing"], ["zeros"]),
+        helper.make_node("Add", ["zeros", "answer"], ["probabilities"]),
+    ]
+    constants = {"nothing": np.zeros((1, 3), np.float32), "answer": np.array([[NONSENSE[answer], 0, 0]], np.float32)}
+    model = classifier(bundle / "model.onnx", [*nodes, helper.make_node("Identity", ["mean"], ["logits"])], constants)
+    loaded = onnx.load(model)
+    del loaded.graph.node[-1]  # the softmax
+    model.write_bytes(loaded.SerializeToString())
+    put_into(bundle, model)
+    source = picture if command[0] == "predict" else picture.parent
+    result = run(command[0], source, *command[1:], "--bundle", bundle)
+    assert isinstance(result.exception, CheckError) and "no probabilities" in result.exception.what
+    assert "nan" not in result.stdout.lower() and "inf" not in result.stdout and "12.97" not in result.stdout
+
+
+@pytest.mark.parametrize("shape", ["one number an image", "a column too many", "a row too many"])
+def test_answers_of_another_shape_than_the_model_declares_are_refused(bundle, shape):
+    odd = {
+        "one number an image": [helper.make_node("ReduceSum", ["logits"], ["odd"], keepdims=0, noop_with_empty_axes=0)],
+        "a column too many": [helper.make_node("Concat", ["logits", "logits"], ["odd"], axis=1)],
+        "a row too many": [helper.make_node("Concat", ["logits", "logits"], ["odd"], axis=0)],
+    }[shape]
+    model = classifier(bundle / "model.onnx", [READOUT, *odd], {"weights": WEIGHTS})
+    loaded = onnx.load(model)
+    loaded.graph.node[-1].op_type, loaded.graph.node[-1].input[0] = "Identity", "odd"
+    del loaded.graph.node[-1].attribute[:]
+    model.write_bytes(loaded.SerializeToString())
+    put_into(bundle, model)
+    with pytest.raises(CheckError):
+        Classifier(bundle, device="cpu").predict(np.ones((1, 8, 8, 1), np.uint8))
+
+
+@pytest.mark.parametrize("size", [1025, 10**6, 10**18])
+def test_an_absurd_image_size_is_refused_before_it_takes_memory(bundle, picture, size):
+    write_json(bundle / "bundle.json", read_json(bundle / "bundle.json") | {"image": {"size": size, "channels": 1}})
+    result = run("predict", picture, "--bundle", bundle)
+    assert isinstance(result.exception, CheckError) and "image cannot be so" in result.exception.what
+
+
+def test_a_bundle_that_says_nothing_of_its_training_is_not_measured(bundle):
+    info = read_json(bundle / "bundle.json")
+    write_json(bundle / "bundle.json", info | {"test": "good"})
+    result = run("bench", bundle, "--rounds", 10)
+    assert isinstance(result.exception, CheckError) and "macro_f1" in result.exception.expected
+
+
+# ---- teachers of another program ----------------------------------------------------------------------------
+
+
+OURS = ImageParams(size=48, channels=1)
+SIDE = 16
+
+
+def teacher(**changes):
+    values = {
+        "frozen": "pretrained/theirs.onnx", "model": None, "options": {}, "classes": CLASSES, "size": SIDE,
+        "channels": 1, "mean": [0.5], "std": [0.5],
+    }  # fmt: skip
+    return FrozenTeacher.model_validate(values | changes)
+
+
+def info(name, shape, kind=FLOAT):
+    return helper.make_tensor_value_info(name, kind, shape)
+
+
+def write_teacher(folder, batch="n", nodes=None, takes=None, gives=None, **constants):
+    """An ONNX teacher whose logits are its mean pixel times a row of seven."""
+    (folder / "pretrained").mkdir(exist_ok=True)
+    nodes = nodes or [
+        helper.make_node("ReduceMean", ["x"], ["mean"], axes=[2, 3], keepdims=0),
+        helper.make_node("MatMul", ["mean", "row"], ["y"]),
+    ]
+    takes = [info("x", [batch, 1, SIDE, SIDE])] if takes is None else takes
+    gives = gives or [info("y", [batch, 7])]
+    constants.setdefault("row", np.linspace(-3, 3, 7, dtype=np.float32)[None])
+    return save(folder / "pretrained" / "theirs.onnx", nodes, takes, gives, constants)
+
+
+def answers(folder, count=9, **changes):
+    """What a frozen teacher gives of images that differ, through all that the stages call."""
+    frozen.save(teacher(**changes), folder / "t", CLASSES, OURS)
+    network, _ = frozen.load_teacher(folder / "t")
+    pixels = np.random.default_rng(0).integers(0, 256, (count, 48, 48, 1), dtype=np.uint8)
+    return logits_of(network, Split(pixels, np.arange(count), np.zeros(count, np.int64)))
+
+
+@pytest.mark.parametrize("batch", [1, 2, 4, 64])
+def test_a_teacher_with_a_fixed_batch_answers_as_one_with_a_free_batch(tmp_path, monkeypatch, batch):
+    monkeypatch.chdir(tmp_path)
+    write_teacher(tmp_path)
+    free = answers(tmp_path)
+    write_teacher(tmp_path, batch)
+    fixed = answers(tmp_path)
+    assert len(np.unique(free[:, 0])) == 9
+    np.testing.assert_allclose(fixed, free, atol=1e-6)
+
+
+@pytest.mark.parametrize(("kind", "dtype"), [(TensorProto.FLOAT16, np.float16), (TensorProto.DOUBLE, np.float64)])
+def test_a_teacher_of_another_precision_answers(tmp_path, monkeypatch, kind, dtype):
+    monkeypatch.chdir(tmp_path)
+    row = np.linspace(-3, 3, 7)[None]
+    write_teacher(tmp_path)
+    expected = answers(tmp_path)
+    takes, gives = [info("x", ["n", 1, SIDE, SIDE], kind)], [info("y", ["n", 7], kind)]
+    write_teacher(tmp_path, takes=takes, gives=gives, row=row.astype(dtype))
+    np.testing.assert_allclose(answers(tmp_path), expected, atol=0.02)
+
+
+def refused(folder, monkeypatch, **changes):
+    """The error of a teacher that is not taken."""
+    monkeypatch.chdir(folder)
+    with pytest.raises(FerdistillError) as error:
+        answers(folder, **changes)
+    assert "theirs.onnx" in error.value.where or "frozen.onnx" in error.value.where
+    assert error.value.expected and error.value.hint
+    return str(error.value)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_teacher_that_answers_no_numbers_is_named(tmp_path, monkeypatch, value):
+    write_teacher(tmp_path, row=np.full((1, 7), value, np.float32))
+    assert "NaN or infinity" in refused(tmp_path, monkeypatch)
+
+
+ODD = {
+    "a second input": {"takes": [info("x", ["n", 1, SIDE, SIDE]), info("z", ["n", 1])]},
+    "no input": {"takes": [], "nodes": [helper.make_node("Identity", ["row"], ["y"])]},
+    "images of another size": {"takes": [info("x", ["n", 1, 2 * SIDE, 2 * SIDE])]},
+    "images of colour": {"takes": [info("x", ["n", 3, SIDE, SIDE])], "row": np.ones((3, 7), np.float32)},
+    "rows of pixels": {
+        "takes": [info("x", ["n", 1])],
+        "nodes": [helper.make_node("MatMul", ["x", "row"], ["y"])],
+    },
+    "whole numbers": {
+        "takes": [info("x", ["n", 1, SIDE, SIDE], TensorProto.INT64)],
+        "nodes": [
+            helper.make_node("Cast", ["x"], ["float"], to=FLOAT),
+            helper.make_node("ReduceMean", ["float"], ["mean"], axes=[2, 3], keepdims=0),
+            helper.make_node("MatMul", ["mean", "row"], ["y"]),
+        ],
+    },
+    "a sequence": {
+        "nodes": [
+            helper.make_node("ReduceMean", ["x"], ["mean"], axes=[2, 3], keepdims=0),
+            helper.make_node("MatMul", ["mean", "row"], ["z"]),
+            helper.make_node("SequenceConstruct", ["z"], ["y"]),
+        ],
+        "gives": [helper.make_tensor_sequence_value_info("y", FLOAT, None)],
+    },
+    "the class alone": {
+        "nodes": [
+            helper.make_node("ReduceMean", ["x"], ["mean"], axes=[2, 3], keepdims=0),
+            helper.make_node("MatMul", ["mean", "row"], ["z"]),
+            helper.make_node("ArgMax", ["z"], ["y"], axis=1, keepdims=0),
+        ],
+        "gives": [info("y", ["n"], TensorProto.INT64)],
+    },
+    "feature maps": {"nodes": [helper.make_node("Identity", ["x"], ["y"])], "gives": [info("y", None)]},
+    "the mean of all images": {
+        "nodes": [
+            helper.make_node("ReduceMean", ["x"], ["mean"], axes=[0, 2, 3], keepdims=0),
+            helper.make_node("Reshape", ["mean", "shape"], ["one"]),
+            helper.make_node("MatMul", ["one", "row"], ["y"]),
+        ],
+        "gives": [info("y", None)],
+        "shape": np.array([1, 1]),
+    },
+}
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_a_teacher_of_another_form_is_named(tmp_path, monkeypatch, odd):
+    write_teacher(tmp_path, **ODD[odd])
+    assert "a frozen teacher" in refused(tmp_path, monkeypatch)
+
+
+def test_a_teacher_that_keeps_its_weights_elsewhere_is_named(tmp_path, monkeypatch):
+    apart(write_teacher(tmp_path), "weights.bin")
+    assert "weights.bin" in refused(tmp_path, monkeypatch)
+
+
+def test_a_teacher_that_never_ends_is_ended(tmp_path, monkeypatch, hasty):
+    nodes, constants = endless()
+    read = [
+        helper.make_node("ReduceMean", ["y"], ["mean"], axes=[2, 3], keepdims=0),
+        helper.make_node("MatMul", ["mean", "row"], ["logits"]),
+    ]
+    monkeypatch.chdir(tmp_path)
+    write_teacher(tmp_path, nodes=[*nodes, *read], gives=[info("logits", ["n", 7])], **constants)
+    with pytest.raises(CheckError, match="does not end"):
+        answers(tmp_path)
+
+
+def test_a_teacher_on_the_cpu_prints_nothing(tmp_path, monkeypatch, capfd):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    monkeypatch.chdir(tmp_path)
+    write_teacher(tmp_path)
+    answers(tmp_path)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_network_of_ours_whose_weights_are_no_numbers_is_named(tmp_path, monkeypatch):
+    network = frozen.FrozenNetwork(lambda x: torch.full((len(x), 7), math.nan), teacher(), CLASSES, OURS)
+    with pytest.raises(CheckError, match="NaN or infinity"):
+        network(torch.zeros(2, 1, 48, 48))
