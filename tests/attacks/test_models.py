@@ -1,8 +1,17 @@
 """Models made by somebody else: bundles, teachers and detectors that answer nonsense, never end, or reach for files."""
 
+import csv
+import io
+import json
 import math
+import os
+import struct
+import subprocess
+import sys
 import time
+import zlib
 
+import cv2
 import numpy as np
 import onnx
 import pytest
@@ -16,10 +25,10 @@ from ferdistill.cli import cli
 from ferdistill.distill import frozen
 from ferdistill.distill.data import Split
 from ferdistill.distill.inference import predict as logits_of
-from ferdistill.errors import CheckError, FerdistillError
+from ferdistill.errors import CheckError, FerdistillError, UsageError
 from ferdistill.files import read_json, sha256_file, write_json
 from ferdistill.params import FrozenTeacher, ImageParams
-from ferdistill.runtime import session
+from ferdistill.runtime import pictures, session
 from ferdistill.runtime.classifier import Classifier
 from ferdistill.runtime.onnx_file import require_modest
 from support.graphs import FLOAT, apart, classifier, endless, put_into, save
@@ -380,3 +389,154 @@ def test_a_network_of_ours_whose_weights_are_no_numbers_is_named(tmp_path, monke
     network = frozen.FrozenNetwork(lambda x: torch.full((len(x), 7), math.nan), teacher(), CLASSES, OURS)
     with pytest.raises(CheckError, match="NaN or infinity"):
         network(torch.zeros(2, 1, 48, 48))
+
+
+# ---- pictures that take time --------------------------------------------------------------------------------
+
+
+def jpeg(side, **options):
+    held = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)).save(held, "JPEG", **options)
+    return held.getvalue()
+
+
+def scans(count, side=64):
+    """A progressive JPEG with its last scan `count` times more."""
+    whole = jpeg(side, progressive=True)
+    return whole[:-2] + whole[whole.rindex(b"\xff\xda") : -2] * count + whole[-2:]
+
+
+def with_exif(size):
+    """A JPEG with so much EXIF, in as many segments as that takes."""
+    segment = b"Exif\0\0" + bytes(65_527)
+    plain = jpeg(64)
+    return plain[:2] + (b"\xff\xe1" + (len(segment) + 2).to_bytes(2) + segment) * (size // len(segment) + 1) + plain[2:]
+
+
+def png_with_exif(content):
+    held = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(held, "PNG")
+    whole = held.getvalue()
+    body = b"eXIf" + b"II*\0\x08\0\0\0" + content
+    at = whole.index(b"IDAT") - 4
+    return whole[:at] + (len(body) - 4).to_bytes(4) + body + zlib.crc32(body).to_bytes(4) + whole[at:]
+
+
+SLOW = {
+    "600 scans": lambda: scans(600),
+    "131 MB of EXIF in a JPEG": lambda: with_exif(131_000_000),
+    "20 MB of EXIF in a PNG": lambda: png_with_exif(bytes(20_000_000)),
+}
+
+
+@pytest.mark.parametrize("kind", SLOW)
+def test_a_picture_made_to_take_time_is_refused_and_the_others_go_on(tmp_path, bundle, kind):
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "a.jpg").write_bytes(SLOW[kind]())
+    Image.new("L", (20, 30), 200).save(tmp_path / "pictures" / "b.png")
+    start = time.process_time()
+    result = run("predict", tmp_path / "pictures", "--bundle", bundle)
+    assert time.process_time() - start < 3
+    bad, good = (json.loads(line) for line in result.stdout.splitlines())
+    assert "more than" in bad["error"] and good["label"] and "1 of 2" in str(result.exception)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"progressive": True}, {"progressive": True, "subsampling": 0}, {"restart_marker_rows": 1}],
+)
+def test_honest_pictures_are_read_as_before(tmp_path, options):
+    extra = {"exif": bytes(60_000), "icc_profile": bytes(2_000_000), "comment": b"\xff\xda" * 200}
+    file = tmp_path / "a.jpg"
+    file.write_bytes(jpeg(640, **options, **extra) + b"\xff\xda" * 1000)  # as what some cameras append
+    assert np.array_equal(pictures.read(file), np.asarray(Image.open(file)))
+
+
+def test_a_jpeg_of_one_scan_a_colour_is_counted_too(tmp_path):
+    """Baseline, but each colour by itself, which libjpeg also decodes scan by scan."""
+    plain = jpeg(64)
+    at = plain.index(b"\xff\xda")
+    header = bytearray(plain[at : at + 14])
+    one = b"\xff\xda" + (8).to_bytes(2) + b"\x01" + bytes(header[5:7]) + b"\0\x3f\0"
+    (tmp_path / "a.jpg").write_bytes(plain[:at] + (one + plain[at + 14 : -2]) * 600 + plain[-2:])
+    with pytest.raises(CheckError, match="more than 50 scans"):
+        pictures.read(tmp_path / "a.jpg")
+
+
+def test_a_file_of_bad_tags_prints_no_warnings(tmp_path):
+    tags = b"".join(struct.pack("<HHII", 1000 + n, 7, 10**9, 100) for n in range(5000))
+    file = tmp_path / "a.png"
+    file.write_bytes(png_with_exif(struct.pack("<H", 5000) + tags + bytes(4)))
+    code = f"from ferdistill.runtime import pictures; from pathlib import Path; pictures.read(Path({str(file)!r}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+
+
+# ---- videos that name files, cameras that are none ----------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def secret(tmp_path_factory):
+    """A folder with a video, MPEG-4 in two containers, and a folder of playlists."""
+    folder = tmp_path_factory.mktemp("secret")
+    for name in ("clip.mp4", "clip.ts", "clip.avi", "clip.mkv", "clip.mov", "clip.flv", "clip.mpg", "clip.wmv"):
+        codec = {"clip.flv": "FLV1", "clip.mpg": "PIM1", "clip.wmv": "WMV2"}.get(name, "mp4v")
+        video = cv2.VideoWriter(str(folder / name), cv2.VideoWriter.fourcc(*codec), 25, (64, 48))
+        for number in range(8):
+            video.write(np.full((48, 64, 3), 20 * number, np.uint8))
+        video.release()
+    lists = folder / "lists"
+    lists.mkdir()
+    (lists / "part.mp4").write_bytes((folder / "clip.mp4").read_bytes())
+    (lists / "part1.png").write_bytes(cv2.imencode(".png", np.zeros((48, 64, 3), np.uint8))[1].tobytes())
+    (lists / "part2.png").write_bytes((lists / "part1.png").read_bytes())
+    return folder
+
+
+HLS = "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:1.2,\n{}\n#EXT-X-ENDLIST\n"
+LISTS = {
+    "x.m3u8": HLS.format("../clip.ts"),
+    "renamed.mp4": HLS.format("../clip.ts"),
+    "absolute.m3u8": "absolute",
+    "inside.m3u8": HLS.format("part.mp4"),
+    "remote.m3u8": HLS.format("http://127.0.0.1:1/x.ts"),
+    "concat.mp4": "ffconcat version 1.0\nfile part.mp4\n",
+    "concat.txt": "ffconcat version 1.0\nfile ../clip.mp4\n",
+    "dash.mpd": '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static" '
+    'profiles="urn:mpeg:dash:profile:isoff-on-demand:2011" mediaPresentationDuration="PT1S"><Period><AdaptationSet '
+    'mimeType="video/mp4"><Representation id="1" bandwidth="1"><BaseURL>../clip.mp4</BaseURL></Representation>'
+    "</AdaptationSet></Period></MPD>",
+    "stream.sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\n"
+    "a=rtpmap:96 H264/90000\n",
+}
+
+
+@pytest.mark.parametrize("options", [None, "rtsp_transport;udp"])
+@pytest.mark.parametrize("name", LISTS)
+def test_a_playlist_opens_nothing(secret, bundle, monkeypatch, name, options):
+    if options:
+        monkeypatch.setenv("OPENCV_FFMPEG_CAPTURE_OPTIONS", options)
+    text = HLS.format(secret / "clip.ts") if LISTS[name] == "absolute" else LISTS[name]
+    (secret / "lists" / name).write_text(text)
+    result = run("watch", secret / "lists" / name, "--bundle", bundle)
+    assert isinstance(result.exception, CheckError) and "playlist" in result.exception.expected
+    assert result.stdout == "" and os.environ.get("OPENCV_FFMPEG_CAPTURE_OPTIONS") == options
+    result = run("watch", f"file://{secret / 'lists' / name}", "--bundle", bundle)
+    assert isinstance(result.exception, UsageError) and result.stdout == ""
+
+
+def test_a_numbered_picture_does_not_bring_its_neighbours(secret, bundle):
+    result = run("watch", secret / "lists" / "part1.png", "--bundle", bundle)
+    assert isinstance(result.exception, CheckError) and result.stdout == ""
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "ts", "avi", "mkv", "mov", "flv", "mpg", "wmv"])
+def test_a_video_in_one_file_is_watched(secret, bundle, suffix):
+    result = run("watch", secret / f"clip.{suffix}", "--bundle", bundle)
+    assert result.exit_code == 0 and len(result.stdout.splitlines()) == 8
+
+
+@pytest.mark.parametrize("number", ["9" * 20, "10000", "٣" * 20])
+def test_a_camera_of_twenty_digits_is_a_wrong_call(bundle, number):
+    result = run("watch", number, "--bundle", bundle)
+    assert isinstance(result.exception, UsageError) and "no such source" in result.exception.what
