@@ -10,31 +10,38 @@ import subprocess
 import sys
 import time
 import zlib
+from pathlib import Path
 
 import cv2
 import numpy as np
 import onnx
 import pytest
 import torch
+import yaml
 from onnx import TensorProto, helper
 from PIL import Image
 from typer.testing import CliRunner
 
 from conftest import CLASSES
+from ferdistill import plain, workspace
 from ferdistill.cli import cli
 from ferdistill.distill import frozen
 from ferdistill.distill.data import Split
 from ferdistill.distill.inference import predict as logits_of
 from ferdistill.errors import CheckError, FerdistillError, UsageError
 from ferdistill.files import read_json, sha256_file, write_json
-from ferdistill.params import FrozenTeacher, ImageParams
+from ferdistill.params import FrozenTeacher, ImageParams, Params
 from ferdistill.runtime import pictures, session
 from ferdistill.runtime.classifier import Classifier
 from ferdistill.runtime.onnx_file import require_modest
+from ferdistill.stages import index as index_stage
 from support.graphs import FLOAT, apart, classifier, endless, put_into, save
 
 WEIGHTS = np.array([[0.02, -0.01, 0.005]], np.float32)
 READOUT = helper.make_node("MatMul", ["mean", "weights"], ["logits"])
+
+
+ROOT = Path(__file__).parents[2]
 
 
 def run(*arguments):
@@ -540,3 +547,88 @@ def test_a_video_in_one_file_is_watched(secret, bundle, suffix):
 def test_a_camera_of_twenty_digits_is_a_wrong_call(bundle, number):
     result = run("watch", number, "--bundle", bundle)
     assert isinstance(result.exception, UsageError) and "no such source" in result.exception.what
+
+
+# ---- names for a terminal and a spreadsheet -----------------------------------------------------------------
+
+
+NAMES = [
+    "=cmd|' -C calc'!A0.png",
+    "+1.png",
+    "-1.png",
+    "@SUM(1).png",
+    "'quoted.png",
+    "＝1.png",
+    "\x1b[31mred.png",
+    "\x9b31mred.png",
+    "line\nfeed.png",
+    "right\u202eto left.png",
+    "plain é 表.png",
+]
+FORBIDDEN = "\x1b\x9b\x07\u202e\x7f"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such names")
+def test_no_name_is_a_formula_or_moves_the_cursor_in_what_predict_prints(tmp_path, bundle, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in NAMES:
+        Image.new("L", (20, 30), 200).save(tmp_path / name)
+    (tmp_path / os.fsdecode(b"not utf-8 \xff.png")).write_bytes(b"nothing")
+    shown = run("predict", "*.png", "--csv", "--bundle", bundle).stdout
+    assert not set(shown) & set(FORBIDDEN)
+    rows = list(csv.DictReader(io.StringIO(shown)))
+    cells = [cell for row in rows for cell in row.values()]
+    assert len(rows) == len(NAMES) + 1 and not any(cell.startswith(plain.FORMULA[:-1]) for cell in cells)
+    paths = [row["path"] for row in rows]
+    assert "'=cmd|' -C calc'!A0.png" in paths and "plain é 表.png" in paths and "''quoted.png" in paths
+    assert r"\x1b[31mred.png" in paths and r"line\nfeed.png" in paths
+    printed = run("predict", "*.png", "--bundle", bundle).stdout
+    assert not set(printed) & set(FORBIDDEN) and "表" in printed
+    found = [json.loads(line)["path"] for line in printed.splitlines()]
+    assert set(NAMES) < set(found) and os.fsdecode(b"not utf-8 \xff.png") in found  # JSON has them as they are
+
+
+def test_no_class_moves_the_cursor_in_what_is_printed(tmp_path, bundle, picture):
+    names = ["\x1b]0;title\x07happy", "=1+1", "\x9b2Jsad"]
+    write_json(bundle / "bundle.json", read_json(bundle / "bundle.json") | {"classes": names})
+    for option in ([], ["--csv"]):
+        result = run("predict", picture, "--bundle", bundle, *option)
+        assert result.exit_code == 0 and not set(result.stdout) & set(FORBIDDEN)
+        if option:
+            (row,) = csv.DictReader(io.StringIO(result.stdout))
+            assert row["label"] == r"\x1b]0;title\x07happy"
+        else:
+            assert list(json.loads(result.stdout)["probabilities"]) == names
+    table = tmp_path / "predictions.csv"
+    with table.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["label", *(f"logit_{name}" for name in names)])
+        rows.writerows([[names[n % 3], *np.eye(3)[n % 3]] for n in range(9)])
+    for option in ([], ["--json"]):
+        result = run("score", table, "--no-intervals", *option)
+        assert result.exception is None or isinstance(result.exception, FerdistillError)
+        assert not set(result.stdout) & set(FORBIDDEN)
+
+
+def test_what_was_left_out_of_an_index_is_no_formula(corpus, tmp_path, monkeypatch):
+    evil = corpus / "=cmd|' -C calc'!A0" / "angry"
+    evil.mkdir(parents=True)
+    (evil / "@a.png").write_bytes(b"nothing")
+    with (corpus / "corpus.yaml").open("a") as description:
+        description.write(f"  - {{name: evil, adapter: folders, path: {json.dumps(evil.parent.name)}}}\n")
+    raw = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    monkeypatch.chdir(tmp_path)
+    raw["index"]["unreadable"] = "quarantine"
+    settings = Params.model_validate(raw | {"corpus": "mine", "classes": ["angry", "happy", "neutral"]})
+    index_stage.run(settings)
+    rows = list(csv.DictReader(workspace.index_csv(settings.index_tag).with_suffix(".left_out.csv").open()))
+    assert any(row["path"] == "'=cmd|' -C calc'!A0/angry/@a.png" for row in rows)
+    assert not any(cell.startswith(plain.FORMULA[:-1]) for row in rows for cell in row.values())
+
+
+def test_a_cell_gives_back_what_was_there():
+    for text in (*NAMES, "", "a", "'", "''", "=", "é"):
+        made = plain.cell(text)
+        if not plain.CONTROL_OR_LINE_FEED.search(text):
+            assert (made[1:] if made.startswith("'") else made) == text
+    assert plain.cell(-1.5) == -1.5 and plain.cell(None) is None

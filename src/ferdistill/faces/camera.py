@@ -151,7 +151,7 @@ def open_frames(source: str, fps: float = 25.0) -> Iterator[Frames]:
     raise CheckError(
         "not a video that OpenCV can decode",
         where=source,
-        expected="a file that holds a video itself (a playlist does not), a camera, a stream or a directory of pictures",
+        expected="a file that holds a video itself, no playlist; a camera, a stream or a directory of pictures",
         hint="get the whole file: its index may lie at the end, so a cut one cannot be opened"
         if path.suffix.lower() in (".mp4", ".mov")
         else "name another; `ferdistill predict` reads a picture",

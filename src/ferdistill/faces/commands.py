@@ -19,6 +19,7 @@ from ..commands import options
 from ..commands.predict import room_of
 from ..errors import UsageError
 from ..files import atomic
+from ..plain import say
 from ..progress import bar
 
 if TYPE_CHECKING:
@@ -200,7 +201,7 @@ def serve(
     if as_json:
         print(json.dumps({"url": server.url, "bundle": str(bundle)}), flush=True)
     else:
-        print(f"{server.url} shows {bundle}; Ctrl-C stops", flush=True)
+        say(f"{server.url} shows {bundle}; Ctrl-C stops")
     if open_page:
         webbrowser.open(server.url)
     try:

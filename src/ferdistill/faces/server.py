@@ -108,12 +108,12 @@ def bundle_files(directory: Path) -> dict[str, Path]:
 class Server(ThreadingHTTPServer):
     """Hands out the page's `files` (URL path to file) and a bundle on 127.0.0.1.
 
-    At most `MAX_CONNECTIONS` are open: where another comes, the one that has been silent for longest is closed. So those
-    that ask nothing, or never end asking, keep nobody out.
+    At most `MAX_CONNECTIONS` are open: where another comes, the one that has been silent for longest is closed. So
+    those that ask nothing, or never end asking, keep nobody out.
     """
 
     daemon_threads = True
-    request_queue_size = 128  # of those that wait to be accepted: where it is full, a browser tries again a second later
+    request_queue_size = 128  # that wait to be accepted; where it is full, a browser tries again a second later
     # On Windows this option would let two servers share a port.
     allow_reuse_address = os.name != "nt"
 
