@@ -29,13 +29,14 @@ from ferdistill.distill import frozen
 from ferdistill.distill.data import Split
 from ferdistill.distill.inference import predict as logits_of
 from ferdistill.errors import CheckError, FerdistillError, UsageError
+from ferdistill.faces.detector import YuNet
 from ferdistill.files import read_json, sha256_file, write_json
 from ferdistill.params import FrozenTeacher, ImageParams, Params
 from ferdistill.runtime import pictures, session
 from ferdistill.runtime.classifier import Classifier
 from ferdistill.runtime.onnx_file import require_modest
 from ferdistill.stages import index as index_stage
-from support.graphs import FLOAT, apart, classifier, endless, put_into, save
+from support.graphs import FLOAT, apart, classifier, endless, put_into, save, yunet
 
 WEIGHTS = np.array([[0.02, -0.01, 0.005]], np.float32)
 READOUT = helper.make_node("MatMul", ["mean", "weights"], ["logits"])
@@ -632,3 +633,60 @@ def test_a_cell_gives_back_what_was_there():
         if not plain.CONTROL_OR_LINE_FEED.search(text):
             assert (made[1:] if made.startswith("'") else made) == text
     assert plain.cell(-1.5) == -1.5 and plain.cell(None) is None
+
+
+# ---- detectors that are none --------------------------------------------------------------------------------
+
+
+def small_outputs(path):
+    """YuNet's names on outputs of one number, at which OpenCV itself crashes."""
+    nodes, gives, constants = [helper.make_node("ReduceMean", ["input"], ["mean"], keepdims=0)], [], {}
+    for name, (_, numbers) in YuNet.outputs.items():
+        constants[f"{name}_bias"] = np.ones((1, 1, numbers), np.float32)
+        nodes.append(helper.make_node("Add", ["mean", f"{name}_bias"], [name]))
+        gives.append(info(name, [1, 1, numbers]))
+    return save(path, nodes, [info("input", [1, 3, 320, 320])], gives, constants)
+
+
+def fewer_cells(path):
+    """A YuNet that gives every other cell."""
+    model = onnx.load(yunet(path))
+    for name in ("cls_8", "kps_32"):
+        (node,) = (node for node in model.graph.node if node.output[0] == name)
+        node.output[0] = f"{name}_all"
+        kept = helper.make_node("AveragePool", [f"{name}_all"], [name], kernel_shape=[1], strides=[2])
+        model.graph.node.insert(list(model.graph.node).index(node) + 1, kept)
+    onnx.save(model, path)
+    return path
+
+
+DETECTORS = {
+    "a bundle's model": lambda path: classifier(path, [READOUT], {"weights": WEIGHTS}),
+    "outputs too small": small_outputs,
+    "every other cell": fewer_cells,
+    "boxes of no number": lambda path: yunet(path, (math.nan, 0.5, 0.7, 1.1)),
+    "a box without end": lambda path: yunet(path, (0.5, 0.5, 100.0, 100.0)),
+    "a box of a million pixels": lambda path: yunet(path, (0.5, 0.5, 12.0, 12.0)),
+    "weights in another file": lambda path: apart(yunet(path), "weights.bin"),
+    "no ONNX file": lambda path: path.write_bytes(b"PK\x03\x04garbage"),
+}
+
+
+@pytest.mark.parametrize("kind", DETECTORS)
+def test_another_network_as_the_detector_is_a_message(tmp_path, tone_bundle, kind):
+    DETECTORS[kind](tmp_path / "detector.onnx")
+    pixels = np.zeros((240, 320, 3), np.uint8)
+    pixels[64:96, 128:160] = 255
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    result = run("predict", tmp_path / "a.png", "--bundle", tone_bundle, "--detector", tmp_path / "detector.onnx")
+    assert isinstance(result.exception, CheckError) and "detector.onnx" in result.exception.where
+    assert result.stdout == ""
+
+
+def test_an_honest_detector_is_taken(tmp_path, tone_bundle):
+    yunet(tmp_path / "detector.onnx")
+    pixels = np.zeros((250, 330, 3), np.uint8)
+    pixels[64:96, 128:160] = 255
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    result = run("predict", tmp_path / "a.png", "--bundle", tone_bundle, "--detector", tmp_path / "detector.onnx")
+    assert result.exit_code == 0 and len(json.loads(result.stdout)["faces"]) == 1

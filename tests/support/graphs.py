@@ -1,5 +1,6 @@
 """Small ONNX graphs, written by hand: classifiers of grey pictures, honest and otherwise."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 from ferdistill.files import read_json, sha256_file, write_json
 
 FLOAT = TensorProto.FLOAT
+LOG_2, LOG_3 = math.log(2), math.log(3)
 
 
 def save(path, nodes, takes, gives, constants=(), functions=()):
@@ -67,3 +69,32 @@ def apart(model: Path, name: str):
         entry = weights.external_data.add()
         entry.key, entry.value = key, value
     model.write_bytes(loaded.SerializeToString())
+
+
+def yunet(path, box=(0.5, 0.5, LOG_2, LOG_3)):
+    """A network with YuNet's outputs that sees a face at every bright 32 x 32 cell, its eyes aslant."""
+    nodes, constants, outputs = [], [], []
+    eyes = [0.25, 0.4, 0.75, 0.6, 0.5, 0.6, 0.3, 0.8, 0.7, 0.8]
+    heads = {"cls": [0.0], "obj": [1.0], "bbox": list(box), "kps": eyes}
+    for stride in (8, 16, 32):
+        pooled = f"pooled_{stride}"
+        kernel = {"kernel_shape": [stride, stride], "strides": [stride, stride]}
+        nodes.append(helper.make_node("AveragePool", ["input"], [pooled], **kernel))
+        for name, bias in heads.items():
+            weight = np.zeros((len(bias), 3, 1, 1), np.float32)
+            weight[:] = 1 / 765 if name == "cls" and stride == 32 else 0
+            names = [f"{name}_{stride}_{part}" for part in ("weight", "bias", "shape")]
+            values = (weight, np.array(bias, np.float32), np.array([1, -1, len(bias)], np.int64))
+            constants += [numpy_helper.from_array(value, key) for key, value in zip(names, values, strict=True)]
+            here = f"{name}_{stride}"
+            nodes += [
+                helper.make_node("Conv", [pooled, *names[:2]], [here + "_map"]),
+                helper.make_node("Transpose", [here + "_map"], [here + "_last"], perm=[0, 2, 3, 1]),
+                helper.make_node("Reshape", [here + "_last", names[2]], [here]),
+            ]
+            cells = (320 // stride) ** 2
+            outputs.append(helper.make_tensor_value_info(here, TensorProto.FLOAT, [1, cells, len(bias)]))
+    source = helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, 3, 320, 320])
+    graph = helper.make_graph(nodes, "cells", [source], outputs, constants)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=8), path)
+    return path

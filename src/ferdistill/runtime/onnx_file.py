@@ -39,18 +39,18 @@ def require_modest(model: Path, beside: Collection[str] | None) -> None:
             nodes, named = _survey(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
     except (OSError, ValueError) as error:
         raise CheckError(
-            f"ONNX Runtime cannot load the model: {error}", where=str(model), expected=EXPECTED, hint="export it again"
+            f"cannot load the model: {error}", where=str(model), expected=EXPECTED, hint="export it again"
         ) from None
     if nodes > MAX_NODES:
         raise CheckError(
-            "ONNX Runtime cannot load the model in reasonable time: it has too many nodes",
+            "cannot load the model in reasonable time: it has too many nodes",
             where=str(model),
             expected=f"at most {MAX_NODES:,}, those inside loops, branches and functions with them",
             hint="export it again, of a smaller network",
         )
     if beside is not None and (others := sorted(named - set(beside))):
         raise CheckError(
-            f"ONNX Runtime cannot load the model alone: it keeps weights in {', '.join(others)}",
+            f"cannot load the model alone: it keeps weights in {', '.join(others)}",
             where=str(model),
             expected="a model in one file" + ", or files that bundle.json lists with their digests" * bool(beside),
             hint="export it again, into one file",
