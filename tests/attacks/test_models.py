@@ -29,7 +29,7 @@ from ferdistill.distill import frozen
 from ferdistill.distill.data import Split
 from ferdistill.distill.inference import predict as logits_of
 from ferdistill.errors import CheckError, FerdistillError, UsageError
-from ferdistill.faces.detector import YuNet
+from ferdistill.faces.detector import YUNET
 from ferdistill.files import read_json, sha256_file, write_json
 from ferdistill.params import FrozenTeacher, ImageParams, Params
 from ferdistill.runtime import pictures, session
@@ -641,7 +641,7 @@ def test_a_cell_gives_back_what_was_there():
 def small_outputs(path):
     """YuNet's names on outputs of one number, at which OpenCV itself crashes."""
     nodes, gives, constants = [helper.make_node("ReduceMean", ["input"], ["mean"], keepdims=0)], [], {}
-    for name, (_, numbers) in YuNet.outputs.items():
+    for name, (_, numbers) in YUNET.items():
         constants[f"{name}_bias"] = np.ones((1, 1, numbers), np.float32)
         nodes.append(helper.make_node("Add", ["mean", f"{name}_bias"], [name]))
         gives.append(info(name, [1, 1, numbers]))

@@ -15,7 +15,6 @@ from ..errors import CheckError, require_same
 from ..files import atomic, read_json, sha256_file, write_json
 from ..params import FrozenTeacher, ImageParams
 from ..runtime.onnx_file import require_modest
-from ..runtime.session import run as run_session
 from . import models
 
 FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
@@ -118,6 +117,8 @@ def _onnx(file: Path, teacher: FrozenTeacher) -> Callable[[Tensor], Tensor]:
     One that was exported with a fixed batch, of one image as a rule, is run so many at a time.
     """
     import onnxruntime
+
+    from ..runtime.session import run as run_session
 
     require_modest(file, beside=())
     # Asked for CUDA where there is no GPU, onnxruntime-gpu prints errors.

@@ -135,6 +135,23 @@ def _back(box: Box, forward: np.ndarray) -> Box:
     return float(across - width / 2), float(down - height / 2), width, height
 
 
+# YuNet's outputs: pixels from one cell to the next, and numbers of a cell.
+YUNET = {
+    f"{head}_{stride}": (stride, numbers)
+    for head, numbers in (("cls", 1), ("obj", 1), ("bbox", 4), ("kps", 10))
+    for stride in (8, 16, 32)
+}
+# OpenCV crashes at some networks; then this does, and not the program that wants one.
+TRIAL = """
+import sys, cv2, numpy
+network = cv2.dnn.readNetFromONNX(sys.argv[1])
+network.setInput(numpy.zeros((1, 3, 320, 320), numpy.float32))
+network.forward(sys.argv[2:])
+cv2.FaceDetectorYN.create(sys.argv[1], "", (320, 320)).detect(numpy.zeros((320, 320, 3), numpy.uint8))
+"""
+TRIAL_SECONDS = 60
+
+
 class YuNet:
     """The YuNet detector (Wu, Peng & Yu, 2023), from its ONNX file, through OpenCV's `FaceDetectorYN`.
 
@@ -143,13 +160,6 @@ class YuNet:
     Raises UsageError or CheckError if the file is missing, OpenCV cannot load it, or it is another network: OpenCV does
     not look whether outputs are as large as it reads them, so that is seen to here.
     """
-
-    # Pixels from one cell to the next, and numbers of a cell, of each output.
-    outputs = {
-        f"{head}_{stride}": (stride, numbers)
-        for head, numbers in (("cls", 1), ("obj", 1), ("bbox", 4), ("kps", 10))
-        for stride in (8, 16, 32)
-    }
 
     def __init__(self, model: Path, score: float = 0.7) -> None:
         if not model.is_file():
@@ -197,16 +207,16 @@ class YuNet:
             return
         try:
             self._bare.setInput(np.zeros((1, 3, down, across), np.float32))
-            found = [output.size for output in self._bare.forward(list(self.outputs))]
+            found = [output.size for output in self._bare.forward(list(YUNET))]
         except cv2.error as error:
             raise self._wrong(f"OpenCV cannot run the detector: {str(error.err or error).strip()}") from None
-        if found != [(across // stride) * (down // stride) * numbers for stride, numbers in self.outputs.values()]:
+        if found != [(across // stride) * (down // stride) * numbers for stride, numbers in YUNET.values()]:
             raise self._wrong("a network whose outputs are not YuNet's")
         self._seen.add((across, down))
 
     def _require_survival(self) -> None:
         """Raise a CheckError if OpenCV crashes at the network, or does not end; an error it raises again later."""
-        command = [sys.executable, "-c", TRIAL, str(self._model), *self.outputs]
+        command = [sys.executable, "-c", TRIAL, str(self._model), *YUNET]
         try:
             code = subprocess.run(command, capture_output=True, timeout=TRIAL_SECONDS, check=False).returncode
         except subprocess.TimeoutExpired:
@@ -217,17 +227,6 @@ class YuNet:
     def _wrong(self, what: str) -> CheckError:
         hint = "take face_detection_yunet_*.onnx of the OpenCV Zoo"
         return CheckError(what, where=str(self._model), expected="a YuNet file (.onnx)", hint=hint)
-
-
-# OpenCV crashes at some networks; then this does, and not the program that wants one.
-TRIAL = """
-import sys, cv2, numpy
-network = cv2.dnn.readNetFromONNX(sys.argv[1])
-network.setInput(numpy.zeros((1, 3, 320, 320), numpy.float32))
-network.forward(sys.argv[2:])
-cv2.FaceDetectorYN.create(sys.argv[1], "", (320, 320)).detect(numpy.zeros((320, 320, 3), numpy.uint8))
-"""
-TRIAL_SECONDS = 60
 
 
 def whole(frame: np.ndarray, near: Sequence[Face] = ()) -> list[Face]:
