@@ -32,7 +32,7 @@ from ferdistill.errors import CheckError, FerdistillError, UsageError
 from ferdistill.faces.detector import YUNET
 from ferdistill.files import read_json, sha256_file, write_json
 from ferdistill.params import FrozenTeacher, ImageParams, Params
-from ferdistill.runtime import pictures, session
+from ferdistill.runtime import onnx_file, pictures, session
 from ferdistill.runtime.classifier import Classifier
 from ferdistill.runtime.onnx_file import require_modest
 from ferdistill.stages import index as index_stage
@@ -155,6 +155,26 @@ def test_functions_that_call_functions_count_for_all_that_they_hold(tmp_path):
         require_modest(file, beside=())
 
 
+@pytest.mark.parametrize("what", ["nodes", "attributes"])
+def test_a_file_of_nothing_but_empty_messages_is_refused_at_once(tmp_path, monkeypatch, what):
+    monkeypatch.setattr(onnx_file, "MAX_FIELDS", 200_000)
+    node, attribute = b"\x0a\x00", b"\x2a\x00"  # of a graph, of a node
+    graph = node * 10_000_000 if what == "nodes" else b"\x0a" + varint(20_000_000) + attribute * 10_000_000
+    (tmp_path / "model.onnx").write_bytes(b"\x3a" + varint(len(graph)) + graph)
+    start = time.process_time()
+    with pytest.raises(CheckError, match="too many nodes"):
+        require_modest(tmp_path / "model.onnx", beside=())
+    assert time.process_time() - start < 5
+
+
+def varint(number):
+    parts = []
+    while number > 127:
+        parts.append(number & 127 | 128)
+        number >>= 7
+    return bytes([*parts, number])
+
+
 @pytest.mark.parametrize("command", ["predict", "watch", "bench"])
 def test_an_endless_loop_is_ended(bundle, picture, hasty, command, capfd):
     nodes, constants = endless()
@@ -221,6 +241,14 @@ def test_answers_of_another_shape_than_the_model_declares_are_refused(bundle, sh
     put_into(bundle, model)
     with pytest.raises(CheckError):
         Classifier(bundle, device="cpu").predict(np.ones((1, 8, 8, 1), np.uint8))
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "1e400", "12.97"])
+def test_predictions_of_no_distribution_are_not_scored(tmp_path, value):
+    file = tmp_path / "predictions.csv"
+    file.write_text(f"label,prob_a,prob_b\na,0.5,0.5\nb,{value},0.1\na,0.2,0.8\n")
+    result = run("score", file, "--no-intervals")
+    assert isinstance(result.exception, CheckError) and "row" in result.exception.where and result.stdout == ""
 
 
 @pytest.mark.parametrize("size", [1025, 10**6, 10**18])

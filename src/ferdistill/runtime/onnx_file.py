@@ -1,5 +1,6 @@
 """What an ONNX file would have ONNX Runtime do, read from its protobuf fields before it is loaded."""
 
+import math
 import mmap
 from collections import Counter
 from collections.abc import Collection, Iterator
@@ -9,7 +10,7 @@ from ..errors import CheckError
 
 # A network of a thousand layers in int8 has about 5,000 nodes. ONNX Runtime's time to load grows faster than they do.
 MAX_NODES = 20_000
-MAX_FIELDS = 4_000_000  # of all messages but tensors' numbers; a file of 20,000 nodes has about half a million
+MAX_FIELDS = 1_500_000  # of all messages; a file of 20,000 nodes has about 250,000
 # The fields of onnx.proto that lead to a node or a tensor, by number, and the message that each holds.
 FIELDS = {
     "model": {7: "graph", 20: "training", 25: "function"},
@@ -35,9 +36,9 @@ def require_modest(model: Path, beside: Collection[str] | None) -> None:
     Raises CheckError if it names another, has more than `MAX_NODES` nodes, or is no whole ONNX file.
     """
     try:
-        with model.open("rb") as file:  # no `with` for the map: slices of it may outlive an error
-            nodes, named = _survey(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
-    except (OSError, ValueError) as error:
+        with model.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            nodes, named = _survey(data)
+    except (OSError, ValueError, RecursionError) as error:  # recursion: functions that call one another in a long row
         raise CheckError(
             f"cannot load the model: {error}", where=str(model), expected=EXPECTED, hint="export it again"
         ) from None
@@ -57,34 +58,35 @@ def require_modest(model: Path, beside: Collection[str] | None) -> None:
         )
 
 
-def _survey(data: memoryview) -> tuple[float, set[str]]:
+def _survey(data: mmap.mmap | bytes) -> tuple[float, set[str]]:
     """Nodes of a model with its functions written out, infinitely many if these call themselves; files it names."""
     calls: list[Counter[bytes]] = [Counter()]  # operators, of the graph and of each function
     functions: dict[bytes, int] = {}
     named: set[str] = set()
-    visited = 0
-    waiting = [("model", data, 0)]
+    fields = nodes = 0
+    waiting = [("model", 0, len(data), 0)]
     while waiting:
-        message, content, owner = waiting.pop()
+        message, start, end, owner = waiting.pop()
         if message == "entry":
-            entry = dict(_fields(content))
+            entry = {number: data[at:stop] for number, at, stop in _fields(data, start, end)}
             if entry.get(KEY) == b"location":
-                named.add(bytes(entry.get(VALUE, b"")).decode())
+                named.add(entry.get(VALUE, b"").decode())
             continue
         if message == "function":
             owner = len(calls)
             calls.append(Counter())
         operator = b""
-        for number, value in _fields(content):
-            visited += 1
-            if visited > MAX_FIELDS:
-                return float("inf"), named
+        for number, at, stop in _fields(data, start, end):
+            fields += 1
+            nodes += FIELDS[message].get(number) == "node"
+            if fields > MAX_FIELDS or nodes > MAX_NODES:
+                return math.inf, named
             if number in FIELDS[message]:
-                waiting.append((FIELDS[message][number], value, owner))
+                waiting.append((FIELDS[message][number], at, stop, owner))
             elif message == "function" and number == FUNCTION_NAME:
-                functions[bytes(value)] = owner
+                functions[data[at:stop]] = owner
             elif message == "node" and number == OPERATOR:
-                operator = bytes(value)
+                operator = data[at:stop]
         if message == "node":
             calls[owner][operator] += 1
 
@@ -92,7 +94,7 @@ def _survey(data: memoryview) -> tuple[float, set[str]]:
 
     def size(owner: int) -> float:
         if owner not in known:
-            known[owner] = float("inf")  # until it is known, only what is inside it asks
+            known[owner] = math.inf  # until it is known, only what is inside it asks
             known[owner] = sum(
                 count * (size(functions[operator]) if operator in functions else 1)
                 for operator, count in calls[owner].items()
@@ -102,9 +104,8 @@ def _survey(data: memoryview) -> tuple[float, set[str]]:
     return size(0), named
 
 
-def _fields(data: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """The numbers and contents of a message's fields that have a length."""
-    at, end = 0, len(data)
+def _fields(data: mmap.mmap | bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """Of a message's fields that have a length: the number, and where the content begins and ends."""
     while at < end:
         key, at = _varint(data, at, end)
         kind = key & 7
@@ -112,7 +113,7 @@ def _fields(data: memoryview) -> Iterator[tuple[int, memoryview]]:
             length, at = _varint(data, at, end)
             if at + length > end:
                 raise ValueError("it is cut off, or no ONNX file")
-            yield key >> 3, data[at : at + length]
+            yield key >> 3, at, at + length
             at += length
         elif kind == 0:
             at = _varint(data, at, end)[1]
@@ -122,7 +123,7 @@ def _fields(data: memoryview) -> Iterator[tuple[int, memoryview]]:
             raise ValueError("it is no ONNX file")
 
 
-def _varint(data: memoryview, at: int, end: int) -> tuple[int, int]:
+def _varint(data: mmap.mmap | bytes, at: int, end: int) -> tuple[int, int]:
     value = shift = 0
     while at < end and shift < 70:
         byte = data[at]
