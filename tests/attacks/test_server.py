@@ -11,7 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from ferdistill.cli import cli
 from ferdistill.errors import CheckError
 from ferdistill.faces import server
 from ferdistill.files import read_json, sha256_file, write_json
@@ -26,7 +28,7 @@ def secret(tmp_path_factory):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
-def test_a_link_that_the_bundle_does_not_list_is_not_served(web, bundle, secret):
+def test_a_link_that_the_bundle_does_not_list_is_not_served(running, bundle, secret):
     (bundle / "model.onnx").rename(bundle / "other.onnx")
     (bundle / "model.onnx").symlink_to(secret)
     files = {"other.onnx": sha256_file(bundle / "other.onnx")}
@@ -34,8 +36,10 @@ def test_a_link_that_the_bundle_does_not_list_is_not_served(web, bundle, secret)
         bundle / "bundle.json",
         read_json(bundle / "bundle.json") | {"files": files, "variants": {"fp32": "other.onnx"}},
     )
-    with pytest.raises(CheckError, match=r"runs model\.onnx"):
-        server.listen(bundle, 0)
+    answer, body = ask(running, "/bundle/model.onnx")
+    assert answer.status == 404 and b"a secret" not in body and b"not the bundle's" in body
+    result = CliRunner().invoke(cli, ["serve", "--bundle", str(bundle), "--port", "0"])
+    assert isinstance(result.exception, CheckError) and "runs model.onnx" in result.exception.what
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")

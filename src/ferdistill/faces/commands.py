@@ -197,6 +197,7 @@ def serve(
     from . import server as library
 
     Classifier(bundle, threads=1, device="cpu")  # a damaged bundle stops here; later the page says it
+    library.bundle_files(bundle)
     server = library.listen(bundle, port)
     if as_json:
         print(json.dumps({"url": server.url, "bundle": str(bundle)}), flush=True)

@@ -168,6 +168,8 @@ class Handler(SimpleHTTPRequestHandler):
     sys_version = ""
     timeout = 30  # seconds in which a silent connection gives its thread back
     extensions_map = MEDIA_TYPES
+    error_content_type = "text/plain; charset=utf-8"
+    error_message_format = "%(explain)s\n"  # the page shows it
 
     def send_head(self) -> Any:
         """Refuse what is not asked of this server by its name, or is not listed; else send the headers."""
@@ -213,9 +215,9 @@ class Handler(SimpleHTTPRequestHandler):
 def listen(bundle_dir: Path, port: int) -> Server:
     """A server bound to a TCP port on 127.0.0.1, a free one for 0: `serve_forever` sets it going.
 
-    Raises UsageError if files of the page are missing, or the port cannot be had; else as `bundle_files` does.
+    Raises UsageError if files of the page are missing, or the port cannot be had. What is wrong with the bundle the
+    page says.
     """
-    bundle_files(bundle_dir)
     try:
         return Server(listed_files(), bundle_dir, port)
     except OSError as error:
