@@ -75,9 +75,10 @@ def test_a_frozen_teacher_answers_in_our_order_from_our_images(theirs, tmp_path,
 def test_a_frozen_onnx_teacher_asks_for_the_gpu_only_where_there_is_one(theirs, monkeypatch):
     asked = []
 
-    def session(file, providers):
+    def session(file, options, providers):
         asked.append(providers)
-        return SimpleNamespace(get_inputs=lambda: [SimpleNamespace(name="x")])
+        ends = [SimpleNamespace(name="x", type="tensor(float)", shape=["n", 3, 32, 32])]
+        return SimpleNamespace(get_inputs=lambda: ends, get_outputs=lambda: ends)
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", session)
     for gpu in (True, False):
@@ -85,7 +86,7 @@ def test_a_frozen_onnx_teacher_asks_for_the_gpu_only_where_there_is_one(theirs, 
             there = [*built_for, "CPUExecutionProvider"]
             monkeypatch.setattr(onnxruntime, "get_available_providers", lambda there=there: there)
             monkeypatch.setattr(torch.cuda, "is_available", lambda gpu=gpu: gpu)
-            frozen._onnx(Path("pretrained/theirs.onnx"))
+            frozen._onnx(Path("pretrained/theirs.onnx"), teacher("pretrained/theirs.onnx", model=None))
     cpu = ["CPUExecutionProvider"]
     assert asked == [["CUDAExecutionProvider", *cpu], cpu, cpu, cpu]
 
@@ -122,7 +123,7 @@ def test_wrong_frozen_teachers_are_refused(theirs, tmp_path):
         frozen.load_teacher(tmp_path / "t")
     (tmp_path / "pretrained/broken.onnx").write_bytes(b"not a model")
     frozen.save(teacher("pretrained/broken.onnx", model=None), tmp_path / "u", CLASSES, OURS)
-    with pytest.raises(CheckError, match="not an ONNX model"):
+    with pytest.raises(CheckError, match="cannot load the model"):
         frozen.load_teacher(tmp_path / "u")
     frozen.save(teacher("pretrained/theirs.safetensors"), tmp_path / "v", CLASSES, OURS)
     file = tmp_path / "v" / "frozen.safetensors"

@@ -19,6 +19,7 @@ from conftest import CLASSES
 from ferdistill import files, params, yaml_file
 from ferdistill.errors import CheckError, FerdistillError, UsageError
 from ferdistill.evaluation import predictions
+from ferdistill.faces import server
 from ferdistill.runtime.classifier import Classifier
 from ferdistill.study import audit, grid, results, schema, tables
 from support.bundles import write_bundle
@@ -232,7 +233,8 @@ def test_no_path_leads_out_of_the_pages_list(examples, running):
     def one(path):
         answer, body = ask(running, path)
         # Python's server takes several slashes at the front for one.
-        file = running.files.get("/" + path.partition("?")[0].lstrip("/"))
+        files = running.files | server.bundle_files(running.bundle)
+        file = files.get("/" + path.partition("?")[0].lstrip("/"))
         if file:
             assert (answer.status, body) == (200, file.read_bytes())
         else:
@@ -319,6 +321,7 @@ BOMBS = """
 from pathlib import Path
 from ferdistill.errors import CheckError
 from ferdistill.evaluation import predictions
+from ferdistill.faces import server
 for name in ("over.npz", "under.npz", "rows.parquet"):
     try:
         predictions.read(Path(name))

@@ -14,9 +14,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 from skimage import data
 from typer.testing import CliRunner
 
@@ -29,6 +27,7 @@ from ferdistill.faces.tracker import Smoothing, Tracker, steady_label
 from ferdistill.faces.watch import annotate, record, watch
 from ferdistill.files import read_json, write_json
 from ferdistill.runtime.classifier import Classifier
+from support.graphs import yunet
 
 cv2.setNumThreads(1)
 FACE = (177.0, 66.0, 97.0, 97.0)  # of scikit-image's astronaut
@@ -96,36 +95,8 @@ def test_a_tilted_face_is_followed_and_a_vanished_one_is_not():
     assert detect(data.coffee()[:300, :340], [last]) == []
 
 
-def yunet_model(path):
-    """A network with YuNet's outputs that sees a face at every bright 32 x 32 cell, its eyes aslant."""
-    nodes, constants, outputs = [], [], []
-    eyes = [0.25, 0.4, 0.75, 0.6, 0.5, 0.6, 0.3, 0.8, 0.7, 0.8]
-    heads = {"cls": [0.0], "obj": [1.0], "bbox": [0.5, 0.5, math.log(2), math.log(3)], "kps": eyes}
-    for stride in (8, 16, 32):
-        pooled = f"pooled_{stride}"
-        kernel = {"kernel_shape": [stride, stride], "strides": [stride, stride]}
-        nodes.append(helper.make_node("AveragePool", ["input"], [pooled], **kernel))
-        for name, bias in heads.items():
-            weight = np.zeros((len(bias), 3, 1, 1), np.float32)
-            weight[:] = 1 / 765 if name == "cls" and stride == 32 else 0
-            names = [f"{name}_{stride}_{part}" for part in ("weight", "bias", "shape")]
-            values = (weight, np.array(bias, np.float32), np.array([1, -1, len(bias)], np.int64))
-            constants += [numpy_helper.from_array(value, key) for key, value in zip(names, values, strict=True)]
-            here = f"{name}_{stride}"
-            nodes += [
-                helper.make_node("Conv", [pooled, *names[:2]], [here + "_map"]),
-                helper.make_node("Transpose", [here + "_map"], [here + "_last"], perm=[0, 2, 3, 1]),
-                helper.make_node("Reshape", [here + "_last", names[2]], [here]),
-            ]
-            cells = (320 // stride) ** 2
-            outputs.append(helper.make_tensor_value_info(here, TensorProto.FLOAT, [1, cells, len(bias)]))
-    source = helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, 3, 320, 320])
-    graph = helper.make_graph(nodes, "cells", [source], outputs, constants)
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=8), path)
-
-
 def test_yunet_gives_square_boxes_and_tilts(tmp_path):
-    yunet_model(tmp_path / "yunet.onnx")
+    yunet(tmp_path / "yunet.onnx")
     detect = YuNet(tmp_path / "yunet.onnx")
     frame = np.zeros((240, 320, 3), np.uint8)
     assert detect(frame) == []
@@ -140,7 +111,7 @@ def test_a_wrong_detector_is_refused(tmp_path):
     with pytest.raises(UsageError, match="no such detector"):
         YuNet(tmp_path / "nowhere.onnx")
     (tmp_path / "bad.onnx").write_bytes(b"nothing")
-    with pytest.raises(CheckError, match="cannot load the detector"):
+    with pytest.raises(CheckError, match="cannot load the model"):
         YuNet(tmp_path / "bad.onnx")
 
 

@@ -1,6 +1,9 @@
 """Image files, which come from other people: decoded whole and upright, or refused with a reason."""
 
 import io
+import mmap
+import re
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +15,15 @@ from .errors import CheckError
 from .files import UNWRITABLE
 
 MAX_PIXELS = 50_000_000  # a larger picture is a mistake or a decompression bomb
+MAX_METADATA = 16 << 20  # bytes of EXIF, profiles and the like: Pillow takes time by their square in a JPEG
+MAX_SCANS = 50  # of a JPEG, each decoded over the whole picture; encoders write 14 at most
 FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
+# All but those without a length. Within a scan's data no such pair of bytes stands.
+JPEG_MARKER = re.compile(rb"\xff[\x02-\xcf\xd9-\xfe]")
+SEQUENTIAL, END_OF_IMAGE, START_OF_SCAN = (0xC0, 0xC1, 0xC9), 0xD9, 0xDA
+
+# Of tags that a hostile file has by the ten thousand; what matters of a file is decoded, or is an error.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
 def is_below(file: Path, root: Path) -> bool:
@@ -80,6 +91,7 @@ def _open_image(
     try:
         if file.exists() and not file.is_file():
             raise OSError("neither a file nor a link to one")  # a pipe is never read to its end
+        _require_modest_jpeg(file, content)
         # No other kind: Pillow has Ghostscript run what is PostScript by its first bytes, whatever its name.
         with Image.open(file if content is None else io.BytesIO(content), formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
@@ -89,6 +101,7 @@ def _open_image(
                     expected=f"at most {MAX_PIXELS:,} pixels",
                     hint="crop the image, or take the file out of the corpus",
                 )
+            _require_at_most(MAX_METADATA, len(image.info.get("exif", b"")), "bytes of metadata", file)
             yield image
     except FileNotFoundError:
         raise CheckError(
@@ -104,3 +117,41 @@ def _open_image(
             expected="a whole JPEG, PNG, BMP, TIFF or WebP file",
             hint="replace the file, or take it out of the corpus",
         ) from None
+
+
+def _require_modest_jpeg(file: Path, content: bytes | None) -> None:
+    """Raise a CheckError at a JPEG of more metadata or scans than an honest one has; other files pass."""
+    data: bytes | mmap.mmap = content or b""
+    if content is None:
+        with file.open("rb") as opened:
+            if opened.read(3) != b"\xff\xd8\xff":
+                return
+            data = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+    if data[:3] != b"\xff\xd8\xff":
+        return
+    at, metadata, scans, whole = 2, 0, 0, b""
+    while found := JPEG_MARKER.search(data, at):
+        marker, start = found[0][1], found.end()
+        at = start + int.from_bytes(data[start : start + 2])
+        if marker == END_OF_IMAGE:
+            return
+        if marker in SEQUENTIAL:
+            whole = data[start + 7 : start + 8]  # how many components there are
+        elif marker == START_OF_SCAN:
+            scans += 1
+            _require_at_most(MAX_SCANS, scans, "scans", file)
+            if data[start + 2 : start + 3] == whole:
+                return  # this scan, of all components, is the only one
+        elif not scans:
+            metadata += at - start
+            _require_at_most(MAX_METADATA, metadata, "bytes of metadata", file)
+
+
+def _require_at_most(limit: int, count: int, what: str, file: Path) -> None:
+    if count > limit:
+        raise CheckError(
+            f"an image with more than {limit:,} {what}",
+            where=str(file),
+            expected="no more: encoders write far fewer",
+            hint="save it anew, or take it out of the corpus",
+        )

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from .. import params, workspace
 from ..files import write_json
+from ..plain import json_text, say
 from .console import wide
 
 align_cli = typer.Typer(no_args_is_help=True, help="Do soft labels belong to their images, row by row?")
@@ -136,9 +137,9 @@ def _print_canary(report: dict) -> None:
     wide().print(table)
     for found in report["results"]:
         place = found["dir"] + (f", {found['split']}" if found["split"] else "")
-        print(f"{place}: {found['why']}")
+        say(f"{place}: {found['why']}")
         if found["hint"]:
-            print(f"  do       {found['hint']}")
+            say(f"  do       {found['hint']}")
 
 
 @align_cli.command("repair")
@@ -164,7 +165,7 @@ def repair(
 def _print_repair(out: Path, manifest: dict) -> None:
     done = manifest["provenance"]
     reordered = done["classes"] not in (None, manifest["classes"])
-    print(
+    say(
         f"{out} written: {done['moved']} of {done['rows']} rows moved, {done['refiled']} filed under another split, "
         f"{len(done['doubled'])} copies dropped, {len(done['left_out'])} rows left out that the index does not have"
         + (f"; columns put in order, from {', '.join(done['classes'])}" if reordered else "")
@@ -194,6 +195,6 @@ def _show(report: dict, as_json: bool, out: Path | None, show: Callable[[dict], 
     if out:
         write_json(out, report)
     if as_json:
-        print(json.dumps(report, indent=2, ensure_ascii=False))
+        print(json_text(report))
     else:
         show(report)

@@ -1,6 +1,5 @@
 """`ferdistill audit`."""
 
-import json
 import math
 from collections import defaultdict
 from pathlib import Path
@@ -11,6 +10,7 @@ from rich.table import Table
 
 from .. import params
 from ..errors import UsageError
+from ..plain import json_text, say
 from .console import wide
 
 if TYPE_CHECKING:
@@ -63,10 +63,10 @@ def audit(
     findings, checked = library.audit(files, classes=names, grid=steps)
     if as_json:
         found = [finding._asdict() for finding in findings]
-        print(json.dumps({"findings": found, "checked": checked}, indent=2, ensure_ascii=False))
+        print(json_text({"findings": found, "checked": checked}))
         raise typer.Exit(1 if findings else 0)
     for file, counts in checked.items():
-        print(f"{file}: {', '.join(f'{kind} {counts[kind]}' for kind in library.KINDS if counts[kind]) or 'no check'}")
+        say(f"{file}: {', '.join(f'{kind} {counts[kind]}' for kind in library.KINDS if counts[kind]) or 'no check'}")
     if findings:
         shown = Table("file", "rows", "column", "what", "found", "expected")
         # Findings of one kind in one column that expect the same are one line, whatever numbers were found.

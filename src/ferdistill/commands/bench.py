@@ -1,6 +1,5 @@
 """`ferdistill bench`."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,6 +7,7 @@ import typer
 from rich.table import Column, Table
 
 from ..errors import UsageError
+from ..plain import json_text
 from ..progress import bar
 from .console import wide
 
@@ -47,7 +47,7 @@ def bench(
         task = progress.add_task("measuring", total=len(sizes))
         result = latency.bench(models, sizes, threads, provider, warmup, rounds, lambda: progress.advance(task))
     if as_json:
-        print(json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False))
+        print(json_text(result))
     else:
         float32 = [m for m in models if m.info and m.file.name == m.info["variants"].get("fp32")]
         _print(result, sizes, [model.info["architecture"] for model in float32])

@@ -1,7 +1,5 @@
 """`ferdistill corpus`."""
 
-import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +9,7 @@ from rich.table import Column, Table
 from .. import params
 from ..errors import UsageError
 from ..files import write_text
+from ..plain import json_text, say, shown
 from .console import wide
 
 corpus_cli = typer.Typer(no_args_is_help=True, help="The raw corpora under data/raw.")
@@ -53,21 +52,21 @@ def describe(
             "subjects": found.subjects,
             "corpus_yaml": description,
         }
-        print(json.dumps(parts, indent=2, ensure_ascii=False))
+        print(json_text(parts))
     else:
         table = Table("adapter", Column("path", overflow="fold"), "images", Column("recognised by", overflow="fold"))
         for one, images, evidence in sources:
             table.add_row(one.adapter, one.path, str(images), evidence)
         wide().print(table)
         for left in found.left_out:
-            print(f"left out {left.path}: {left.reason}")
+            say(f"left out {left.path}: {left.reason}")
         for name in found.unrecognised:
-            print(f"not recognised: {name}")
-        print(f"\n{description}", end="")
+            say(f"not recognised: {name}")
+        print(shown(f"\n{description}", lines=True), end="")
     if write:
         file = directory / "corpus.yaml"
         if file.exists():
             raise UsageError("a description is there already", where=str(file), hint="move it away first")
         write_text(file, description)
         # A program that reads the JSON wants nothing else on standard output.
-        print(f"written {file}", file=sys.stderr if as_json else sys.stdout)
+        say(f"written {file}", err=as_json)

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from ..errors import CheckError
+from ..plain import say
 
 data_cli = typer.Typer(no_args_is_help=True, help="The pipeline's data, as DVC holds it.")
 
@@ -44,7 +45,7 @@ def check(
     print(f"{found.objects} objects of DVC's cache and {found.files} files read, {len(paths)} damaged")
     if repair:
         for path in paths:
-            print(f"set aside {path}")
+            say(f"set aside {path}")
         if paths:
             print(f"moved to {library.ASIDE}; now run `dvc repro`, or `dvc pull`")
     elif paths:

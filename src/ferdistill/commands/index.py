@@ -10,6 +10,7 @@ from rich.text import Text
 
 from .. import params, workspace
 from ..files import read_json
+from ..plain import json_text, say, shown
 from .console import wide
 
 index_cli = typer.Typer(no_args_is_help=True, help="The canonical index: which images, labels and splits there are.")
@@ -33,10 +34,10 @@ def show(index_csv: IndexOption = None, as_json: JsonOption = False) -> None:
     read = index.read(csv)
     report = read_json(csv.with_suffix(".report.json"))
     if as_json:
-        print(json.dumps(read.description | report, indent=2, ensure_ascii=False))
+        print(json_text(read.description | report))
         return
     console = wide()
-    console.print(Text(str(csv), "bold"), f" digest {read.digest[:12]}  corpus {read.description['corpus']}")
+    console.print(Text(shown(str(csv)), "bold"), f" digest {read.digest[:12]}  corpus {read.description['corpus']}")
     counts = read.rows.groupby(["label", "split"]).size().unstack(fill_value=0)
     table = Table("class", *read.splits, "all", title="Images", title_justify="left")
     for name in [*read.description["classes"], *([""] if index.TRANSFER in read.splits else [])]:
@@ -57,7 +58,7 @@ def show(index_csv: IndexOption = None, as_json: JsonOption = False) -> None:
             for reason, count in list(reasons.items())[:REASONS]:
                 console.print(f"  {step} from {source}: {count} {reason}")
             if len(reasons) > REASONS:
-                print(f"  {step} from {source}: {len(reasons) - REASONS} reasons more")
+                say(f"  {step} from {source}: {len(reasons) - REASONS} reasons more")
     console.print(
         f"Each class's share of a split is within {report['stratification']['largest_deviation']:.1%} of the split's "
         f"share of all\nEvery row left out: {csv.with_suffix('.left_out.csv')}\n"
@@ -86,17 +87,17 @@ def diff(
     csv = index_csv or workspace.index_csv(params.load().index_tag)
     changes = library.diff(library.read_rows_at(before, csv), library.read_rows_at(after or str(csv), csv))
     if as_json:
-        print(json.dumps(changes | {"sentence": library.sentence(changes)}, indent=2, ensure_ascii=False))
+        print(json_text(changes | {"sentence": library.sentence(changes)}))
         return
     print(library.sentence(changes))
     for kind in ("came", "went", "renamed", "relabelled", "moved", "redrawn"):
         for change in changes[kind][:limit]:
             if isinstance(change, str):
-                print(f"  {kind} {change}")
+                say(f"  {kind} {change}")
             elif "before" in change:
-                print(f"  {kind} {change.get('path', '')} {change['before']} → {change['after']}".replace("  ", " "))
+                say(f"  {kind} {change.get('path', '')} {change['before']} → {change['after']}".replace("  ", " "))
             else:
-                print(f"  {kind} {change['path']} ({change['label']}, {change['split']})")
+                say(f"  {kind} {change['path']} ({change['label']}, {change['split']})")
         if len(changes[kind]) > limit:
             print(f"  … and {len(changes[kind]) - limit} more {kind}: use --limit or --json")
 
@@ -123,10 +124,10 @@ def verify(
     read = index.read(index_csv)
     report = check(read, index_csv, corpus, read.description["classes"])
     if as_json:
-        print(json.dumps(report, indent=2, ensure_ascii=False))
+        print(json_text(report))
     else:
         for problem in report["problems"]:
-            print(
+            say(
                 f"{problem['kind']}: {problem['path']} (index row {problem['row']}): "
                 f"expected {problem['expected']}, found {problem['found']}"
             )

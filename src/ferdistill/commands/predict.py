@@ -1,7 +1,6 @@
 """`ferdistill predict`."""
 
 import csv
-import json
 import sys
 from importlib import import_module
 from typing import Annotated, Any
@@ -10,6 +9,7 @@ import typer
 
 from .. import workspace
 from ..errors import CheckError, UsageError
+from ..plain import cell, json_text
 from ..progress import track
 from . import options
 
@@ -31,8 +31,9 @@ def predict(
     Prints a JSON line a picture: the label, or null where the largest probability is below the confidence, and the
     calibrated probabilities; if the bundle has a detector, a list of these, each with its box. A picture that cannot be
     read has `error` in its line, the others go on, and the exit code is 1. A name that is nowhere stops it before the
-    first picture, with exit code 2. Examples:
+    first picture, with exit code 2. In CSV, text that a spreadsheet would take for a formula begins with an apostrophe.
 
+    Examples:
         ferdistill predict photo.jpg
 
         ferdistill predict photos/ --csv > photos.csv
@@ -53,10 +54,14 @@ def predict(
         else lambda pixels, threshold: [classifier.answer(pictures.classify(classifier, [pixels])[0], threshold)]
     )
     table = csv.writer(sys.stdout, lineterminator="\n")
+
+    def write(*row: Any) -> None:
+        table.writerow(map(cell, row))
+
     place = [task["thing"], "left", "top", "width", "height", "tilt"] if room else []
     if as_csv:
         names = [f"prob_{name}" for name in classifier.classes]
-        table.writerow(["path", *place, "label", "confidence", *names, "error"])
+        write("path", *place, "label", "confidence", *names, "error")
     wrong = 0
     for file in track(files, "predicting"):
         found: list[dict[str, Any]] = []
@@ -72,13 +77,13 @@ def predict(
             for number, one in enumerate(found):
                 at = [number, *one["box"], one["tilt"]] if room else []
                 answer = [one["label"], one["confidence"], *one["probabilities"].values()]
-                table.writerow([file.as_posix(), *at, *answer, problem])
+                write(file.as_posix(), *at, *answer, problem)
             if not found:
-                table.writerow([file.as_posix(), *[""] * (len(place) + 2 + len(classifier.classes)), problem])
+                write(file.as_posix(), *[""] * (len(place) + 2 + len(classifier.classes)), problem)
         else:
             finds = {task["detector"]: found} if room else found[0] if found else {}
             report = {"path": file.as_posix()} | finds | ({"error": problem} if problem else {})
-            print(json.dumps(report, ensure_ascii=False, allow_nan=False), flush=True)
+            print(json_text(report, indent=None), flush=True)
     if wrong:
         raise CheckError(
             f"{wrong} of {len(files)} pictures could not be read",

@@ -1,6 +1,5 @@
 """`ferdistill repro`."""
 
-import json
 import subprocess
 from dataclasses import asdict
 from typing import Annotated
@@ -8,6 +7,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from ..plain import json_text
 from .console import wide
 
 
@@ -33,7 +33,7 @@ def repro(
 
     found = planned(targets or [])
     if as_json:
-        print(json.dumps([asdict(stage) for stage in found], indent=2, ensure_ascii=False))
+        print(json_text([asdict(stage) for stage in found]))
         return
     if not found:
         print("everything is up to date: nothing would run")

@@ -1,6 +1,5 @@
 """`ferdistill score`."""
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,6 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from ..plain import json_text
 from .console import wide
 
 HEADS = {
@@ -74,7 +74,7 @@ def score(
     if out:
         plots.reliability_diagram(out, report["reliability"], bins, title)
     if as_json:
-        print(json.dumps({"file": str(file), "split": split, **report}, indent=2, ensure_ascii=False, allow_nan=False))
+        print(json_text({"file": str(file), "split": split, **report}))
     else:
         _print(report, title, level)
 

@@ -15,6 +15,7 @@ from rich.table import Column, Table
 
 from .. import params, workspace
 from ..errors import CheckError, UsageError
+from ..plain import json_text, say, shown
 from ..progress import bar
 from .console import wide
 
@@ -115,10 +116,11 @@ def run(
         print(json.dumps({"runs": listed, "failures": [failure._asdict() for failure in failures]}, indent=2))
     else:
         for name, why in standing.items() if dry_run else ():
-            print(f"{name}: {f'would run, {why}' if why else 'done'}")
+            say(f"{name}: {f'would run, {why}' if why else 'done'}")
         for failure in failures:
             said = "\n".join(f"    {line}" for line in failure.why.splitlines())
-            print(f"{failure.name} failed\n{said}\n    log: {failure.log or 'none'}", file=sys.stderr)
+            whole = f"{failure.name} failed\n{said}\n    log: {failure.log or 'none'}"
+            print(shown(whole, lines=True), file=sys.stderr)
         print(f"{sum(not why for why in standing.values())} of {len(runs)} runs are done, {len(failed)} failed")
     why, hint = experiments.why_none(experiments.baselines([])) if dry_run else ("", "")
     if why:
@@ -151,7 +153,7 @@ def collect(
 
     rows, unfit = library.collect(params.load(), revs or [], tz_offset)
     for name, reason in unfit:
-        print(f"left out {name}: {reason}", file=sys.stderr)
+        say(f"left out {name}: {reason}", err=True)
     if not rows:
         why, hint = experiments.why_none(experiments.baselines(revs or []))
         raise CheckError(
@@ -166,7 +168,7 @@ def collect(
         left_out = [{"experiment": name, "reason": reason} for name, reason in unfit]
         print(json.dumps({"out": str(out), "rows": len(rows), "left_out": left_out}, indent=2))
     else:
-        print(f"{out}: {len(rows)} runs, {len(unfit)} experiments left out")
+        say(f"{out}: {len(rows)} runs, {len(unfit)} experiments left out")
 
 
 def _table(named: Path | None) -> Path:
@@ -207,12 +209,12 @@ def compare(
         raise UsageError("one of --candidate and --all", expected="--candidate RECIPE, or --all")
     compared = library.compare(results.read(_table(table)), baseline, candidate, metrics=metrics)
     if as_json:
-        print(json.dumps(compared if every else compared[0], indent=2, ensure_ascii=False, allow_nan=False))
+        print(json_text(compared if every else compared[0]))
     elif every:
         _print_comparisons(compared)
     else:
         _print_comparison(compared[0])
-        print("\n".join(library.sentences(compared[0])))
+        print(shown("\n".join(library.sentences(compared[0])), lines=True))
 
 
 def _print_comparison(result: dict[str, Any]) -> None:
@@ -311,7 +313,7 @@ def decide(
     settings = params.load()
     decision = library.decide(results.read(_table(table)), settings, *library.measured())
     if as_json:
-        print(json.dumps(decision, indent=2, ensure_ascii=False, allow_nan=False))
+        print(json_text(decision))
     else:
         heads = ["teachers", "seeds", "F1 val", "F1 test", "ECE scaled", "acceptable", "Pareto"]
         shown = Table(Column("recipe", overflow="fold"), *heads)
@@ -321,7 +323,7 @@ def decide(
             shown.add_row(row["label"], str(row["teachers"]), str(row["seeds"]), *numbers, *flags)
         wide().print(shown)
         for number, sentence in enumerate(decision["reasoning"], 1):
-            print(f"{number}. {sentence}")
+            say(f"{number}. {sentence}")
     if not decision["ok"]:
         raise typer.Exit(1)
 

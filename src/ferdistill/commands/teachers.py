@@ -1,6 +1,5 @@
 """`ferdistill teachers`."""
 
-import json
 from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,6 +9,7 @@ from rich.table import Table
 
 from .. import params, workspace
 from ..errors import UsageError
+from ..plain import json_text
 from .console import wide
 
 teachers_cli = typer.Typer(no_args_is_help=True, help="The teachers, side by side.")
@@ -51,7 +51,7 @@ def diversity(
     if out:
         plots.teacher_diversity(out, report, title)
     if as_json:
-        print(json.dumps({"split": split, **report}, indent=2, ensure_ascii=False, allow_nan=False))
+        print(json_text({"split": split, **report}))
     else:
         _print(report, title)
 
@@ -102,7 +102,7 @@ def weigh(
     if write is not None:
         library.write_family(workspace.PARAMS, write, report)
     if as_json:
-        typer.echo(json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False))
+        print(json_text(report))
     else:
         _print_weights(report)
     if write is not None:

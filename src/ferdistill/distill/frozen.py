@@ -14,7 +14,10 @@ from .. import tensor_files
 from ..errors import CheckError, require_same
 from ..files import atomic, read_json, sha256_file, write_json
 from ..params import FrozenTeacher, ImageParams
+from ..runtime.onnx_file import require_modest
 from . import models
+
+FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
 
 
 class FrozenNetwork(nn.Module):
@@ -25,7 +28,8 @@ class FrozenNetwork(nn.Module):
 
     def __init__(self, body: Any, teacher: FrozenTeacher, classes: list[str], image: ImageParams) -> None:
         super().__init__()
-        self.body, self.size, self.channels = body, teacher.size, teacher.channels
+        self.body, self.teacher = body, teacher
+        self.size, self.channels = teacher.size, teacher.channels
         self.order = [teacher.classes.index(name) for name in classes]
         constants = (*models.NORMALISATION[image.channels], teacher.mean, teacher.std)
         self.in_mean, self.in_std, self.mean, self.std = (
@@ -42,13 +46,26 @@ class FrozenNetwork(nn.Module):
         if pixels.shape[2] != self.size:
             pixels = F.interpolate(pixels, (self.size, self.size), mode="bilinear", antialias=True)
         logits: Tensor = self.body((pixels - self.mean) / self.std)
-        if logits.ndim != 2 or logits.shape[1] != len(self.order):
+        require_logits(tuple(logits.shape), len(images), self.teacher)
+        if not logits.isfinite().all():
             raise CheckError(
-                f"a frozen teacher gives an output of shape {tuple(logits.shape)}",
-                expected=f"(N, {len(self.order)}), a logit for each class of params",
-                hint="give the file's own `classes`, or export it with one logit a class",
+                "a frozen teacher gives logits that are no numbers: NaN or infinity",
+                where=self.teacher.frozen,
+                expected="finite logits for every image",
+                hint="are `mean` and `std` in params.yaml those that it was trained with? else export it anew",
             )
         return logits[:, self.order]
+
+
+def require_logits(shape: tuple[int, ...], count: int, teacher: FrozenTeacher) -> None:
+    """Raise a CheckError if what a teacher gives of `count` images is not of the shape of their logits."""
+    if shape != (count, len(teacher.classes)):
+        raise CheckError(
+            f"a frozen teacher gives an output of shape {shape}",
+            where=teacher.frozen,
+            expected=f"{(count, len(teacher.classes))}, a logit for each class of params",
+            hint="give the file's own `classes`, or export it with one logit a class",
+        )
 
 
 def save(params: FrozenTeacher, directory: Path, classes: list[str], image: ImageParams, **facts: Any) -> None:
@@ -85,7 +102,7 @@ def load_teacher(directory: Path) -> tuple[nn.Module, dict[str, Any]]:
         where=str(file),
         hint="restore it with `dvc checkout --force`",
     )
-    body: Any = _onnx(file) if teacher.model is None else None
+    body: Any = _onnx(file, teacher) if teacher.model is None else None
     if teacher.model is not None:
         own = ImageParams(size=teacher.size, channels=teacher.channels)
         body = models.build(teacher.model, teacher.options, "stock", len(teacher.classes), own, False)
@@ -94,21 +111,59 @@ def load_teacher(directory: Path) -> tuple[nn.Module, dict[str, Any]]:
     return FrozenNetwork(body, teacher, config["classes"], image).eval(), config
 
 
-def _onnx(file: Path) -> Callable[[Tensor], Tensor]:
-    """An ONNX file as a function of tensors."""
+def _onnx(file: Path, teacher: FrozenTeacher) -> Callable[[Tensor], Tensor]:
+    """An ONNX file as a function of tensors.
+
+    One that was exported with a fixed batch, of one image as a rule, is run so many at a time.
+    """
     import onnxruntime
 
+    from ..runtime.session import run as run_session
+
+    require_modest(file, beside=())
     # Asked for CUDA where there is no GPU, onnxruntime-gpu prints errors.
     there = onnxruntime.get_available_providers() if torch.cuda.is_available() else []
     providers = [name for name in ("CUDAExecutionProvider",) if name in there] + ["CPUExecutionProvider"]
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # its warnings are about its own optimiser
     try:
-        session = onnxruntime.InferenceSession(file, providers=providers)
+        session = onnxruntime.InferenceSession(file, options, providers=providers)
+        takes = [(one.name, one.type, one.shape) for one in session.get_inputs()]
+        gives = [(one.name, one.type, one.shape) for one in session.get_outputs()]
     except Exception as error:  # onnxruntime's errors have no common base of their own
-        raise CheckError(f"not an ONNX model that runs here: {error}", where=str(file), hint="export it anew") from None
-    name = session.get_inputs()[0].name
+        raise CheckError(
+            f"not an ONNX model that runs here: {str(error).splitlines()[0]}",
+            where=str(file),
+            expected=f"an ONNX file that onnxruntime {onnxruntime.__version__} knows",
+            hint="export it anew",
+        ) from None
+    side = (teacher.channels, teacher.size, teacher.size)
+    fits = len(takes) == 1 and takes[0][1] in FLOATS and len(takes[0][2]) == 4
+    fits = fits and all(not isinstance(own, int) or own == due for own, due in zip(takes[0][2][1:], side, strict=True))
+    if not fits or not gives or gives[0][1] not in FLOATS:
+        raise CheckError(
+            f"a frozen teacher takes {_told(takes)} and gives {_told(gives)}",
+            where=teacher.frozen,
+            expected=f"one input of numbers (N, {', '.join(map(str, side))}), and logits (N, {len(teacher.classes)}) "
+            "as its first output",
+            hint="correct `size` and `channels` in params.yaml, or export it anew: images in, logits out",
+        )
+    (name, kind, shape), output = takes[0], gives[0][0]
 
     def run(images: Tensor) -> Tensor:
-        logits = session.run(None, {name: images.cpu().numpy().astype(np.float32)})[0]
-        return torch.from_numpy(logits).to(images.device)
+        pixels = images.cpu().numpy().astype(FLOATS[kind])
+        at_once = shape[0] if isinstance(shape[0], int) else len(pixels)
+        logits = []
+        for start in range(0, len(pixels), at_once):
+            part = pixels[start : start + at_once]
+            filled = np.concatenate([part, np.repeat(part[-1:], at_once - len(part), axis=0)])
+            found = run_session(session, [output], {name: filled}, at_once)[0]
+            require_logits(found.shape, at_once, teacher)
+            logits.append(found[: len(part)])
+        return torch.from_numpy(np.concatenate(logits).astype(np.float32)).to(images.device)
 
     return run
+
+
+def _told(ends: list[tuple[str, str, Any]]) -> str:
+    return ", ".join(f"`{name}` {kind} {shape}" for name, kind, shape in ends) or "nothing"

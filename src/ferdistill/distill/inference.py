@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..f1 import counts, f1
+from ..progress import track
 from .augment import Draw, apply
 from .data import Split
 from .models import NORMALISATION
@@ -36,16 +37,20 @@ def as_input(images: Tensor, device: torch.device) -> Tensor:
     return ((scaled - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
-def predict(network: nn.Module, split: Split, view: tuple[str, Draw] | None = None, batch: int = 256) -> np.ndarray:
+def predict(
+    network: nn.Module, split: Split, view: tuple[str, Draw] | None = None, batch: int = 256, title: str = ""
+) -> np.ndarray:
     """Logits of a split, float32 (n, K), in the order of its rows.
 
-    Of a recorded view of each image, if its augmentation and what was drawn are given.
+    Of a recorded view of each image, if its augmentation and what was drawn are given. With a `title`, a bar shows how
+    far it is.
     """
     device = training_device()
     network.to(device).eval()
     logits = []
+    parts = np.array_split(np.arange(len(split.rows)), max(1, math.ceil(len(split.rows) / batch)))
     with torch.inference_mode():
-        for positions in np.array_split(np.arange(len(split.rows)), max(1, math.ceil(len(split.rows) / batch))):
+        for positions in track(parts, title, len(parts)) if title else parts:
             images = split.pixels(positions).to(device)
             if view is not None:
                 images = apply(images, view[0], view[1][torch.from_numpy(positions)])
@@ -53,9 +58,9 @@ def predict(network: nn.Module, split: Split, view: tuple[str, Draw] | None = No
     return torch.cat(logits).numpy()
 
 
-def evaluate(network: nn.Module, split: Split) -> dict[str, Any]:
+def evaluate(network: nn.Module, split: Split, title: str = "") -> dict[str, Any]:
     """`scores` of a network on a split."""
-    return scores(predict(network, split), split.labels)
+    return scores(predict(network, split, title=title), split.labels)
 
 
 def scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:

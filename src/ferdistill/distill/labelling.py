@@ -44,7 +44,7 @@ def label_images(
         return logits, None
     trained = trained_by(rows, packed, classes)
     drawn = recorded(views, len(trained.rows), packed.shape[1])
-    return logits, np.stack([predict(network, trained, (augment, view)) for view in drawn])
+    return logits, np.stack([predict(network, trained, (augment, view), title="labelling views") for view in drawn])
 
 
 def answers(network: nn.Module, packed: Pixels, identity: object = None, memo: Memo = NOTHING_KNOWN) -> np.ndarray:

@@ -22,6 +22,29 @@ from ..image_files import image_size
 from ..runtime import pictures
 
 CODECS = {".mp4": "mp4v", ".avi": "MJPG", ".mkv": "mp4v", ".webm": "VP80"}
+# FFmpeg's demuxers of one file that holds its frames itself. Others are playlists (HLS, DASH, concat, SDP, numbered
+# pictures): they open what they name, files outside the folder and addresses too.
+DEMUXERS = (
+    *(
+        "mov",
+        "matroska",
+        "avi",
+        "mpegts",
+        "mpeg",
+        "mpegvideo",
+        "m4v",
+        "h264",
+        "hevc",
+        "av1",
+        "obu",
+        "ivf",
+        "flv",
+        "asf",
+    ),
+    *("ogg", "mxf", "rm", "nut", "gif", "apng", "mjpeg", "yuv4mpegpipe", "dv", "vc1"),
+)
+OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"  # an environment variable, OpenCV's only way to pass options on to FFmpeg
+LAST_CAMERA = 9_999  # OpenCV's numbers of cameras hold its number of an interface in the thousands and hundreds
 CAMERA_FPS = 30.0  # of the annotated video where the camera does not tell
 
 
@@ -98,14 +121,15 @@ def open_frames(source: str, fps: float = 25.0) -> Iterator[Frames]:
         frames = (Frame(number, number / fps, pictures.read(file)) for number, file in enumerate(files))
         yield Frames(frames, fps, total=len(files))
         return
-    live = source.isdecimal() or "://" in source or path.is_char_device()
+    camera = source.isdecimal() and len(source) <= len(str(LAST_CAMERA))
+    live = camera or ("://" in source and not source.startswith("file:")) or path.is_char_device()
     if not live and not path.is_file():
         raise UsageError(
             "no such source",
             where=source,
-            expected="a camera's number, a stream's URL, a video file or a directory of pictures",
+            expected=f"a camera's number (to {LAST_CAMERA}), a stream's URL, a video file or a directory of pictures",
         )
-    capture = _open(int(source) if source.isdecimal() else source)
+    capture = _open(int(source) if camera else source, live)
     try:
         if capture.isOpened():
             told = capture.get(cv2.CAP_PROP_FPS)
@@ -127,16 +151,27 @@ def open_frames(source: str, fps: float = 25.0) -> Iterator[Frames]:
     raise CheckError(
         "not a video that OpenCV can decode",
         where=source,
-        expected="a video file, a camera's number, a stream's URL or a directory of pictures",
+        expected="a file that holds a video itself, no playlist; a camera, a stream or a directory of pictures",
         hint="get the whole file: its index may lie at the end, so a cut one cannot be opened"
         if path.suffix.lower() in (".mp4", ".mov")
         else "name another; `ferdistill predict` reads a picture",
     )
 
 
-def _open(source: str | int) -> cv2.VideoCapture:
+def _open(source: str | int, live: bool = False) -> cv2.VideoCapture:
+    """Open a source; of what is not `live`, only one file is opened, whatever it says of others."""
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    return cv2.VideoCapture(source)
+    if live:
+        return cv2.VideoCapture(source)
+    before = os.environ.get(OPTIONS)
+    os.environ[OPTIONS] = "|".join(filter(None, [before, f"format_whitelist;{','.join(DEMUXERS)}"]))
+    try:
+        return cv2.VideoCapture(source, cv2.CAP_FFMPEG)
+    finally:
+        if before is None:
+            del os.environ[OPTIONS]
+        else:
+            os.environ[OPTIONS] = before
 
 
 def _video(capture: cv2.VideoCapture, fps: float) -> Frames:

@@ -19,6 +19,7 @@ from ..commands import options
 from ..commands.predict import room_of
 from ..errors import UsageError
 from ..files import atomic
+from ..plain import say
 from ..progress import bar
 
 if TYPE_CHECKING:
@@ -196,11 +197,12 @@ def serve(
     from . import server as library
 
     Classifier(bundle, threads=1, device="cpu")  # a damaged bundle stops here; later the page says it
+    library.bundle_files(bundle)
     server = library.listen(bundle, port)
     if as_json:
         print(json.dumps({"url": server.url, "bundle": str(bundle)}), flush=True)
     else:
-        print(f"{server.url} shows {bundle}; Ctrl-C stops", flush=True)
+        say(f"{server.url} shows {bundle}; Ctrl-C stops")
     if open_page:
         webbrowser.open(server.url)
     try:

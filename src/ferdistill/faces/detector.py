@@ -1,6 +1,8 @@
 """Faces in a frame, by detectors that share one form, and their upright crops. Needs OpenCV."""
 
 import math
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +12,7 @@ import cv2
 import numpy as np
 
 from ..errors import CheckError, UsageError
+from ..runtime.onnx_file import require_modest
 
 Box = tuple[float, float, float, float]  # left, top, width and height in pixels; may reach over the frame's edge
 
@@ -132,12 +135,30 @@ def _back(box: Box, forward: np.ndarray) -> Box:
     return float(across - width / 2), float(down - height / 2), width, height
 
 
+# YuNet's outputs: pixels from one cell to the next, and numbers of a cell.
+YUNET = {
+    f"{head}_{stride}": (stride, numbers)
+    for head, numbers in (("cls", 1), ("obj", 1), ("bbox", 4), ("kps", 10))
+    for stride in (8, 16, 32)
+}
+# OpenCV crashes at some networks; then this does, and not the program that wants one.
+TRIAL = """
+import sys, cv2, numpy
+network = cv2.dnn.readNetFromONNX(sys.argv[1])
+network.setInput(numpy.zeros((1, 3, 320, 320), numpy.float32))
+network.forward(sys.argv[2:])
+cv2.FaceDetectorYN.create(sys.argv[1], "", (320, 320)).detect(numpy.zeros((320, 320, 3), numpy.uint8))
+"""
+TRIAL_SECONDS = 60
+
+
 class YuNet:
     """The YuNet detector (Wu, Peng & Yu, 2023), from its ONNX file, through OpenCV's `FaceDetectorYN`.
 
     Its eyes give the tilt. The box is made square around its middle.
 
-    Raises UsageError or CheckError if the file is missing, or OpenCV cannot load it.
+    Raises UsageError or CheckError if the file is missing, OpenCV cannot load it, or it is another network: OpenCV does
+    not look whether outputs are as large as it reads them, so that is seen to here.
     """
 
     def __init__(self, model: Path, score: float = 0.7) -> None:
@@ -148,29 +169,64 @@ class YuNet:
                 expected="haar, or a YuNet file (.onnx)",
                 hint="the file is face_detection_yunet_*.onnx of the OpenCV Zoo",
             )
+        self._model = model
         try:
+            require_modest(model, beside=())
+        except CheckError as error:
+            raise self._wrong(error.what) from None
+        self._seen: set[tuple[int, int]] = set()  # sizes for which its outputs are as they should be
+        self._require_survival()
+        try:
+            self._bare = cv2.dnn.readNetFromONNX(str(model))
             self._network = cv2.FaceDetectorYN.create(str(model), "", (320, 320), score)
         except cv2.error as error:
-            raise CheckError(
-                f"OpenCV cannot load the detector: {str(error.err or error).strip()}",
-                where=str(model),
-                expected="a YuNet file (.onnx)",
-                hint="take face_detection_yunet_*.onnx of the OpenCV Zoo",
-            ) from None
+            raise self._wrong(f"OpenCV cannot load the detector: {str(error.err or error).strip()}") from None
+        self._require_outputs(320, 320)
 
     def __call__(self, frame: np.ndarray, near: Sequence[Face] = ()) -> list[Face]:
         """Find the faces of a frame; see `Detector`."""
         height, width = frame.shape[:2]
+        self._require_outputs(width, height)
         self._network.setInputSize((width, height))
         rows = self._network.detect(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))[1]
         faces = []
         for left, top, across, down, *points in [] if rows is None else rows.tolist():
             side = max(across, down)
+            if not np.isfinite([left, top, side, *points]).all() or side > 4 * max(width, height):
+                raise self._wrong(f"the detector gives a box that is none: {[left, top, across, down]}")
             box = (left + (across - side) / 2, top + (down - side) / 2, side, side)
             # The first point is the person's right eye, which lies to the left in the picture.
             tilt = math.degrees(math.atan2(points[3] - points[1], points[2] - points[0]))
             faces.append(Face(box, tilt))
         return faces
+
+    def _require_outputs(self, width: int, height: int) -> None:
+        """Raise a CheckError if the network does not give what OpenCV reads of a frame of this size."""
+        across, down = (-(-side // 32) * 32 for side in (width, height))  # as OpenCV pads it
+        if (across, down) in self._seen:
+            return
+        try:
+            self._bare.setInput(np.zeros((1, 3, down, across), np.float32))
+            found = [output.size for output in self._bare.forward(list(YUNET))]
+        except cv2.error as error:
+            raise self._wrong(f"OpenCV cannot run the detector: {str(error.err or error).strip()}") from None
+        if found != [(across // stride) * (down // stride) * numbers for stride, numbers in YUNET.values()]:
+            raise self._wrong("a network whose outputs are not YuNet's")
+        self._seen.add((across, down))
+
+    def _require_survival(self) -> None:
+        """Raise a CheckError if OpenCV crashes at the network, or does not end; an error it raises again later."""
+        command = [sys.executable, "-c", TRIAL, str(self._model), *YUNET]
+        try:
+            code = subprocess.run(command, capture_output=True, timeout=TRIAL_SECONDS, check=False).returncode
+        except subprocess.TimeoutExpired:
+            raise self._wrong(f"OpenCV does not end with the detector within {TRIAL_SECONDS} s") from None
+        if code not in (0, 1):
+            raise self._wrong("a network that OpenCV crashes at")
+
+    def _wrong(self, what: str) -> CheckError:
+        hint = "take face_detection_yunet_*.onnx of the OpenCV Zoo"
+        return CheckError(what, where=str(self._model), expected="a YuNet file (.onnx)", hint=hint)
 
 
 def whole(frame: np.ndarray, near: Sequence[Face] = ()) -> list[Face]:

@@ -5,12 +5,16 @@ The page runs the bundle itself, in the browser. No image comes here: the server
 
 import errno
 import os
+import socket
+import time
+from contextlib import suppress
 from http import HTTPStatus
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from ..errors import UsageError
+from ..errors import CheckError, FerdistillError, UsageError
+from ..runtime.classifier import read_bundle
 
 WEB = Path(__file__).parent / "web"
 PAGE = ("app.js", "box.js", "detector.js", "index.html", "model.js", "pixels.js", "style.css")
@@ -25,8 +29,9 @@ VENDOR = (
     "ort.wasm.min.mjs",
     "tfjs-backend-wasm-simd.wasm",
 )
-BUNDLE = ("bundle.json", "model.onnx")
 
+# Each has a thread and a file of the system's, which it may allow 64. A browser opens six to a page at most.
+MAX_CONNECTIONS = 20
 HOST = "127.0.0.1"
 # A page elsewhere can point its own name at 127.0.0.1; the browser then sends that name as Host.
 LOOPBACK_NAMES = frozenset({HOST, "localhost"})
@@ -63,8 +68,8 @@ HEADERS = {
 }
 
 
-def listed_files(bundle_dir: Path) -> dict[str, Path]:
-    """Every URL path that is served, with its file.
+def listed_files() -> dict[str, Path]:
+    """Every URL path of the page itself, with its file.
 
     Raises UsageError if the page's libraries have not been built, or a file of the page is gone.
     """
@@ -79,19 +84,73 @@ def listed_files(bundle_dir: Path) -> dict[str, Path]:
             expected="the page, with onnxruntime-web and its other libraries beside it",
             hint="run `make web` in a checkout of ferdistill (it needs npm), then serve again",
         )
-    return files | {"/": WEB / "index.html"} | {f"/bundle/{name}": bundle_dir / name for name in BUNDLE}
+    return files | {"/": WEB / "index.html"}
+
+
+def bundle_files(directory: Path) -> dict[str, Path]:
+    """The URL paths of a bundle, with their files, which hold now what bundle.json says by their digests.
+
+    So a link in place of one gives away nothing that the bundle does not hold.
+
+    Raises UsageError or CheckError as `read_bundle` does, or if model.onnx is none of the bundle's.
+    """
+    variants = read_bundle(directory)["variants"]
+    if variants.get("fp32") != "model.onnx":
+        raise CheckError(
+            "the page runs model.onnx, which is not the bundle's float32 model",
+            where=str(directory / "bundle.json"),
+            expected="model.onnx under variants.fp32, as the stage `export` writes it",
+            hint="export it again",
+        )
+    return {f"/bundle/{name}": directory / name for name in ("bundle.json", "model.onnx")}
 
 
 class Server(ThreadingHTTPServer):
-    """Hands out `files` (URL path to file) on 127.0.0.1."""
+    """Hands out the page's `files` (URL path to file) and a bundle on 127.0.0.1.
+
+    At most `MAX_CONNECTIONS` are open: where another comes, the one that has been silent for longest is closed. So
+    those that ask nothing, or never end asking, keep nobody out.
+    """
 
     daemon_threads = True
+    request_queue_size = 128  # that wait to be accepted; where it is full, a browser tries again a second later
     # On Windows this option would let two servers share a port.
     allow_reuse_address = os.name != "nt"
 
-    def __init__(self, files: dict[str, Path], port: int) -> None:
-        self.files = files
+    def __init__(self, files: dict[str, Path], bundle: Path, port: int) -> None:
+        self.files, self.bundle = files, bundle
+        self.connections: dict[socket.socket, None] = {}  # the longest silent first
         super().__init__((HOST, port), Handler)
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """Accept a connection, at the cost of the longest silent one where there are too many."""
+        try:
+            connection, address = super().get_request()
+        except OSError:  # no file is left for it
+            self._close_one()
+            time.sleep(0.05)  # else this is asked again at once, since the connection still waits
+            raise
+        while len(self.connections) >= MAX_CONNECTIONS:
+            self._close_one()
+        self.connections[connection] = None
+        return connection, address
+
+    def heard_from(self, connection: socket.socket) -> None:
+        """Move a connection to the end of the line of those that are closed."""
+        if self.connections.pop(connection, self) is None:
+            self.connections[connection] = None
+
+    def _close_one(self) -> None:
+        """Shut a connection down: its thread then reads an end, and closes it."""
+        for connection in list(self.connections)[:1]:
+            self.connections.pop(connection, None)
+            with suppress(OSError):  # it went by itself
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Close a connection for good."""
+        self.connections.pop(request, None)
+        super().shutdown_request(request)
 
     @property
     def url(self) -> str:
@@ -103,26 +162,38 @@ class Handler(SimpleHTTPRequestHandler):
     """GET and HEAD of the listed files; other methods get 501 from the base class."""
 
     server: Server
+    file: Path | None
     protocol_version = "HTTP/1.1"
     server_version = "ferdistill"
     sys_version = ""
     timeout = 30  # seconds in which a silent connection gives its thread back
     extensions_map = MEDIA_TYPES
+    error_content_type = "text/plain; charset=utf-8"
+    error_message_format = "%(explain)s\n"  # the page shows it
 
     def send_head(self) -> Any:
         """Refuse what is not asked of this server by its name, or is not listed; else send the headers."""
-        file = self.server.files.get(self.path.partition("?")[0])
+        self.server.heard_from(self.connection)
         if self.headers.get("Host", "").partition(":")[0].lower() not in LOOPBACK_NAMES:
             self.send_error(HTTPStatus.FORBIDDEN, explain=f"This server answers to {HOST} and localhost alone.")
-        elif file is None or not file.is_file():
-            self.send_error(HTTPStatus.NOT_FOUND, explain=f"{file.name} is gone from the disk." if file else None)
-        else:
-            return super().send_head()
-        return None
+            return None
+        # Looked up as it was sent: no decoding, no joining, so no path can leave the list.
+        path, problem = self.path.partition("?")[0], None
+        self.file = self.server.files.get(path)
+        if path.startswith("/bundle/"):
+            try:
+                self.file = bundle_files(self.server.bundle).get(path)
+            except FerdistillError as error:
+                problem = f"{error.what}: {error.where}"
+        if self.file is None or not self.file.is_file():
+            problem = problem or (f"{self.file.name} is gone from the disk." if self.file else None)
+            self.send_error(HTTPStatus.NOT_FOUND, explain=problem)
+            return None
+        return super().send_head()
 
     def translate_path(self, path: str) -> str:
-        """The file of a URL, looked up as it was sent: no decoding, no joining, so no path can leave the list."""
-        return str(self.server.files[path.partition("?")[0]])
+        """The file that `send_head` found."""
+        return str(self.file)
 
     def end_headers(self) -> None:
         """Close the headers of every answer, errors too, with `HEADERS`."""
@@ -144,10 +215,11 @@ class Handler(SimpleHTTPRequestHandler):
 def listen(bundle_dir: Path, port: int) -> Server:
     """A server bound to a TCP port on 127.0.0.1, a free one for 0: `serve_forever` sets it going.
 
-    Raises UsageError if files of the page are missing, or the port cannot be had.
+    Raises UsageError if files of the page are missing, or the port cannot be had. What is wrong with the bundle the
+    page says.
     """
     try:
-        return Server(listed_files(bundle_dir), port)
+        return Server(listed_files(), bundle_dir, port)
     except OSError as error:
         if error.errno not in (errno.EADDRINUSE, errno.EACCES):
             raise

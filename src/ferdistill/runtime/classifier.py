@@ -8,13 +8,15 @@ import numpy as np
 
 from ..errors import CheckError, UsageError, require_same
 from ..files import read_json, sha256_file
-from .session import open_session
+from .onnx_file import require_modest
+from .session import open_session, run
 
 SCHEMA_VERSION = 2
 # What a bundle that names no task of its own classifies; `detector` is the room whose detector belongs in front of it.
 TASK = {"thing": "image", "things": "images", "label": "class", "labels": "classes", "detector": None}
 CONFIDENCE = 0.5  # below which there is no label, where the bundle does not say
 TOLERANCE = 1e-3  # of the sum of an answer's probabilities; float32 and int8 networks keep within 1e-5
+MAX_SIZE = 1024  # pixels of a side, as in params.yaml
 RECOPY = "copy the whole directory again"
 
 
@@ -41,11 +43,12 @@ ENTRIES: dict[str, Callable[[Any], bool]] = {
         isinstance(value, dict)
         and value.get("channels") in (1, 3)
         and type(value.get("size")) is int
-        and value["size"] > 0
+        and 0 < value["size"] <= MAX_SIZE
     ),
     "t_star": lambda value: _is_number(value) and value > 0,
     "thresholds": lambda value: isinstance(value, dict) and all(map(_is_number, value.values())),
-    "variants": _are_texts,
+    # By that suffix ONNX Runtime takes a file for ONNX, the format that `require_modest` reads.
+    "variants": lambda value: _are_texts(value) and all(name.endswith(".onnx") for name in value.values()),
 }
 
 
@@ -53,7 +56,7 @@ def read_bundle(directory: Path) -> dict[str, Any]:
     """Check a bundle and read its bundle.json, whose `task` is filled up from `TASK`.
 
     Raises UsageError if there is no bundle, or one of its files is missing; CheckError if a file is not the one that
-    bundle.json describes, or another release wrote the bundle.
+    bundle.json describes, a model names a file that it does not list, or another release wrote the bundle.
     """
     description = directory / "bundle.json"
     if not description.is_file():
@@ -83,6 +86,8 @@ def read_bundle(directory: Path) -> dict[str, Any]:
         digest = [("SHA-256", expected, sha256_file(file))]
         what = "a file is damaged, or belongs to another bundle"
         require_same(digest, what, where=f"{file}, against bundle.json", hint=RECOPY)
+    for name in info["variants"].values():
+        require_modest(directory / name, beside=info["files"])
     return info | {"task": TASK | info["task"]}
 
 
@@ -136,14 +141,15 @@ class Classifier:
         self.provider: str = self._session.get_providers()[0]
         try:
             takes = [one.name for one in self._session.get_inputs()]
-            gives = {one.name: one.shape for one in self._session.get_outputs()}
+            gives = {one.name: (one.type, one.shape) for one in self._session.get_outputs()}
         except UnicodeDecodeError:
             takes, gives = [], {}
-        if takes != ["images"] or gives.get("probabilities", [])[1:] != [len(self.classes)]:
+        kind, shape = gives.get("probabilities", ("", []))
+        if takes != ["images"] or kind != "tensor(float)" or shape[1:] != [len(self.classes)]:
             raise CheckError(
                 f"a model that takes {', '.join(takes) or 'nothing'} and gives {gives}",
                 where=str(self._model),
-                expected=f"images, and probabilities of {len(self.classes)} classes",
+                expected=f"images, and probabilities of {len(self.classes)} classes, tensor(float)",
                 hint="export it again",
             )
 
@@ -166,23 +172,17 @@ class Classifier:
         UsageError
             On anything else than such an array.
         CheckError
-            If ONNX Runtime cannot run the model on them, or what it answers are no probabilities.
+            If ONNX Runtime cannot run the model on them or not in time, or what it answers are no probabilities.
         """
         _require_images(images)
-        try:
-            probabilities: np.ndarray = self._session.run(["probabilities"], {"images": images})[0]
-        except Exception as error:  # ONNX Runtime has a class of its own for each cause, and no common one
-            raise CheckError(
-                f"the model cannot be run: {str(error).splitlines()[0]}",
-                where=f"images {images.shape}",
-                expected="images with the channels that the network takes, and a model that the stage `export` wrote",
-            ) from None
+        probabilities: np.ndarray = run(self._session, ["probabilities"], {"images": images}, len(images))[0]
+        shape = (len(images), len(self.classes))
         rows = probabilities.tolist()  # lists: faster than NumPy on the one row of a camera
-        if len(rows) != len(images) or not all(min(row) >= 0 and abs(sum(row) - 1) <= TOLERANCE for row in rows):
+        if probabilities.shape != shape or not all(min(row) >= 0 and abs(sum(row) - 1) <= TOLERANCE for row in rows):
             raise CheckError(
                 f"what the model answers are no probabilities: {np.array2string(probabilities, threshold=20)}",
                 where=str(self._model),
-                expected=f"{len(images)} rows, none of whose numbers is below 0, and which sum to 1",
+                expected=f"rows {shape}, none of whose numbers is below 0, and which sum to 1",
                 hint="train or export it again",
             )
         return probabilities

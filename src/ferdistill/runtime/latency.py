@@ -10,11 +10,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnxruntime
 
-from ..errors import UsageError
+from ..errors import CheckError, UsageError
 from . import footprint
 from .classifier import read_bundle
-from .session import PROVIDERS, open_session
+from .onnx_file import require_modest
+from .session import PROVIDERS, open_session, run
 
+OF_TRAINING = ("run_family", "run_mode", "architecture")  # texts in bundle.json that only its figures need
 DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32", "tensor(float16)": "float16"}
 
 
@@ -30,10 +32,21 @@ class Model(NamedTuple):
 def models_at(path: Path, shape: tuple[int, ...] | None = None) -> list[Model]:
     """The variants of a bundle, or the one model of an ONNX file; raises as `read_bundle` if there is neither."""
     if path.is_file():
+        require_modest(path, beside=None)
         return [Model(str(path), path, shape, {})]
     if not path.is_dir():
         raise UsageError("no model there", where=str(path), expected="an ONNX file, or the directory of a bundle")
     info = read_bundle(path)
+    said = [info.get(name) for name in OF_TRAINING]
+    scores = info.get("test")
+    score = scores.get("macro_f1") if isinstance(scores, dict) else None
+    if not all(isinstance(text, str) for text in said) or not isinstance(score, (int, float)):
+        raise CheckError(
+            "bundle.json does not say what was trained, and how good it is",
+            where=str(path / "bundle.json"),
+            expected=f"{', '.join(OF_TRAINING)}, and test.macro_f1",
+            hint="export it again, or measure its model alone",
+        )
     size, channels = info["image"]["size"], info["image"]["channels"]
     several = len(info["variants"]) > 1
     return [
@@ -76,13 +89,14 @@ def bench(
     rows = []
     for (model, session), drawn in zip(pairs, inputs, strict=True):
         largest = max(drawn, key=len)
+        run(session, None, {session.get_inputs()[0].name: largest}, len(largest))  # or an error says why not
         used = next(name for name, provider in PROVIDERS.items() if provider == session.get_providers()[0])
         fresh = footprint.measure(model.file, list(largest.shape), str(largest.dtype), threads, used)
         row = {"name": model.name, "provider": used, "size_bytes": model.file.stat().st_size}
         row |= {name: fresh[name] for name in ("load_s", "first_prediction_s")}
         row["peak_memory_bytes"] = fresh["peak_memory"]
         if model.info:
-            row |= {name: model.info[name] for name in ("run_family", "run_mode", "architecture")}
+            row |= {name: model.info[name] for name in OF_TRAINING}
             row["macro_f1"] = model.info["test"]["macro_f1"]
         rows.append(row)
     for number, batch in enumerate(batches):

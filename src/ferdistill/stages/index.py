@@ -9,6 +9,7 @@ from ..data.memo import memo
 from ..data.sheets import write_sheets
 from ..files import atomic, write_json
 from ..params import Params
+from ..plain import cell
 
 STEPS = ("dropped", "quarantined", "conflict", "duplicate", "leak")
 
@@ -22,7 +23,7 @@ def run(params: Params) -> None:
     description = write_index(csv, rows, params.classes, params.corpus)
     write_json(csv.with_suffix(".report.json"), report)
     with atomic(csv.with_suffix(".left_out.csv")) as temporary:
-        built.left_out.to_csv(temporary, index=False, lineterminator="\n", encoding="utf-8")
+        built.left_out.map(cell).to_csv(temporary, index=False, lineterminator="\n", encoding="utf-8")
     sheets = csv.with_name(f"{csv.stem}_sheets")
     write_sheets(sheets, index.Index(rows, description), report, workspace.corpus(params.corpus), params.classes)
 

@@ -48,7 +48,7 @@ def run(params: Params) -> None:
         "parameters": models.size(network),
         "best_epoch": best_epoch,
     }
-    metrics |= final_metrics(evaluate(network, val), evaluate(network, test), params.classes)
+    metrics |= final_metrics(evaluate(network, val, "val"), evaluate(network, test, "test"), params.classes)
     metrics["report_protocol"] = student.report_protocol(history, metrics["test"]["macro_f1"], params.classes)
     metrics["soft_label_agreement"] = student.soft_label_agreement(history)
     metrics |= {name: soft.plan[name] for name in ("covered", "uncovered") if name in soft.plan}

@@ -39,5 +39,5 @@ def run(params: Params, name: str) -> None:
             return
         models.save_network(network, directory, recipe, params.classes, image, teacher=name, index_digest=rows.digest)
     metrics = {"best_epoch": best_epoch, "parameters": models.size(network)}
-    metrics |= final_metrics(evaluate(network, val), evaluate(network, test), params.classes)
+    metrics |= final_metrics(evaluate(network, val, "val"), evaluate(network, test, "test"), params.classes)
     write_json(workspace.METRICS / "teachers" / f"{name}.json", metrics)

@@ -58,7 +58,7 @@ export async function loadModel() {
 
 async function get(path) {
   const response = await fetch(path);
-  if (!response.ok) throw new BundleError(`${path} cannot be read (HTTP ${response.status}). Is the bundle still there?`);
+  if (!response.ok) throw new BundleError(`${path} cannot be read (HTTP ${response.status}): ${await response.text()}`);
   return response;
 }
 
