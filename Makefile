@@ -7,23 +7,28 @@ JOBS   ?= 2
 BIN    := $(if $(filter Windows_NT,$(OS)),$(VENV)/Scripts,$(VENV)/bin)
 # DVC runs the stages with the `python` that it finds first.
 export PATH := $(abspath $(BIN)):$(PATH)
+# Recipes read it from there, quoted: a branch may have any name.
+export BASE
+PLOTS  := .dvc/plots/offline.html
 PYTEST := pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-all coverage web test-web bench docs lint drift review clean
+.PHONY: help setup repro test test-all coverage web test-web bench docs lint drift review advisories sbom clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
 
-setup: $(VENV)/installed ## install into .venv what the other targets need
+setup: $(VENV)/installed $(PLOTS) ## install into .venv what the other targets need
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ferdistill needs Python 3.11 or newer; set PYTHON=…")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[dev]'
+	@touch $@
+
+$(PLOTS): src/ferdistill/tracking/offline_html.py $(VENV)/installed
 	$(BIN)/python -m ferdistill.tracking.offline_html
 	$(BIN)/dvc config --local plots.html_template plots/offline.html
-	@touch $@
 
 repro: setup ## run the pipeline: from the corpora to a calibrated, exported student
 	$(BIN)/dvc repro
@@ -43,11 +48,11 @@ coverage: setup ## run the tests, and name the lines of src/ that none of them r
 web: setup ## bring the libraries of the page of `ferdistill serve` from npm (needs Node.js)
 	$(BIN)/python web/build.py
 
-test-web: web ## test that page in Chromium: the one on the path, or else Playwright's
+test-web: web ## test the pages in Chromium: the one on the path, or else Playwright's
 	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[web]'
 	test -n "$$CHROMIUM" || command -v chromium || command -v chromium-browser || command -v google-chrome || \
 		$(BIN)/playwright install --with-deps chromium
-	$(BIN)/python -m pytest -m web tests/test_serve_browser.py
+	$(BIN)/python -m pytest -m web tests/test_serve_browser.py tests/attacks/test_pages.py
 
 bench: repro ## measure speed and memory beside peers, and write docs/performance.md: half an hour on a quiet machine
 	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --no-deps --upgrade --target .bench/packages -r benchmarks/peers.txt
@@ -67,7 +72,18 @@ drift: setup ## do code, params and data still give what dvc.lock and metrics/ s
 	$(BIN)/python .ci/drift.py
 
 review: setup ## what this branch does to results: review/summary.md and review/plots, beside BASE=origin/main
-	$(BIN)/python .ci/review.py $(BASE)
+	$(BIN)/python .ci/review.py "$$BASE"
+
+.audit/installed: .ci/audit-tools.txt
+	$(PYTHON) -m venv .audit
+	$(subst $(VENV),.audit,$(BIN))/python -m pip install --disable-pip-version-check --progress-bar off -r .ci/audit-tools.txt
+	@touch $@
+
+advisories: .audit/installed ## is any pinned dependency known to be vulnerable, or could that not be learnt?
+	$(subst $(VENV),.audit,$(BIN))/python .ci/advisories.py
+
+sbom: setup .audit/installed ## what is installed, with licences: sbom.cdx.json (CycloneDX)
+	$(subst $(VENV),.audit,$(BIN))/python .ci/sbom.py $(BIN)/python sbom.cdx.json
 
 clean: ## remove the environment and caches, never data or results
-	rm -rf $(VENV) .bench .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .audit .bench .mypy_cache .pytest_cache .ruff_cache .hypothesis

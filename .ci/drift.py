@@ -26,7 +26,9 @@ for stage, reports in json.loads(status.stdout or "{}").items():
             drifted.append(f"{stage}: {report}")
             continue
         for kind, paths in report.items():
-            drifted += [f"{stage}: {kind}: {path} {state}" for path, state in paths.items() if state not in absent]
+            # Of a file of params, what became of each.
+            states = {path: state if isinstance(state, str) else json.dumps(state) for path, state in paths.items()}
+            drifted += [f"{stage}: {kind}: {path} {state}" for path, state in states.items() if state not in absent]
 
 for line in drifted:
     print(f"drift: {line}", file=sys.stderr)

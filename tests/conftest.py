@@ -160,6 +160,15 @@ def web(tmp_path_factory, monkeypatch):
     return page
 
 
+@pytest.fixture(scope="session")
+def playwright():
+    """The driver that `make test-web` installs."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as running:
+        yield running
+
+
 @pytest.fixture
 def running(web, bundle):
     """A server on a free port."""

@@ -6,8 +6,6 @@ probability.
 
 import base64
 import io
-import os
-import shutil
 import threading
 
 import numpy as np
@@ -22,19 +20,12 @@ from ferdistill.faces.renderer import draw_identity, draw_view, prototype, rende
 from ferdistill.files import sha256_file, write_json
 from ferdistill.image_files import resize
 from ferdistill.runtime.classifier import SCHEMA_VERSION, Classifier
+from support.browser import launch
 
 pytestmark = [pytest.mark.slow, pytest.mark.web]
 
 SIZE = 48
 TOLERANCE = 1e-4
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 FAKE = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
 
 
@@ -105,14 +96,6 @@ def serve():
 
 
 @pytest.fixture(scope="module")
-def playwright():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
 def video(tmp_path_factory):
     """A second of a dark frame, a second of a bright one, with a drawn face on both."""
     picture = drawn_face()[0]
@@ -128,13 +111,6 @@ def browser(playwright, video):
     found = launch(playwright, [*FAKE, f"--use-file-for-fake-video-capture={video}"])
     yield found
     found.close()
-
-
-def launch(playwright, flags):
-    """The Chromium that $CHROMIUM or the path names, or else Playwright's own."""
-    names = ("chromium", "chromium-browser", "google-chrome")
-    executable = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
-    return playwright.chromium.launch(executable_path=executable, args=[*FLAGS, *flags])
 
 
 @pytest.fixture

@@ -13,10 +13,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from .errors import CheckError, UsageError
+from .errors import CheckError, FerdistillError, UsageError
 
 # Control characters, ends of lines, and what Python makes of bytes that are not UTF-8.
 UNWRITABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+MAX_COLUMNS = 4_096  # of any table or array that somebody else may have written
 RESTORE = "restore it, with `dvc checkout --force` where DVC keeps it"
 
 
@@ -122,6 +123,12 @@ def read_json(path: Path | str, *keys: str, hint: str = RESTORE) -> dict[str, An
             hint=hint,
         )
     return value
+
+
+def require_few_columns(count: int, file: Path | str, error: type[FerdistillError] = CheckError) -> None:
+    """Stop with `error` at more than `MAX_COLUMNS` columns: no table here needs them, and some checks pair them all."""
+    if count > MAX_COLUMNS:
+        raise error(f"{count:,} columns", where=str(file), expected=f"at most {MAX_COLUMNS:,}")
 
 
 def _finite(text: str) -> float:

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from pyarrow import csv as arrow_csv
 
 from ..errors import CheckError, UsageError, require_same
-from ..files import read_json, sha256, sha256_file
+from ..files import read_json, require_few_columns, sha256, sha256_file
 
 SCHEMA_VERSION = 2
 COLUMNS = ["sample_id", "path", "label", "split", "official_split", "source", "subject", "group"]
@@ -191,6 +191,7 @@ def _read_csv(path: Path, columns: list[str] | None) -> pa.Table:
     """Every cell as text: neither numbers nor missing values are made of any."""
     with path.open(encoding="utf-8", newline="") as file:
         names = next(csv.reader(file), [])
+    require_few_columns(len(names), path)
     return arrow_csv.read_csv(
         path,
         read_options=arrow_csv.ReadOptions(use_threads=False),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..errors import CheckError
 from .labels import Labels
 from .sources import file_names, has_image_suffix, is_clutter, table_header
 
@@ -80,7 +81,7 @@ def is_below(path: str, folder: str) -> bool:
 def _header(file: Path) -> list[str]:
     try:
         return table_header(file)
-    except (UnicodeDecodeError, csv.Error):
+    except (UnicodeDecodeError, csv.Error, CheckError):
         return []
 
 

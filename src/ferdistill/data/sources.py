@@ -30,7 +30,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from ..errors import CheckError, clipped
-from ..files import UNWRITABLE, walk
+from ..files import UNWRITABLE, require_few_columns, walk
 from ..image_files import is_below, read_image
 from .containers import ParquetCell, TarMember, read_inside
 from .description import stays_inside
@@ -261,9 +261,11 @@ def text_lines(file: Path) -> Iterator[tuple[int, str]]:
 
 
 def table_header(file: Path) -> list[str]:
-    """Column names of a CSV, stripped of the blanks that some releases have around them."""
+    """Column names of a CSV, stripped of the blanks that some releases have around them; a CheckError at too many."""
     with file.open(newline="", encoding="utf-8-sig") as handle:
-        return [name.strip() for name in next(csv.reader(handle), [])]
+        names = [name.strip() for name in next(csv.reader(handle), [])]
+    require_few_columns(len(names), file)
+    return names
 
 
 def table_rows(file: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, list[str]] | CheckError]:
@@ -274,7 +276,7 @@ def table_rows(file: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, list
     Raises
     ------
     CheckError
-        If a column is not there, or there twice.
+        If a column is not there, or there twice, or there are too many.
     """
     header = table_header(file)
     if any(header.count(name) != 1 for name in columns):

@@ -4,24 +4,28 @@ from typing import Any
 
 import pandas as pd
 
+from ..markdown import escaped
+
 
 def model_card(info: dict[str, Any], sources: pd.DataFrame, caution: str = "") -> str:
     """The model card, Markdown, of what `bundle.json` holds and of the images by source (rows) and split (columns).
 
     `caution`, Markdown, is what must be said of the use of such a model; empty for no such section.
     """
-    test, task = info["test"], info["task"]
+    test, task = info["test"], {name: escaped(str(word)) for name, word in info["task"].items()}
+    classes = ", ".join(map(escaped, info["classes"]))
     size, channels = info["image"]["size"], info["image"]["channels"]
     recipe = (
         "cross-entropy alone, without teachers"
         if info["run_family"] == "none"
-        else f"distillation of teacher family {info['run_family']}, mode {info['run_mode']}"
+        else f"distillation of teacher family {escaped(info['run_family'])}, mode {info['run_mode']}"
     )
     splits = [name for name in ("train", "val", "calib", "test", "transfer") if name in sources.columns]
     data = "\n".join(
-        " | ".join([f"| {source}", *(str(row[name]) for name in splits)]) + " |" for source, row in sources.iterrows()
+        " | ".join([f"| {escaped(str(source))}", *(str(row[name]) for name in splits)]) + " |"
+        for source, row in sources.iterrows()
     )
-    scores = "\n".join(f"| {name} | {value:.3f} |" for name, value in test["f1"].items())
+    scores = "\n".join(f"| {escaped(name)} | {value:.3f} |" for name, value in test["f1"].items())
     ethics = f"\n## Ethics\n{caution}" if caution else ""
     confidence, abstention = info["thresholds"]["confidence"], info["abstention"]
     answers = "it would answer none of the images"
@@ -31,7 +35,7 @@ def model_card(info: dict[str, Any], sources: pd.DataFrame, caution: str = "") -
     return f"""# Classifier of {task["things"]} by {task["label"]}
 
 {info["architecture"]}, {recipe}, seed {info["seed"]}.
-One {task["thing"]} in, probabilities of {len(info["classes"])} {task["labels"]} out: {", ".join(info["classes"])}.
+One {task["thing"]} in, probabilities of {len(info["classes"])} {task["labels"]} out: {classes}.
 
 ```python
 from ferdistill.runtime.classifier import Classifier  # pip install ferdistill[runtime]

@@ -17,6 +17,7 @@ from markdown_it.token import Token
 from markupsafe import Markup
 
 from ..files import atomic, write_text
+from ..markdown import escaped
 from ..params import Params
 from ..progress import track
 from ..study import results
@@ -102,7 +103,7 @@ def words(figures: str) -> Environment:
     environment = Environment(
         loader=PackageLoader("ferdistill.report"),
         autoescape=True,
-        finalize=lambda value: value if isinstance(value, Markup) else Markup(_escaped(str(value))),
+        finalize=lambda value: value if isinstance(value, Markup) else Markup(escaped(str(value))),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -110,12 +111,6 @@ def words(figures: str) -> Environment:
     environment.filters |= {"points": points, "f": format, "capital": lambda text: text[:1].upper() + text[1:]}
     environment.globals["figures"] = figures
     return environment
-
-
-def _escaped(text: str) -> str:
-    """Plain text as Markdown."""
-    text = re.sub(r"([\\`*|\[]|(?<!\w)_|_(?!\w))", r"\\\1", text)
-    return text.replace("&", "&amp;").replace("<", "&lt;")
 
 
 def tidy(text: str) -> str:

@@ -4,6 +4,7 @@ Throughout, `predictions` (N,) are the rows' arg-max in 0..classes-1, `labels` (
 0..kinds-1. Nothing is simulated: there is no seed.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -11,11 +12,13 @@ from typing import Any
 import numpy as np
 from scipy.fft import irfft, next_fast_len, rfft
 from scipy.optimize import linear_sum_assignment
+from scipy.special import gammaln
 from scipy.stats import binom, norm
 
 ALPHA = 0.001  # false alarms, over all pairings searched
 SIGNIFICANCE = 0.01  # of agreement above chance
 USEFUL = 0.4  # accuracy that any teacher worth distilling from has
+DISTINCT = 2 / 3  # of the rows that two orders of the columns dispute, what goes to the true one
 CREDIBILITY = 0.99  # of `canary.examine`'s `slip_interval`
 NEAR = (0, 1, -1, 2, -2, 3, -3)  # shifts that are always tried; others where a whole set, or a block, fits them
 ROUNDS = 5
@@ -252,18 +255,55 @@ def column_order(
 ) -> list[int] | None:
     """Which class each column seems to hold, if that is not the index's order beyond doubt.
 
-    A sign test of the rows that agree under the new order alone against those that agree under the old alone. The
-    column that gains most does not count: a weak teacher may call most of one class another, but not several.
+    The order under which most rows agree is taken as a whole if it is believed, else each of its cycles that is: see
+    `_exchanged`.
     """
     ours, theirs = _matched(predictions, labels, segments)
     confusion = np.bincount(ours * classes + theirs, minlength=classes**2).reshape(classes, classes)
     columns = linear_sum_assignment(-confusion)[1]
-    moved = np.flatnonzero(columns != np.arange(classes))
-    if len(moved) == 0:
-        return None
-    gained, lost = confusion[moved, columns[moved]], confusion[moved, moved].sum()
-    gained = gained.sum() - gained.max()
-    return columns.tolist() if binom.sf(gained - 1, gained + lost, 0.5) < ALPHA else None
+    cycles = _cycles(columns)
+    if not cycles or not _exchanged(confusion, cycles):
+        cycles = [cycle for cycle in cycles if _exchanged(confusion, [cycle])]
+    order = np.arange(classes)
+    for cycle in cycles:
+        order[cycle] = columns[cycle]
+    return order.tolist() if cycles else None
+
+
+def _cycles(columns: np.ndarray) -> list[list[int]]:
+    """The cycles of a permutation that are longer than one, each in its order."""
+    cycles, left = [], set(np.flatnonzero(columns != np.arange(len(columns))).tolist())
+    while left:
+        cycle = [min(left)]
+        while (following := int(columns[cycle[-1]])) != cycle[0]:
+            cycle.append(following)
+        cycles.append(cycle)
+        left -= set(cycle)
+    return cycles
+
+
+def _exchanged(confusion: np.ndarray, cycles: Sequence[Sequence[int]]) -> bool:
+    """Whether the columns of these cycles hold one another's classes, beyond doubt.
+
+    Two sign tests of the rows that agree under the new order alone against those that agree under the old alone:
+
+    - that more than `DISTINCT` of them agree under the new, at ALPHA over all ways in which so many columns can be
+      exchanged, since these are the best of them. Between classes that are nearly one, a teacher's choice is
+      a coin, and its rows are not independent (one person, one near copy in another split), so that it may lean against
+      the labels of these rows; where the classes can be told apart, an exchange leaves few rows to the old order.
+    - that more do than not, at ALPHA, without the column of each cycle that gains most: a weak teacher may call most of
+      one class another, but not both.
+    """
+    classes = len(confusion)
+    sizes = Counter(map(len, cycles))
+    moved = sum(map(len, cycles))
+    ways = gammaln(classes + 1) - gammaln(classes - moved + 1)
+    ways -= sum(count * np.log(size) + gammaln(count + 1) for size, count in sizes.items())
+    gains = [confusion[cycle, np.roll(cycle, -1)] for cycle in cycles]
+    gained, most = sum(int(gain.sum()) for gain in gains), sum(int(gain.max()) for gain in gains)
+    lost = sum(int(confusion[cycle, cycle].sum()) for cycle in cycles)
+    distinct = binom.logsf(gained - 1, gained + lost, DISTINCT) < np.log(ALPHA) - ways
+    return bool(distinct and binom.sf(gained - most - 1, gained - most + lost, 0.5) < ALPHA)
 
 
 def blind_rows(predictions: np.ndarray, labels: np.ndarray, classes: int) -> int:

@@ -17,7 +17,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from ..errors import CheckError, FerdistillError
-from .store import MAX_COLUMNS
+from ..files import require_few_columns
 
 KINDS = {"prob_": "probabilities", "logit_": "logits"}
 KEYS = ("label", "split", "subject", "group", "path")  # text, whatever it looks like
@@ -46,7 +46,7 @@ def read(file: Path) -> Any:
         raise CheckError(what, where=str(file), expected=expected, hint="export it anew, as such") from None
     for array in found.values() if isinstance(found, dict) else [found]:
         if isinstance(array, np.ndarray) and array.ndim == 2:
-            _require_few(array.shape[1], file)
+            require_few_columns(array.shape[1], file)
     return found
 
 
@@ -69,15 +69,10 @@ def kind_and_classes(names: list[str], file: Path) -> tuple[str, list[str]]:
 
 def require_names(names: list[str], file: Path) -> None:
     """Stop with a CheckError at too many columns, or at two of one name."""
-    _require_few(len(names), file)
+    require_few_columns(len(names), file)
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise CheckError(f"a column stands twice: {', '.join(twice)}", where=str(file), expected="each name once")
-
-
-def _require_few(columns: int, file: Path) -> None:
-    if columns > MAX_COLUMNS:
-        raise CheckError(f"{columns:,} columns", where=str(file), expected=f"at most {MAX_COLUMNS:,}")
 
 
 def _require_small(unfolded: int, file: Path) -> None:

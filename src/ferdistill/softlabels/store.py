@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from ..data.index import Index, digests
 from ..errors import CheckError, UsageError, require_same
-from ..files import RESTORE, atomic, read_json, sha256_file, write_json
+from ..files import MAX_COLUMNS, RESTORE, atomic, read_json, sha256_file, write_json
 
 SCHEMA_VERSION = 1
 TABLE = "softlabels.parquet"
@@ -39,7 +39,6 @@ KINDS: dict[str, type | tuple[type, ...]] = {
     "covered": (dict, type(None)),
 }
 BATCH = 65_536  # rows read at a time
-MAX_COLUMNS = 4_096  # of any table or array of soft labels or predictions
 # How far from 1 a row of probabilities may sum: float16 and a few printed digits stay within it.
 TOLERANCE = 1e-3
 

@@ -84,6 +84,7 @@ def audit(paths: Sequence[Path | str], *, classes: Sequence[str] = (), grid: Seq
     """
     findings: dict[Finding, None] = {}  # an ordered set: a file may be named twice
     checked: dict[str, Counter[str]] = {}
+    work: Counter[str] = Counter()
     checks: list[Check] = [*CHECKS, partial(_check_grid_edge, grid=grid)]
     for path in paths:
         files = list(tables.files_of(Path(path)))
@@ -96,8 +97,12 @@ def audit(paths: Sequence[Path | str], *, classes: Sequence[str] = (), grid: Seq
                 metrics[file] = value, found
             else:
                 found = tables.read_csv(file, classes) if file.suffix == ".csv" else tables.read_markdown(file, classes)
+            work[str(file)] += sum(10 + len(run.cells) for table in found for run in table.runs)
+            tables.require_work(work[str(file)], str(file))
             for table in found:
                 judged[str(file)] += [one for check in checks for one in check(table)]
+                work[str(file)] += table.work
+                tables.require_work(work[str(file)], str(file))
         for file, twin in _identical_files(metrics):
             judged[str(file)].append(twin)
         if not any(judged.values()):
@@ -150,6 +155,7 @@ def _check_macro_f1(table: ResultTable) -> Iterator[Judged]:
     for group, columns in groups.items():
         if len(columns) < 2 or columns.keys() < set(table.classes):  # some of several have no macro F1
             continue
+        table.spend(len(table.columns))
         macros = [name for name in table.columns if _macro_of(table, name, group)]
         for run in table.runs:
             if run.role in ("difference", "range") or not run.prints(*columns.values()):
@@ -178,7 +184,9 @@ def _check_mean_rows(table: ResultTable) -> Iterator[Judged]:
     for place, run in enumerate(table.runs):
         if run.role not in ("mean", "range"):
             continue
+        table.spend(place)
         sets = _members(table.runs, place)
+        table.spend(sum(map(len, sets)) * len(run.cells))
         for column, cell in run.cells.items():
             complete = [members for members in sets if all(member.prints(column) for member in members)]
             candidates = [[member.cells[column].span for member in members] for members in complete]
@@ -218,6 +226,7 @@ def _check_row_lists(table: ResultTable) -> Iterator[Judged]:
     means = [name for name in table.columns if re.search(r"^(mean|average|avg)\b| mean$", tables.plain(name))]
     ranges = [name for name in table.columns if RANGE.search(name)]
     seeds = [name for name in table.columns if re.search(r"\bseed[\s_]*\d+\b|^s?\d+$", name, re.I)]
+    table.spend(len(table.runs) * (len(means) * (len(seeds) + len(ranges)) + len(ranges) * len(seeds)))
     for run in table.runs:
         if run.role not in ("run", "mean"):
             continue
@@ -283,6 +292,7 @@ def _check_difference_columns(table: ResultTable) -> Iterator[Judged]:
             continue
         rows = [run for run in table.runs if run.role in ("run", "mean") and run.prints(name)]
         before = table.columns[: table.columns.index(name)]
+        table.spend(len(before) * len(rows))
         numeric = [
             column
             for column in before
@@ -297,6 +307,7 @@ def _check_difference_columns(table: ResultTable) -> Iterator[Judged]:
             words = set(tables.plain(re.sub(r"Δ|∆|delta|difference|diff|gain", " ", name, flags=re.I)).split())
             named = [column for column in numeric if words and words <= set(tables.plain(column).split())]
             numeric = named if len(named) > 1 else numeric
+        table.spend(len(rows) * len(numeric) * (len(numeric) // 2 + len(rows)))
         pairs = [(a, b) for a, b in combinations(numeric, 2) if table.holds(a) == table.holds(b)]
         choices = [[(run.cells[name], run.cells[a].span, run.cells[b].span) for run in rows] for a, b in pairs]
         names = [f"{a} and {b}" for a, b in pairs]
@@ -316,6 +327,7 @@ def _check_difference_rows(table: ResultTable) -> Iterator[Judged]:
     for place, run in enumerate(table.runs):
         if run.role != "difference":
             continue
+        table.spend(place + len(run.cells))
         choices, names = [], []
         for role in ("run", "mean"):
             pair = [other for other in table.runs[:place] if other.role == role][-2:]
@@ -366,7 +378,7 @@ def _check_identical(table: ResultTable) -> Iterator[Judged]:
             if len(runs) < 2 or not cells or _chance(list(cells.values())) * len(runs) ** 2 > CHANCE:
                 continue  # nothing to differ from, or too few digits to tell
             judged.add(run.place)
-            if twin is run or run.place in told or twin.labels == run.labels or _may_be_identical(twin, run):
+            if twin is run or run.place in told or twin.labels == run.labels or _may_be_identical(table, twin, run):
                 continue
             told.add(run.place)
             mean = sum(cell.value or 0 for cell in cells.values()) / len(cells)
@@ -390,8 +402,9 @@ def _chance(cells: list[TableCell]) -> float:
     return chance
 
 
-def _may_be_identical(a: TableRow, b: TableRow) -> bool:
+def _may_be_identical(table: ResultTable, a: TableRow, b: TableRow) -> bool:
     """Whether two runs of one seed minimise one loss, as split and fused do in kd: then they may."""
+    table.spend(500)  # reading params.yaml takes as long
     rows = [
         pd.Series({name: cell.value or cell.text if cell.text else math.nan for name, cell in run.cells.items()})
         for run in (a, b)

@@ -9,7 +9,7 @@ import pandas as pd
 
 from .. import workspace
 from ..errors import CheckError, UsageError
-from ..files import read_json
+from ..files import read_json, require_few_columns
 from ..params import Params
 from .schema import METRICS, MODES, SETTING, label, metric_of
 
@@ -64,13 +64,14 @@ def read(path: Path | str) -> pd.DataFrame:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
+            header = next(filter(None, reader), [])
+            require_few_columns(len(header), path)
             listed = [(reader.line_num, row) for row in reader if row]
     except FileNotFoundError:
         hint = "run `ferdistill study collect`, or name a CSV"
         raise UsageError("no table of results here", where=str(path), hint=hint) from None
     except (csv.Error, UnicodeDecodeError, IsADirectoryError) as error:
         raise CheckError(f"not a CSV file in UTF-8: {error}", where=str(path)) from None
-    header = listed[0][1] if listed else []
     missing = [name for name in REQUIRED if name not in header]
     if missing or len(set(header)) != len(header):
         raise CheckError(
@@ -78,14 +79,14 @@ def read(path: Path | str) -> pd.DataFrame:
             where=f"{path}, header {header}",
             expected=f"at least {', '.join(REQUIRED)}, each once",
         )
-    for line, row in listed[1:]:
+    for line, row in listed:
         if len(row) != len(header):
             where = f"{path}, line {line}"
             raise CheckError(f"{len(row)} cells", where=where, expected=f"{len(header)}, as the header")
-    if len(listed) == 1:
+    if not listed:
         raise CheckError("a table without a run", where=str(path), expected="one row a run")
-    frame = pd.DataFrame([row for _, row in listed[1:]], columns=header, dtype=str)
-    lines = [line for line, _ in listed[1:]]
+    frame = pd.DataFrame([row for _, row in listed], columns=header, dtype=str)
+    lines = [line for line, _ in listed]
     for name in header:
         frame[name] = _column(frame[name], name, lines, path)
     _check_runs(frame, lines, path)

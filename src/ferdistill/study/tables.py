@@ -9,15 +9,21 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from markdown_it import MarkdownIt
 
 from ..errors import UsageError
+from ..files import require_few_columns
 
 SCORES = ("macro_f1", "accuracy", "f1", "ece", "brier", "nll")
 SUFFIXES = [".csv", ".json", ".markdown", ".md"]
+MOST_BYTES = 2**24  # of a file
+MOST_WORK = 500_000  # values of a file, and pairs of values to compare: half a minute
+# Letters of a header; of a cell that is one number, or several. The patterns below may take the square of it.
+LONGEST_NAME, LONGEST_NUMBER, LONGEST_LIST = 1_000, 100, 1_000
 
 MEAN = re.compile(r"^(?:mean|average|avg)\b|[\s(\[:,_·|-](?:mean|average|avg)\b[^\w]*$", re.I)
 RANGE = re.compile(r"\brange\b", re.I)
@@ -103,6 +109,12 @@ class ResultTable:
     columns: list[str]
     runs: list[TableRow] = field(default_factory=list)
     classes: Sequence[str] = ()
+    work: int = 0
+
+    def spend(self, work: int) -> None:
+        """Count values to look at, and pairs of values to compare; a UsageError at more than `MOST_WORK`."""
+        self.work += work
+        require_work(self.work, self.file)
 
     def holds(self, column: str) -> str:
         """What a column holds, see `quantity`."""
@@ -113,13 +125,24 @@ class ResultTable:
         return [run.cells[column] for run in self.runs if run.role in roles and run.prints(column)]
 
 
+def require_work(work: int, file: str) -> None:
+    """Stop with a UsageError if a file is more than an audit can get through."""
+    if work > MOST_WORK:
+        raise UsageError(
+            "too large to audit",
+            where=file,
+            expected=f"at most {MOST_WORK:,} values, and pairs that a difference, a mean or a range may be of",
+            hint="audit fewer rows or columns at a time",
+        )
+
+
 def parse(text: str) -> tuple[float, Bounds, str] | None:
     """A printed number, the interval that its digits leave, and its unit (`%`, `pp` or none); None if it is not one.
 
     `~` and `≈` say that a number is not to be taken at its digits, so it is none here.
     """
     bare = text.strip().strip("*_`").replace("−", "-").replace("\u202f", " ").strip()
-    found = _NUMBER.match(bare)
+    found = _NUMBER.match(bare) if len(bare) <= LONGEST_NUMBER else None
     if not found:
         return None
     digits = found[1]
@@ -136,17 +159,20 @@ def parse(text: str) -> tuple[float, Bounds, str] | None:
 
 def listed(text: str) -> list[Bounds]:
     """The numbers of `λ=0.7/0.3: 71.30 / 71.43`; none if any is missing or approximate."""
-    parts = [parse(part) for part in _SEVERAL.split(text.rpartition(":")[2].strip())]
+    tail = text.rpartition(":")[2].strip()
+    parts = [parse(part) for part in _SEVERAL.split(tail)] if len(tail) <= LONGEST_LIST else []
     return [part[1] for part in parts if part] if len(parts) > 1 and None not in parts else []
 
 
 def ends(text: str) -> tuple[Bounds, Bounds] | None:
     """The two numbers of a printed range such as `70.19 – 70.76 (KD)`; None if it is not one."""
-    found = _ENDS.match(text.strip().strip("*"))
+    bare = text.strip().strip("*")
+    found = _ENDS.match(bare) if len(bare) <= LONGEST_NUMBER else None
     parts = [parse(part.strip("*")) for part in found.groups()] if found else []
     return (parts[0][1], parts[1][1]) if len(parts) == 2 and parts[0] and parts[1] else None
 
 
+@lru_cache(10_000)
 def plain(name: str) -> str:
     """A header in lower case, words apart."""
     return re.sub(r"[^a-z0-9Δ∆*]+", " ", name.lower().replace("λ", "lambda").replace("β", "beta")).strip()
@@ -183,6 +209,7 @@ def class_of(column: str, classes: Sequence[str]) -> tuple[str, str] | None:
     return None
 
 
+@lru_cache(10_000)
 def says_percent(column: str) -> bool:
     """Whether a header says that its numbers are percent."""
     return "%" in column or bool(re.search(r"\bpercent\b", column, re.I))
@@ -227,7 +254,9 @@ def read_markdown(path: Path, classes: Sequence[str] = ()) -> list[ResultTable]:
     rows: list[tuple[int, list[str]]] = []
     row: list[str] = []
     line = 0
-    for token in MarkdownIt("commonmark").enable("table").parse(_text(path)):
+    text = _text(path, MOST_BYTES // 8)  # it takes longer to parse
+    require_few_columns(max((row.count("|") - 1 for row in text.splitlines()), default=0), path, UsageError)
+    for token in MarkdownIt("commonmark").enable("table").parse(text):
         if token.type == "tr_open":
             row, line = [], (token.map or [0])[0] + 1
         elif token.type == "inline":
@@ -285,10 +314,12 @@ def _result_table(path: Path, lines: list[tuple[int, list[str]]], classes: Seque
     if len(lines) < 2:
         raise UsageError("a table without rows", where=str(path), expected="a header and at least one row")
     header = [name.strip() for name in lines[0][1]]
+    _check_header(header, path)
     for line, texts in lines[1:]:
         if len(texts) != len(header):
             where = f"{path}, line {line}"
             raise UsageError(f"{len(texts)} cells", where=where, expected=f"{len(header)}, as the header")
+    require_work(len(lines) * len(header), str(path))
     header = [name if name not in header[:at] else f"{name} ({at + 1})" for at, name in enumerate(header)]
     rows = [[_cell(text, line, name) for name, text in zip(header, row, strict=True)] for line, row in lines[1:]]
     firsts = [row[0].text.strip().strip("*`") for row in rows]
@@ -315,6 +346,13 @@ def _result_table(path: Path, lines: list[tuple[int, list[str]]], classes: Seque
         }
         table.runs.append(TableRow({cell.column: cell for cell in row}, labels, row[0].row, _role(labels)))
     return _without_counts(table)
+
+
+def _check_header(names: list[str], path: Path) -> None:
+    require_few_columns(len(names), path, UsageError)
+    if long := [name for name in names if len(name) > LONGEST_NAME]:
+        found = f"a column's name of {len(long[0]):,} letters"
+        raise UsageError(found, where=f"{path}: {long[0]}", expected=f"at most {LONGEST_NAME:,}")
 
 
 def _without_counts(table: ResultTable) -> ResultTable:
@@ -345,6 +383,7 @@ def _cell(text: str, row: int | str, column: str) -> TableCell:
 
 
 def _json_row(path: Path, leaves: dict[str, Any], classes: Sequence[str], place: str) -> ResultTable:
+    _check_header(list(leaves), path)
     bare = {name for name in leaves if plain(name) in map(plain, classes)}
     if not any(quantity(name) in ("macro_f1", "f1") for name in leaves.keys() - bare):
         leaves = {name: item for name, item in leaves.items() if name not in bare}  # something else of each class
@@ -356,8 +395,10 @@ def _json_row(path: Path, leaves: dict[str, Any], classes: Sequence[str], place:
     return _without_counts(ResultTable(str(path), list(cells), [TableRow(cells, {}, place or "top")], classes))
 
 
-def _text(path: Path) -> str:
+def _text(path: Path, most: int = MOST_BYTES) -> str:
     try:
+        if (size := path.stat().st_size) > most:
+            raise UsageError(f"{size:,} bytes", where=str(path), expected=f"tables of at most {most:,}")
         return path.read_text(encoding="utf-8-sig")
     except (UnicodeDecodeError, OSError) as error:
         raise UsageError(f"unreadable: {error}", where=str(path), expected="text in UTF-8") from None
