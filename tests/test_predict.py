@@ -19,11 +19,18 @@ from typer.testing import CliRunner
 from conftest import TONES, tone_probabilities
 from ferdistill.cli import app, cli
 from ferdistill.errors import CheckError, UsageError
+from ferdistill.faces import detector
 from ferdistill.faces.detector import Cascade, iou
 from ferdistill.files import read_json, sha256_file, write_json
 from ferdistill.runtime import pictures
 
 FACE = (177.0, 66.0, 97.0, 97.0)  # of scikit-image's astronaut
+
+
+@pytest.fixture(autouse=True)
+def unfetched(monkeypatch, tmp_path):
+    """No full-range detector, whatever was fetched here, so that all find the same."""
+    monkeypatch.setattr(detector, "FULL_RANGE", tmp_path / "absent.onnx")
 
 
 @pytest.fixture(scope="module")

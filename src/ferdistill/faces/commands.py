@@ -37,7 +37,7 @@ def finder(
     from .detector import open_detector
     from .watch import classify
 
-    detect = open_detector(detector, whole, smallest, thorough=True)
+    detect = open_detector(detector, whole, smallest, thorough=True, threads=threads)
 
     def find(pixels: "np.ndarray", threshold: float) -> list[dict[str, Any]]:
         faces = detect(pixels, [])
@@ -105,7 +105,7 @@ def watch(
     classifier = Classifier(bundle, threads, device)
     settings = Smoothing(smoothing, classifier.confidence if confidence is None else confidence, hysteresis)
     located = room_of(classifier.info["task"], detector) is not None
-    detect = open_detector(detector, whole or not located, smallest, thorough=False)
+    detect = open_detector(detector, whole or not located, smallest, thorough=False, threads=threads)
     if out and Path(source).is_dir():
         camera.require_one_size(Path(source))
     for target in (out, json_lines):
@@ -362,3 +362,33 @@ def _print_witnesses(report: dict[str, Any], title: str) -> None:
         console.print(f"{name} was trained on {data}.")
     for reason, rows in report["left_out"].items():
         console.print(f"left out: {rows} {reason}")
+
+
+detector_cli = typer.Typer(no_args_is_help=True, help="The detector that finds faces in pictures and videos.")
+
+
+@detector_cli.callback()
+def detector() -> None:
+    """Keep `fetch` a command of its own."""
+
+
+@detector_cli.command("fetch")
+def fetch_detector(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
+) -> None:
+    """Bring MediaPipe's full-range face detector from npm, as ONNX, beside the libraries of the page.
+
+    `predict`, `watch` and the page use it from then on; the first two have OpenCV's cascade without it. npm fetches the
+    package at one version, whose digest is compared. `make web` does this too. Examples:
+
+        ferdistill detector fetch
+
+        ferdistill detector fetch --json
+    """
+    from . import public
+
+    facts = public.bring_detector()
+    if as_json:
+        print(json.dumps(facts, indent=2))
+    else:
+        print(f"{facts['file']}: {facts['source']}; {facts['licence']}; {facts['package']['name']}")

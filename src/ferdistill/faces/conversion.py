@@ -1,7 +1,7 @@
 """Networks that other frameworks wrote, as ONNX, without these frameworks. Needs onnx, and h5py for Keras' files.
 
-Every graph takes `images`, float32 (N, channels, size, size), normalised, and gives `logits`: the softmax at its end
-is left out.
+Every classifier takes `images`, float32 (N, channels, size, size), normalised, and gives `logits`: the softmax at its
+end is left out.
 """
 
 import base64
@@ -101,7 +101,8 @@ def _classifier(graph: Graph, logits: str, classes: int, channels: int, size: in
     return graph.finish({"images": ["n", channels, size, size]}, {"logits": (logits, ["n", classes])})
 
 
-def _unknown(kind: str, source: str) -> CheckError:
+def unknown_layer(kind: str, source: str) -> CheckError:
+    """The error of a layer that no converter here has met."""
     return CheckError(f"a network holds a layer that is not known here: {kind}", where=source)
 
 
@@ -145,7 +146,7 @@ def from_keras(files: Sequence[bytes], classes: int, channels: int, size: int) -
             elif kind == "Activation" and config["activation"] == "softmax" and layer is layers[-1]:
                 made[name] = inputs[0]
             else:
-                raise _unknown(kind, name)
+                raise unknown_layer(kind, name)
     return _classifier(graph, made[layers[-1]["name"]], classes, channels, size)
 
 
@@ -184,7 +185,7 @@ def from_tensorflow_js(files: Sequence[bytes], classes: int, channels: int, size
             return graph.pool_all(build(names[0]))
         if kind in ("Softmax", "Identity"):  # the former is the last but one
             return build(names[0])
-        raise _unknown(kind, node["name"])
+        raise unknown_layer(kind, node["name"])
 
     return _classifier(graph, build("Identity"), classes, channels, size)
 

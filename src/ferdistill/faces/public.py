@@ -19,6 +19,7 @@ from ..image_files import resize
 from ..params import Params
 from ..runtime.session import open_session
 from .corpora import expression
+from .detector import FULL_RANGE
 from .packages import Package, fetch
 
 PUBLIC = Path("pretrained/public")  # git and DVC ignore it
@@ -103,6 +104,19 @@ NETWORKS = {
 }
 
 
+DETECTOR = Package(
+    "npm",
+    "@mediapipe/face_detection",
+    "0.4.1657300184",
+    "a118cde74923dc4435257fbfbb613464a0f58d115dff6314d4ff96c8aebf6419",
+)
+DETECTOR_FILES = {
+    "package/face_detection_full_range_sparse.tflite": (
+        "671dd2f9ed11a78436fc21cc42357a803dfc6f73e9fb86541be942d5716c2dce"
+    )
+}
+
+
 def require_known(names: Sequence[str]) -> None:
     """Raise UsageError for a network that is not in `NETWORKS`."""
     if unknown := [name for name in names if name not in NETWORKS]:
@@ -147,6 +161,29 @@ def _convert(network: PublicNetwork) -> tuple[bytes, dict[str, Any]]:
         "licence_text": found[text].decode(),
         "sha256": sha256(model),
     }
+
+
+def bring_detector(file: Path = FULL_RANGE) -> dict[str, Any]:
+    """Fetch the full-range face detector and write its ONNX file, with a JSON beside it, which is given.
+
+    Raises UsageError and CheckError as `packages.fetch`.
+    """
+    from .tensorflow_lite import from_tensorflow_lite
+
+    (stored,) = fetch(DETECTOR, DETECTOR_FILES).values()
+    model = from_tensorflow_lite(stored, {16: "boxes", 1: "scores"})
+    with atomic(file) as temporary:
+        temporary.write_bytes(model)
+    facts = {
+        "file": str(file),
+        "source": "MediaPipe's full-range face detector, sparse (Bazarevsky et al., 2019)",
+        "package": vars(DETECTOR),
+        "files": DETECTOR_FILES,
+        "licence": "Apache-2.0",
+        "sha256": sha256(model),
+    }
+    write_json(file.with_suffix(".json"), facts)
+    return facts
 
 
 def in_order(theirs: Sequence[str], classes: Sequence[str], where: str) -> list[int]:
