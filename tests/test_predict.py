@@ -135,6 +135,16 @@ def test_faces_are_found_with_their_boxes_and_tilts(tmp_path, tone_bundle, astro
     assert face.tilt in (20, 40) and iou(face.box, FACE) > 0.6
 
 
+def test_the_margin_is_the_bundles_unless_one_is_given(tmp_path, tone_bundle, astronaut):
+    Image.fromarray(astronaut).save(tmp_path / "one.png")
+    bundle = tmp_path / "bundle"
+    shutil.copytree(tone_bundle, bundle)
+    write_json(bundle / "bundle.json", read_json(bundle / "bundle.json") | {"crop": {"margin": 0.6}})
+    wide = lines(predict(tmp_path / "one.png", "--bundle", bundle))
+    assert wide == lines(predict(tmp_path / "one.png", "--bundle", tone_bundle, "--margin", "0.6"))
+    assert wide != lines(predict(tmp_path / "one.png", "--bundle", tone_bundle))
+
+
 @pytest.mark.parametrize("option", [[], ["--csv"]])
 def test_a_bad_picture_is_named_and_the_others_go_on(tmp_path, tone_bundle, option, monkeypatch, capsys):
     Image.new("L", (20, 20), 10).save(tmp_path / "a.png")

@@ -18,7 +18,8 @@ Smallest = Annotated[
     float, typer.Option("--smallest", min=0.01, max=1, help="haar: smallest find, as a share of the shorter side.")
 ]
 Margin = Annotated[
-    float, typer.Option("--margin", min=-0.4, max=2, help="Added around the box, as a share of its side.")
+    float | None,
+    typer.Option("--margin", min=-0.4, max=2, help="Added around the box, as a share of its side; else the bundle's."),
 ]
 Whole = Annotated[bool, typer.Option("--whole", help="Detect nothing: each picture is as a training image is.")]
 Confidence = Annotated[

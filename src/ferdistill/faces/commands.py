@@ -30,7 +30,12 @@ if TYPE_CHECKING:
 
 
 def finder(
-    classifier: "Classifier", detector: str | None, whole: bool, smallest: float, margin: float, threads: int | None
+    classifier: "Classifier",
+    detector: str | None,
+    whole: bool,
+    smallest: float,
+    margin: float | None,
+    threads: int | None,
 ) -> "Callable[[np.ndarray, float], list[dict[str, Any]]]":
     """A function of pixels and a confidence that says where each face in a picture is, and its label, for JSON."""
     opencv(threads)
@@ -38,6 +43,7 @@ def finder(
     from .watch import classify
 
     detect = open_detector(detector, whole, smallest, thorough=True, threads=threads)
+    margin = classifier.info["crop"]["margin"] if margin is None else margin
 
     def find(pixels: "np.ndarray", threshold: float) -> list[dict[str, Any]]:
         faces = detect(pixels, [])
@@ -61,7 +67,7 @@ def watch(
     whole: options.Whole = False,
     detector: options.Detector = None,
     smallest: options.Smallest = 0.1,
-    margin: options.Margin = 0.07,
+    margin: options.Margin = None,
     confidence: options.Confidence = None,
     smoothing: Annotated[
         float, typer.Option("--smoothing", min=0, max=60, help="Time constant of the averaging, s; 0 for none.")
@@ -106,6 +112,7 @@ def watch(
     settings = Smoothing(smoothing, classifier.confidence if confidence is None else confidence, hysteresis)
     located = room_of(classifier.info["task"], detector) is not None
     detect = open_detector(detector, whole or not located, smallest, thorough=False, threads=threads)
+    margin = classifier.info["crop"]["margin"] if margin is None else margin
     if out and Path(source).is_dir():
         camera.require_one_size(Path(source))
     for target in (out, json_lines):

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from ..errors import CheckError, UsageError
+from ..runtime.classifier import CROP
 from ..runtime.session import open_session
 
 Box = tuple[float, float, float, float]  # left, top, width and height in pixels; may reach over the frame's edge
@@ -20,7 +21,7 @@ STEEPEST = 60.0  # degrees; further turned, a head is a false find
 FULL_RANGE = Path(__file__).parent / "web/vendor/full_range.onnx"  # `ferdistill detector fetch` puts it there
 
 # The cascade's box has about 0.875 of the side of a rendered training image, so this margin restores its frame.
-MARGIN = 0.07
+MARGIN = CROP["margin"]
 
 
 @dataclass(frozen=True)
