@@ -13,7 +13,7 @@ PLOTS  := .dvc/plots/offline.html
 PYTEST := pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-all coverage web test-web bench docs lint drift review advisories sbom clean
+.PHONY: help setup repro test test-all coverage web test-web test-photos bench docs lint drift review advisories sbom clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
@@ -37,7 +37,7 @@ test: setup ## run the tests
 	$(BIN)/python -m $(PYTEST)
 
 test-all: setup ## run the tests, the slow ones too
-	$(BIN)/python -m pytest -m "not web"
+	$(BIN)/python -m pytest -m "not web and not fetch"
 
 coverage: setup ## run the tests, and name the lines of src/ that none of them reaches
 	$(BIN)/coverage erase
@@ -53,6 +53,12 @@ test-web: web ## test the pages in Chromium: the one on the path, or else Playwr
 	test -n "$$CHROMIUM" || command -v chromium || command -v chromium-browser || command -v google-chrome || \
 		$(BIN)/playwright install --with-deps chromium
 	$(BIN)/python -m pytest -m web tests/test_serve_browser.py tests/attacks/test_pages.py
+
+test-photos: setup ## what models/bundle says of a few photographs, beside public networks (needs a network and Node.js)
+	$(BIN)/ferdistill teachers fetch
+	$(BIN)/ferdistill detector fetch
+	$(BIN)/python benchmarks/photographs.py
+	$(BIN)/python -m pytest -m fetch
 
 bench: repro ## measure speed and memory beside peers, and write docs/performance.md: half an hour on a quiet machine
 	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --no-deps --upgrade --target .bench/packages -r benchmarks/peers.txt

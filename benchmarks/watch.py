@@ -38,7 +38,7 @@ from skimage.feature import Cascade as PatternCascade
 
 from ferdistill.faces import renderer as drawn
 from ferdistill.faces.camera import Frame, open_frames, open_writer
-from ferdistill.faces.detector import Cascade, Detector, Face, iou
+from ferdistill.faces.detector import FULL_RANGE, Cascade, Detector, Face, FullRange, iou, open_detector
 from ferdistill.faces.tracker import Smoothing, Tracker
 from ferdistill.faces.watch import annotate, record, watch
 from ferdistill.files import write_json
@@ -173,6 +173,8 @@ DETECTORS: dict[str, tuple[int, Callable[[], Detector]]] = {
     "OpenCV default": (4, lambda: opencv_cascade("default")),
     "scikit-image LBP": (10, pattern_cascade),
 }
+if FULL_RANGE.is_file():
+    DETECTORS = {"full range": (1, lambda: FullRange(threads=1)), **DETECTORS}
 
 
 def detection(path: Path, truths: list[Face]) -> list[dict[str, Any]]:
@@ -203,11 +205,13 @@ def detection(path: Path, truths: list[Face]) -> list[dict[str, Any]]:
     return rows
 
 
-def following(path: Path, truths: list[Face], classifier: Classifier, pictures: Path | None) -> dict[str, Any]:
+def following(
+    path: Path, truths: list[Face], classifier: Classifier, detect: Detector, pictures: Path | None
+) -> dict[str, Any]:
     """The whole of `watch` on the real face: detection, tracks, tilt, speed."""
     found, tracks, errors, best = 0, set(), [], None
     starts = perf_counter(), process_time()
-    for seen in watch(read(path), classifier, Cascade()):
+    for seen in watch(read(path), classifier, detect):
         truth = truths[seen.frame.number]
         hits = [track for track in seen.tracks if iou(track.face.box, truth.box) >= 0.5]
         found += bool(hits)
@@ -228,11 +232,13 @@ def following(path: Path, truths: list[Face], classifier: Classifier, pictures: 
     }
 
 
-def naming(path: Path, truths: list[str | None], classifier: Classifier, pictures: Path | None) -> list[dict[str, Any]]:
+def naming(
+    path: Path, truths: list[str | None], classifier: Classifier, detect: Detector, pictures: Path | None
+) -> list[dict[str, Any]]:
     """Accuracy and flips of the label on the rendered faces, for several settings, from the same detections."""
     collected: list[tuple[float, int, list[Face], np.ndarray]] = []
     start = process_time()
-    for seen in watch(read(path), classifier, Cascade()):
+    for seen in watch(read(path), classifier, detect):
         rows = np.array([track.probabilities for track in seen.tracks]).reshape(-1, len(classifier.classes))
         collected.append((seen.frame.time, seen.frame.number, [track.face for track in seen.tracks], rows))
         if pictures and seen.frame.number == round(0.32 * len(truths)):
@@ -341,11 +347,14 @@ def main() -> None:
     parser.add_argument("--leak", type=int, default=10_000, help="frames of the last part, 0 for none (default 10000)")
     parser.add_argument("--threads", type=int, default=1, help="of OpenCV and ONNX Runtime (default 1)")
     parser.add_argument("--pictures", type=Path, metavar="DIR", help="save an annotated frame of each video there")
+    parser.add_argument("--detector", help="as of watch, whose default it has: follows, and precedes the names")
     arguments = parser.parse_args()
     cv2.setNumThreads(arguments.threads)
     classifier = Classifier(arguments.bundle, arguments.threads, device="cpu")
+    detect = open_detector(arguments.detector, False, 0.1, thorough=False, threads=arguments.threads)
     result: dict[str, Any] = {
         "device": measure.cpu(),
+        "detector": type(detect).__name__,
         "threads": arguments.threads,
         "versions": {name: measure.installed(name) for name in PACKAGES},
     }
@@ -353,15 +362,17 @@ def main() -> None:
         directory = Path(name)
         places = write(directory / "real.mp4", real(arguments.seconds))
         expressions = write(directory / "rendered.mp4", rendered(arguments.people))
-        result["real"] = following(directory / "real.mp4", places, classifier, arguments.pictures)
-        result["rendered"] = naming(directory / "rendered.mp4", expressions, classifier, arguments.pictures)
+        result["real"] = following(directory / "real.mp4", places, classifier, detect, arguments.pictures)
+        result["rendered"] = naming(directory / "rendered.mp4", expressions, classifier, detect, arguments.pictures)
         result["detectors"] = detection(directory / "real.mp4", places)
         if arguments.leak:
             result["leak"] = leak(directory, classifier, arguments.leak)
     if arguments.json:
         write_json(arguments.json, result)
     console = Console(width=180)
-    console.print(f"{result['device']}, {arguments.threads} threads, {result['versions']}", highlight=False)
+    console.print(
+        f"{result['device']}, {arguments.threads} threads, {result['detector']}, {result['versions']}", highlight=False
+    )
     table(console, "A real face, followed", [result["real"]])
     table(console, "Detectors on it", result["detectors"])
     table(console, "Rendered faces that change expression", result["rendered"])

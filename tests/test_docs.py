@@ -57,6 +57,8 @@ PAGES = sorted(
 # Fenced commands that are parsed and not run: they need what a quick test cannot have.
 NOT_RUN = {
     "bench": "measures time on an exported bundle",
+    "corpus witness": "needs public networks",
+    "detector fetch": "needs npm",
     "predict": "needs an exported bundle and pictures",
     "pretrain": "trains for minutes",
     "serve": "serves until it is stopped",
@@ -65,6 +67,7 @@ NOT_RUN = {
     "study misalignment": "trains eleven students",
     "study report": "needs a study's results",
     "study run": "trains, or with --dry-run needs a pipeline that has run",
+    "teachers fetch": "needs PyPI and npm",
     "watch": "needs a camera",
 }
 

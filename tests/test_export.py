@@ -32,7 +32,7 @@ from ferdistill.stages import benchmark
 CLASSES = ["angry", "happy", "sad"]
 MEAN, STD = [0.4], [0.2]
 INT8 = Int8Params(max_macro_f1_loss=0.05, max_ece_rise=0.05, min_same_class=0.9, max_attempts=4)
-SETTINGS = ExportParams(opset=17, tolerance=1e-5, confidence=0.5, int8=None)
+SETTINGS = ExportParams(margin=0.1, opset=17, tolerance=1e-5, confidence=0.5, int8=None)
 TASK = TaskParams(thing="face", things="faces", label="expression", labels="expressions", detector="faces")
 SCORES = {"nll": 0.9, "brier": 0.5, "ece": 0.1, "mce": 0.2}
 EVALUATION = {
@@ -324,6 +324,7 @@ def test_every_file_of_a_bundle_has_its_digest(network: Any, images: np.ndarray,
     info = read_json(bundle / "bundle.json")
     assert info["files"] == {name: sha256_file(bundle / name) for name in ("README.md", "model.onnx")}
     assert info["thresholds"] == {"confidence": 0.5}
+    assert info["crop"] == {"margin": 0.1}
     probabilities = Classifier(bundle, 1, "cpu").predict(images)[20:]
     assert result["abstention"]["coverage"] == pytest.approx((probabilities.max(axis=1) >= 0.5).mean(), abs=0.01)
     with (bundle / "README.md").open("a") as file:

@@ -19,11 +19,18 @@ from typer.testing import CliRunner
 from conftest import TONES, tone_probabilities
 from ferdistill.cli import app, cli
 from ferdistill.errors import CheckError, UsageError
+from ferdistill.faces import detector
 from ferdistill.faces.detector import Cascade, iou
 from ferdistill.files import read_json, sha256_file, write_json
 from ferdistill.runtime import pictures
 
 FACE = (177.0, 66.0, 97.0, 97.0)  # of scikit-image's astronaut
+
+
+@pytest.fixture(autouse=True)
+def unfetched(monkeypatch, tmp_path):
+    """No full-range detector, whatever was fetched here, so that all find the same."""
+    monkeypatch.setattr(detector, "FULL_RANGE", tmp_path / "absent.onnx")
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +133,16 @@ def test_faces_are_found_with_their_boxes_and_tilts(tmp_path, tone_bundle, astro
     assert Cascade()(turned) == []
     (face,) = Cascade(thorough=True)(turned)
     assert face.tilt in (20, 40) and iou(face.box, FACE) > 0.6
+
+
+def test_the_margin_is_the_bundles_unless_one_is_given(tmp_path, tone_bundle, astronaut):
+    Image.fromarray(astronaut).save(tmp_path / "one.png")
+    bundle = tmp_path / "bundle"
+    shutil.copytree(tone_bundle, bundle)
+    write_json(bundle / "bundle.json", read_json(bundle / "bundle.json") | {"crop": {"margin": 0.6}})
+    wide = lines(predict(tmp_path / "one.png", "--bundle", bundle))
+    assert wide == lines(predict(tmp_path / "one.png", "--bundle", tone_bundle, "--margin", "0.6"))
+    assert wide != lines(predict(tmp_path / "one.png", "--bundle", tone_bundle))
 
 
 @pytest.mark.parametrize("option", [[], ["--csv"]])

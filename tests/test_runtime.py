@@ -102,6 +102,7 @@ def test_an_incomplete_bundle_is_refused(bundle: Path) -> None:
         ({"variants": {"fp32": "other.onnx"}}, CheckError, "lacks the digest of a variant"),
         ({"task": {"thing": 1}}, CheckError, "task cannot be so"),
         ({"task": {"detector": "../faces"}}, CheckError, "task cannot be so"),
+        ({"crop": {"margin": "0.1"}}, CheckError, "crop cannot be so"),
         ({"variants": {"int8": "model.onnx"}}, UsageError, r"has no fp32(.|\n)*expected: one of int8"),
     ],
 )
@@ -136,6 +137,10 @@ def test_a_task_is_filled_up_with_the_words_that_fit_any(bundle: Path) -> None:
     write_json(bundle / "bundle.json", description | {"task": {"thing": "digit"}})
     task = Classifier(bundle, device="cpu").info["task"]
     assert task == {"thing": "digit", "things": "images", "label": "class", "labels": "classes", "detector": None}
+
+
+def test_a_bundle_that_does_not_say_how_it_was_cropped_has_the_margin_of_those_before_it(bundle: Path) -> None:
+    assert Classifier(bundle, device="cpu").info["crop"] == {"margin": 0.07}
 
 
 def test_an_unknown_device_is_refused(bundle: Path) -> None:

@@ -145,10 +145,10 @@ def run(monkeypatch, *arguments):
 
 
 def test_without_the_libraries_the_error_names_the_command(web, bundle, monkeypatch, capsys):
-    (web / "vendor" / "human.esm.js").unlink()
+    (web / "vendor" / "full_range.onnx").unlink()
     assert run(monkeypatch, "--bundle", bundle, "--port", 0) == 2
     message = capsys.readouterr().err
-    assert "make web" in message and "human.esm.js" in message
+    assert "make web" in message and "full_range.onnx" in message
 
 
 def test_a_port_in_use_is_an_error(running, bundle, monkeypatch, capsys):

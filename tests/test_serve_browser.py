@@ -13,9 +13,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
+from skimage import data
 
 from conftest import CLASSES, face
 from ferdistill.faces import server
+from ferdistill.faces.detector import FullRange
 from ferdistill.faces.renderer import draw_identity, draw_view, prototype, render
 from ferdistill.files import sha256_file, write_json
 from ferdistill.image_files import resize
@@ -316,6 +318,19 @@ def test_a_face_is_found_and_the_box_can_be_moved(show, bundle):
     assert box_of(page) == found
 
 
+def test_the_page_crops_a_photograph_as_predict_does(show, tmp_path):
+    margin = 0.25
+    bundle = make_bundle(tmp_path / "bundle", crop={"margin": margin})
+    page = show(bundle)
+    pixels = data.astronaut()
+    choose(page, pixels)
+    (found,) = FullRange(threads=1)(pixels)
+    left, top, side, _ = found.box
+    expected = left - margin * side, top - margin * side, side * (1 + 2 * margin)
+    # The two scale the picture down each in their own way.
+    assert np.abs(np.subtract(box_of(page), expected)).max() < 4
+
+
 def overlap(a, b):
     """Intersection over union of two squares."""
     sides = [max(min(a[i] + a[2], b[i] + b[2]) - max(a[i], b[i]), 0) for i in (0, 1)]
@@ -429,7 +444,7 @@ def test_a_bundle_without_a_detector_takes_whole_pictures_and_names_no_face(show
     shown += page.evaluate("document.body.outerHTML.replace(/<template.*<.template>/s, '')").lower()
     for word in ("face", "expression", "emotion", "sample", "happy", "detector"):
         assert word not in shown, word
-    assert not [url for url in requests if "detector" in url or "human" in url or "samples" in url]
+    assert not [url for url in requests if "detector" in url or "full_range" in url or "samples" in url]
     assert page.errors == []
 
 

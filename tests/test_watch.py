@@ -21,8 +21,10 @@ from typer.testing import CliRunner
 from conftest import TONES, tone_probabilities
 from ferdistill.cli import cli
 from ferdistill.errors import CheckError, UsageError
+from ferdistill.faces import detector
 from ferdistill.faces.camera import Frame, Writer, latest, open_frames, open_writer
-from ferdistill.faces.detector import Cascade, Face, YuNet, crop, iou, whole
+from ferdistill.faces.conversion import Graph
+from ferdistill.faces.detector import Cascade, Face, FullRange, YuNet, crop, iou, open_detector, whole
 from ferdistill.faces.tracker import Smoothing, Tracker, steady_label
 from ferdistill.faces.watch import annotate, record, watch
 from ferdistill.files import read_json, write_json
@@ -31,6 +33,12 @@ from support.graphs import yunet
 
 cv2.setNumThreads(1)
 FACE = (177.0, 66.0, 97.0, 97.0)  # of scikit-image's astronaut
+
+
+@pytest.fixture(autouse=True)
+def unfetched(monkeypatch, tmp_path):
+    """No full-range detector, whatever was fetched here, so that all find the same."""
+    monkeypatch.setattr(detector, "FULL_RANGE", tmp_path / "absent.onnx")
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +113,53 @@ def test_yunet_gives_square_boxes_and_tilts(tmp_path):
     # 64 wide and 96 high around the middle of the cell, made square.
     assert face.box == pytest.approx((144 - 48, 80 - 48, 96, 96), abs=0.1)
     assert face.tilt == pytest.approx(math.degrees(math.atan2(0.2, 0.5)), abs=0.1)
+
+
+def full_range_model(path, names=("boxes", "scores")):
+    """A network with the outputs of the full-range detector that sees a face at every bright 4 x 4 cell."""
+    graph = Graph()
+    grey = np.full((4, 4, 3, 1), 1 / 48, np.float32)
+    level = graph.convolve("images", grey, None, 4, same=False)
+    # The middle, 2 right of the anchor and 3 below; 20 wide, 30 high; the right eye, and the left one at 45 degrees.
+    offsets = np.array([2, 3, 20, 30, -5, -5, 5, 5, *[0] * 8], np.float32)
+    boxes = graph.convolve(level, np.zeros((1, 1, 1, 16), np.float32), offsets, 1, same=False)
+    scores = graph.convolve(level, np.full((1, 1, 1, 1), 10, np.float32), None, 1, same=False)
+    outputs = {}
+    for name, node, wide in zip(names, (boxes, scores), (16, 1), strict=True):
+        last = graph.node("Transpose", node, perm=[0, 2, 3, 1])
+        outputs[name] = (graph.node("Reshape", last, graph.constant(np.array([0, -1, wide]))), ["n", 2304, wide])
+    path.write_bytes(graph.finish({"images": ["n", 3, 192, 192]}, outputs))
+
+
+def test_the_full_range_detector_gives_the_cascades_boxes_and_tilts(tmp_path):
+    full_range_model(tmp_path / "full_range.onnx")
+    detect = FullRange(tmp_path / "full_range.onnx")
+    frame = np.zeros((200, 384, 3), np.uint8)  # at half its size, 46 below the top of the square
+    assert detect(frame) == []
+    frame[100:108, 160:168] = 255  # the cell of row 24 and column 20 there, whose middle is (82, 98)
+    (face,) = detect(frame)
+    turn, side = math.radians(45), 2 * 30
+    across, down = 2 * (82 + 2), 2 * (98 + 3 - 46)
+    across, down = across + 0.09 * side * math.sin(turn), down - 0.09 * side * math.cos(turn)
+    assert face.tilt == pytest.approx(45) and face.box[2:] == pytest.approx((1.03 * side,) * 2)
+    assert face.box[:2] == pytest.approx((across - 1.03 * side / 2, down - 1.03 * side / 2))
+    frame[100:108, 168:176] = 255
+    assert len(detect(frame)) == 1  # two cells see one face
+    frame[:8, :8] = 255
+    assert len(detect(frame)) == 2
+
+
+def test_the_full_range_detector_is_taken_where_it_was_fetched(tmp_path, monkeypatch):
+    monkeypatch.setattr(detector, "FULL_RANGE", tmp_path / "full_range.onnx")
+    assert isinstance(open_detector(None, False, 0.1, thorough=False), Cascade)
+    with pytest.raises(UsageError, match="ferdistill detector fetch"):
+        open_detector("full_range", False, 0.1, thorough=False)
+    full_range_model(tmp_path / "full_range.onnx")
+    assert isinstance(open_detector(None, False, 0.1, thorough=False, threads=1), FullRange)
+    assert isinstance(open_detector("haar", False, 0.1, thorough=False), Cascade)
+    full_range_model(tmp_path / "full_range.onnx", names=("a", "b"))
+    with pytest.raises(CheckError, match="not the full-range detector"):
+        open_detector(None, False, 0.1, thorough=False)
 
 
 def test_a_wrong_detector_is_refused(tmp_path):

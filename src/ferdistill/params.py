@@ -334,6 +334,7 @@ class Int8Params(StrictModel):
 
 
 class ExportParams(StrictModel):
+    margin: Annotated[float, Field(ge=-0.4, le=2)]
     opset: Annotated[int, Field(ge=13)]
     tolerance: PositiveFloat
     confidence: Share

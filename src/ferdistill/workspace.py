@@ -10,6 +10,7 @@ CHECKED = Path("data/checked")
 
 RAW = Path("data/raw")
 EMBEDDED = RAW / "embedded"
+PRETRAINED = Path("pretrained")
 TARGETS = Path("data/targets")
 MISALIGNMENT = Path("data/study/misalignment")
 

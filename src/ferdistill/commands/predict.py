@@ -21,7 +21,7 @@ def predict(
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, a line a find, instead of JSON lines.")] = False,
     detector: options.Detector = None,
     smallest: options.Smallest = 0.1,
-    margin: options.Margin = 0.07,
+    margin: options.Margin = None,
     confidence: options.Confidence = None,
     threads: options.Threads = None,
     device: options.Device = "auto",

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from .. import params, workspace
 from ..errors import UsageError
-from ..plain import json_text
+from ..plain import json_text, say
 from .console import wide
 
 teachers_cli = typer.Typer(no_args_is_help=True, help="The teachers, side by side.")
@@ -106,7 +106,7 @@ def weigh(
     else:
         _print_weights(report)
     if write is not None:
-        typer.echo(f"family {write} added to {workspace.PARAMS}: `dvc exp run -S family={write}`", err=as_json)
+        say(f"family {write} added to {workspace.PARAMS}: `dvc exp run -S family={write}`", err=as_json)
 
 
 def _print_weights(report: dict[str, Any]) -> None:

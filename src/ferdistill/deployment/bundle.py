@@ -98,6 +98,7 @@ def write(
             "task": task.model_dump(mode="json"),
             "classes": config["classes"],
             "image": config["image"],
+            "crop": {"margin": settings.margin},
             "t_star": student.t_star,
             "thresholds": {"confidence": settings.confidence},
             "variants": variants,

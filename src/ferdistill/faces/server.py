@@ -21,13 +21,10 @@ PAGE = ("app.js", "box.js", "detector.js", "index.html", "model.js", "pixels.js"
 SAMPLES = ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise")
 # What `make web` puts into web/vendor; web/build.py says from where.
 VENDOR = (
-    "blazeface.bin",
-    "blazeface.json",
-    "human.esm.js",
+    "full_range.onnx",
     "ort-wasm-simd-threaded.mjs",
     "ort-wasm-simd-threaded.wasm",
     "ort.wasm.min.mjs",
-    "tfjs-backend-wasm-simd.wasm",
 )
 
 # Each has a thread and a file of the system's, which it may allow 64. A browser opens six to a page at most.
@@ -38,7 +35,6 @@ LOOPBACK_NAMES = frozenset({HOST, "localhost"})
 
 # Not from `mimetypes`: that reads the system's tables, and some give .mjs or .wasm a type that browsers refuse.
 MEDIA_TYPES = {
-    ".bin": "application/octet-stream",
     ".css": "text/css; charset=utf-8",
     ".html": "text/html; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",

@@ -14,6 +14,8 @@ from .session import open_session, run
 SCHEMA_VERSION = 2
 # What a bundle that names no task of its own classifies; `detector` is the room whose detector belongs in front of it.
 TASK = {"thing": "image", "things": "images", "label": "class", "labels": "classes", "detector": None}
+# What is taken around what a detector found, as a share of its side on each side, where a bundle does not say.
+CROP = {"margin": 0.07}
 CONFIDENCE = 0.5  # below which there is no label, where the bundle does not say
 TOLERANCE = 1e-3  # of the sum of an answer's probabilities; float32 and int8 networks keep within 1e-5
 MAX_SIZE = 1024  # pixels of a side, as in params.yaml
@@ -38,6 +40,7 @@ ENTRIES: dict[str, Callable[[Any], bool]] = {
     "classes": lambda value: (
         isinstance(value, list) and all(isinstance(name, str) for name in value) and 2 <= len(set(value)) == len(value)
     ),
+    "crop": lambda value: isinstance(value, dict) and all(map(_is_number, value.values())),
     "files": _are_texts,
     "image": lambda value: (
         isinstance(value, dict)
@@ -53,7 +56,7 @@ ENTRIES: dict[str, Callable[[Any], bool]] = {
 
 
 def read_bundle(directory: Path) -> dict[str, Any]:
-    """Check a bundle and read its bundle.json, whose `task` is filled up from `TASK`.
+    """Check a bundle and read its bundle.json, whose `task` and `crop` are filled up from `TASK` and `CROP`.
 
     Raises UsageError if there is no bundle, or one of its files is missing; CheckError if a file is not the one that
     bundle.json describes, a model names a file that it does not list, or another release wrote the bundle.
@@ -66,7 +69,7 @@ def read_bundle(directory: Path) -> dict[str, Any]:
             expected="a directory with bundle.json, as the stage `export` writes it",
             hint="give the directory of a bundle; in a checkout, `dvc repro` or `dvc pull` brings models/bundle",
         )
-    info = {"task": {}} | read_json(description, hint=RECOPY)
+    info = {"task": {}, "crop": {}} | read_json(description, hint=RECOPY)
     version = [("schema version", SCHEMA_VERSION, info.get("schema_version"))]
     hint = "use the release of ferdistill that wrote it, or export again"
     require_same(version, "a bundle of another release", where=str(description), hint=hint)
@@ -88,7 +91,7 @@ def read_bundle(directory: Path) -> dict[str, Any]:
         require_same(digest, what, where=f"{file}, against bundle.json", hint=RECOPY)
     for name in info["variants"].values():
         require_modest(directory / name, beside=info["files"])
-    return info | {"task": TASK | info["task"]}
+    return info | {"task": TASK | info["task"], "crop": CROP | info["crop"]}
 
 
 class Classifier:

@@ -57,7 +57,7 @@ async function readOnce() {
       showNothing(`No ${task().thing} found. Move the box over one by hand.`);
       return;
     }
-    box = around(found[0], picture);
+    box = around(found[0], picture, model.info.crop.margin);
     if (found.length > 1) note = `${found.length} ${task().things}; the largest is read.`;
   }
   showBox(false);
@@ -407,7 +407,7 @@ async function findFaces() {
     detect = await (await import("./detector.js")).loadDetector();
     element("automatic").disabled = false;
     element("automatic").checked = true;
-    element("detector").textContent = "BlazeFace, in the page";
+    element("detector").textContent = "MediaPipe's full-range detector, in the page";
   } catch (error) {
     element("detector").textContent = `not available here (${error.message}): place the box by hand`;
   }

@@ -1,9 +1,5 @@
 // What of a picture is read, in its whole pixels: {left, top, width, height}. A square, unless it is the whole picture.
 
-// Where a training image lies around the detector's box, as the median over rendered faces put into larger pictures:
-// its side as a share of the box's, and how much higher its centre is, as a share of the box's height.
-const MARGIN = 0.9;
-const RAISE = 0.09;
 const SMALLEST = 8;
 
 /** The whole picture. */
@@ -29,11 +25,11 @@ export function inside({ left, top, side }, { width, height }) {
   return { left: clamp(left, width), top: clamp(top, height), width: fitting, height: fitting };
 }
 
-/** The square around a detected face, cropped as the training images are. */
-export function around(face, picture) {
-  const side = Math.max(face.width, face.height) * MARGIN;
+/** The square around a detected face, wider on each side by `margin` of its own. */
+export function around(face, picture, margin) {
+  const side = Math.max(face.width, face.height) * (1 + 2 * margin);
   const left = face.left + (face.width - side) / 2;
-  const top = face.top + (face.height - side) / 2 - RAISE * face.height;
+  const top = face.top + (face.height - side) / 2;
   return inside({ left, top, side }, picture);
 }
 

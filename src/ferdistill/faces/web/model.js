@@ -3,8 +3,10 @@
 import * as ort from "./vendor/ort.wasm.min.mjs";
 
 const SCHEMA_VERSION = 2;
-// As in the classifier: what a bundle that names no task classifies, and how far its probabilities may be from 1.
+// As in the classifier: what a bundle that names no task classifies, what one that names no crop takes around what was
+// found, and how far its probabilities may be from 1.
 const TASK = { thing: "image", things: "images", label: "class", labels: "classes", detector: null };
+const CROP = { margin: 0.07 };
 const TOLERANCE = 1e-3;
 
 /** A stop that the page shows as it stands. */
@@ -12,7 +14,7 @@ export class BundleError extends Error {}
 
 /**
  * @typedef {object} Model
- * @property {object} info - What bundle.json holds, its `task` filled up.
+ * @property {object} info - What bundle.json holds, its `task` and `crop` filled up.
  * @property {string} sha256 - Of model.onnx, in hex.
  * @property {(pixels: Uint8Array) => Promise<Float32Array>} predict - Calibrated probabilities of one image,
  *   size x size x channels, in the order of `info.classes`.
@@ -25,6 +27,7 @@ export class BundleError extends Error {}
 export async function loadModel() {
   const info = await (await get("bundle/bundle.json")).json();
   info.task = { ...TASK, ...info.task };
+  info.crop = { ...CROP, ...info.crop };
   if (info.schema_version !== SCHEMA_VERSION) {
     throw new BundleError(
       `This bundle has schema version ${info.schema_version}, and the page reads ${SCHEMA_VERSION}. ` +
