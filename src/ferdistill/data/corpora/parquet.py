@@ -1,4 +1,4 @@
-"""Parquet tables of images, as those of Hugging Face's data sets: an image a row, its bytes in the table.
+"""Parquet tables of images, as the library `datasets` writes them: an image a row, its bytes in the table.
 
 A column of labels is of text or of whole numbers, which the table's own schema may name (a `ClassLabel`).
 `train-00000-of-00002.parquet`, or a folder `train`, is an official part.
@@ -112,7 +112,7 @@ def _holds_images(schema: pa.Schema, column: str) -> bool:
 
 
 def class_names(schema: pa.Schema, column: str) -> list[str]:
-    """The names of a column's whole numbers, as Hugging Face's `datasets` write them into a table; none where not."""
+    """The names of a column's whole numbers, as `datasets` writes them into a table; none where it has not."""
     try:
         described = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"][column]
         names = described["names"] if described["_type"] == "ClassLabel" else []
