@@ -228,7 +228,6 @@ def test_memory_that_ends_in_the_middle_of_training_is_said_and_the_next_run_goe
         resource.prlimit(stage.pid, resource.RLIMIT_DATA, (1 << 20, 1 << 20))
         assert process.wait(300)
     assert "there is no memory left" in log.read_text() and "Traceback" not in log.read_text(), log.read_text()
-    assert all((project / out["path"]).exists() for out in before["student"])
     assert "goes on after epoch" in run(project, *command).stderr
     assert outs(project) == before
 

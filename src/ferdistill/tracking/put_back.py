@@ -20,7 +20,9 @@ def put_back(stage: str) -> None:
     outs = [out["path"] for out in stages.get(stage, {}).get("outs", [])]
     if not outs:
         return
-    with contextlib.suppress(FerdistillError):
+    with contextlib.suppress(FerdistillError, OSError):
         git("checkout-index", "--force", "-z", "--stdin", stdin=git("ls-files", "-z", "--", *outs))
-    if not all(map(os.path.lexists, outs)):
-        subprocess.run([sys.executable, "-m", "dvc", "checkout", "--quiet", stage], capture_output=True, check=False)
+        if not all(map(os.path.lexists, outs)):
+            subprocess.run(
+                [sys.executable, "-m", "dvc", "checkout", "--quiet", stage], capture_output=True, check=False
+            )
