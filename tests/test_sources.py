@@ -48,7 +48,7 @@ def decodable(root, records):
 
 
 def test_every_adapter_has_the_contract():
-    assert len(adapters()) == 15
+    assert len(adapters()) == 16
     for name in adapters():
         module = importlib.import_module(adapters()[name])
         assert issubclass(module.Options, sources.Options) and callable(module.rows)
