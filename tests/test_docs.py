@@ -58,6 +58,7 @@ PAGES = sorted(
 NOT_RUN = {
     "bench": "measures time on an exported bundle",
     "corpus witness": "needs public networks",
+    "crops check": "needs an exported bundle and crops",
     "detector fetch": "needs npm",
     "predict": "needs an exported bundle and pictures",
     "pretrain": "trains for minutes",

@@ -16,7 +16,7 @@ from .commands.repro import repro
 from .commands.score import score
 from .commands.study import study_cli
 from .commands.teachers import teachers_cli
-from .faces.commands import detector_cli, fetch_teachers, pretrain, serve, watch, witness
+from .faces.commands import crops_cli, detector_cli, fetch_teachers, pretrain, serve, watch, witness
 from .output import one_message
 
 cli = typer.Typer(
@@ -26,7 +26,7 @@ cli = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-groups = {"align": align_cli, "corpus": corpus_cli, "data": data_cli, "detector": detector_cli}
+groups = {"align": align_cli, "corpus": corpus_cli, "crops": crops_cli, "data": data_cli, "detector": detector_cli}
 groups |= {"index": index_cli, "study": study_cli, "teachers": teachers_cli}
 for name, group in groups.items():
     cli.add_typer(group, name=name)

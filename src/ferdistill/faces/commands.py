@@ -401,3 +401,48 @@ def fetch_detector(
         print(json.dumps(facts, indent=2))
     else:
         print(f"{facts['file']}: {facts['source']}; {facts['licence']}; {facts['package']['name']}")
+
+
+crops_cli = typer.Typer(no_args_is_help=True, help="Crops of faces, as a bundle expects them.")
+
+
+@crops_cli.callback()
+def crops() -> None:
+    """Keep `check` a command of its own."""
+
+
+@crops_cli.command("check")
+def check_crops(
+    sources: Annotated[list[str], typer.Argument(metavar="IMAGE|DIR|GLOB...", help="Crops: 200 or more are best.")],
+    bundle: options.Bundle = workspace.BUNDLE,
+    threads: options.Threads = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
+) -> None:
+    """Say whether crops are cut as those that the bundle was trained on: margin, roll, order of channels, scale.
+
+    Goes by how the bundle's answers change when a crop is moved a little, beside those for crops of the corpus of
+    params.yaml, splits val and calib. No label is needed. Exit code 1 if they are cut otherwise. Examples:
+
+        ferdistill crops check mine/
+
+        ferdistill crops check 'mine/*.png' --bundle models/bundle --json
+    """
+    opencv(threads)
+    from ..runtime import pictures
+    from ..runtime.classifier import Classifier
+    from . import crops as library
+
+    settings = params.load()
+    classifier = Classifier(bundle, threads, "cpu")
+    theirs = [pictures.read(file) for file in pictures.find(sources)]
+    reference = library.Reference(classifier, *library.crops_of_corpus(settings, workspace.corpus(settings.corpus)))
+    report = library.check(reference, theirs)
+    if as_json:
+        print(json.dumps(report, indent=2, allow_nan=False))
+    else:
+        verdict = "cut as the training images" if report["sound"] else f"not so: {report['fault'] or 'in another way'}"
+        print(
+            f"{report['crops']} crops, {verdict} (distance {report['distance']:.2f}, up to {report['threshold']:.2f})"
+        )
+    if not report["sound"]:
+        raise typer.Exit(1)
