@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from .. import params, workspace
+from .. import workspace
 from ..errors import UsageError
 from .console import wide
 
@@ -41,6 +41,7 @@ def diversity(
 
         ferdistill teachers diversity --out diversity.png
     """
+    from .. import params
     from ..data import index
     from ..evaluation import diversity as library
     from ..evaluation import plots
