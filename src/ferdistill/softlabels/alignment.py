@@ -93,7 +93,7 @@ def gate(
                 soft = foreign.read_any(path) if soft.manifest else soft
                 held = holding.hold(soft, images())
                 problems += _check_parts(soft, images(), described, classes, held, keyless)
-        summary = {"dir": soft.directory.as_posix()}
+        summary: dict[str, Any] = {"dir": soft.directory.as_posix()}
         summary |= {name: getattr(soft, name) for name in ("teacher", "kind", "kind_from", "temperature")}
         checkpoint = soft.manifest.get("checkpoint_sha256") if soft.manifest else None
         summary |= {"checkpoint_sha256": checkpoint, "values_sha256": soft.values_sha256}

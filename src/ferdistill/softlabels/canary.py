@@ -72,8 +72,9 @@ def examine(
           would give; and the chance of a shuffle that agrees as well (normal approximation, never 0).
         - `shift`: None, or `kind` ("dropped", "doubled", "rotated", "swapped", "moved", "several", "unrelated",
           "order", "columns", "length", "teachers") with `rows` (how many were lost or doubled, or came round),
-          `order` (its name), `columns` (column j holds class `columns[j]`) where they apply, and `segments` of
-          {start, stop, shift}: there, row i belongs to index row i + shift (None: to none found).
+          `order` (its name), `doubtful` (how many rows an order which the labels cannot tell from it puts elsewhere),
+          `columns` (column j holds class `columns[j]`) where they apply, and `segments` of {start, stop, shift}:
+          there, row i belongs to index row i + shift (None: to none found).
         - `slip_row`, `slip_interval`: the first row that is out of step, and the least and greatest row where it
           may be, with 99 % credibility; between teachers it holds the row in some 85 of 100 cases.
         - `evidence`: `log_likelihood_ratio` of what was found over being in step, and the `threshold`, in nats.
@@ -167,7 +168,12 @@ def _look(
     if rotated:
         shift = {"kind": "rotated", "rows": rotated[0][1], **_listed(segments)}
     if order is not None:
-        shift, why = {"kind": "order", "order": order}, f"the rows are in another order: {order}"
+        differing = [orders[other] != orders[order] for other in unresolved]
+        doubtful = int(np.any(differing, axis=0).sum()) if differing else 0
+        shift = {"kind": "order", "order": order, "doubtful": doubtful}
+        why = f"the rows are in another order: {order}" + (
+            f"; or, as the labels cannot tell, {', '.join(unresolved)}" if doubtful else ""
+        )
     elif columns is not None:
         shift, why = {"kind": "columns", "columns": columns}, "the columns are not the classes in the index's order"
     elif shift is not None:
@@ -282,9 +288,10 @@ def remedy(shift: Mapping[str, Any] | None, soft: SoftLabels, images: Labelled) 
             "the paths beside the values seem to be those of other rows: find out where the two parted (an image "
             "skipped, a list sorted, rows shuffled), and export both anew in one pass"
         )
-    if shift["kind"] in EXACT:
+    doubtful = shift.get("doubtful", 0)
+    if shift["kind"] in EXACT and not doubtful:
         return f"{images.repair_command(soft.directory)} puts them in order"
-    if shift["kind"] in UP_TO_A_FEW:
+    if shift["kind"] in UP_TO_A_FEW or 0 < doubtful < (1 - ADEQUATE) * len(images.paths):
         return (
             f"find out what the exporter did there and export anew with a path for each row; or "
             f"{images.repair_command(soft.directory, '--drop-unmatched')} keeps the rows whose image is certain, and "

@@ -79,8 +79,8 @@ class Labelled:
 
 def of_index(index: "Index") -> Labelled:
     """An index of ours; its splits are those that have a row."""
-    columns = [index.rows[name].to_numpy(object) for name in ("path", "label", "split")]
-    return Labelled(*columns, index.description["classes"], "the index", None, index.digest)
+    paths, labels, splits = (index.rows[name].to_numpy(object) for name in ("path", "label", "split"))
+    return Labelled(paths, labels, splits, index.description["classes"], "the index", None, index.digest)
 
 
 def read(file: Path, classes: Sequence[str] | None = None) -> Labelled:

@@ -6,6 +6,7 @@ NumPy alone is needed. An array may be larger than memory: it stays on the disk,
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from mmap import mmap
 from pathlib import Path
 from typing import Any
 
@@ -105,11 +106,18 @@ class SoftLabels:
 
 def blocks(array: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
     """An array (N, K) in blocks of rows, each as float32; what that cannot hold is an infinity."""
-    height = max(1, BLOCK // max(1, array.shape[1]))
+    height, width = max(1, BLOCK // max(1, array.shape[1])), array.shape[1] * array.itemsize
+    # Pages of a map that were touched count as memory of this process, so a file is read instead.
+    on_disk = isinstance(array, np.memmap) and isinstance(array.base, mmap) and array.flags.c_contiguous
     for start in range(0, len(array), height):
         place = slice(start, min(start + height, len(array)))
+        if on_disk:
+            offset, shape = array.offset + start * width, (place.stop - start, array.shape[1])
+            block = np.fromfile(array.filename, array.dtype, shape[0] * shape[1], offset=offset).reshape(shape)
+        else:
+            block = array[place]
         with np.errstate(over="ignore"):
-            yield place, np.ascontiguousarray(array[place], np.float32)
+            yield place, np.ascontiguousarray(block, np.float32)
 
 
 def see(array: np.ndarray, digest: "hashlib._Hash") -> Values:
