@@ -64,9 +64,7 @@ def check(
     Reads .npy, .npz, .csv, .parquet and .pt, directories of them, and our own stores. Nothing is truncated, repaired or
     unpickled. Exits with 1 on any problem. Rows are counted from 0. More: docs/alignment.md. Examples:
 
-        ferdistill align check resnet.npy vit.npz --labels labels.csv
-
-        ferdistill align check train_probs.npy --labels labels.csv --classes angry,happy,sad --json
+        ferdistill align check P.npy Q.npz --labels labels.csv
 
         ferdistill align check  # every teacher's, against the index of params.yaml
 
@@ -148,9 +146,9 @@ def repair(
     orders, to the row; after a lost, doubled or moved row all but the few near it, with --drop-unmatched. FILE is left
     as it is. What was moved or left out, and how that is known, is in the new manifest, under `provenance`. Examples:
 
-        ferdistill align repair resnet.npy --labels labels.csv --out resnet.repaired.npz
+        ferdistill align repair P.npy --labels labels.csv --out P.repaired.npz
 
-        ferdistill align repair vit.npz --labels labels.csv --drop-unmatched --out vit.repaired.npz
+        ferdistill align repair Q.npz --labels labels.csv --drop-unmatched --out Q.repaired.npz
 
         ferdistill align repair old/resnet18 --index data/index/ixNextAffFull.csv --out data/softlabels/resnet18_fixed
     """

@@ -139,7 +139,7 @@ def _classes(labels: np.ndarray, declared: Any, given: Sequence[str] | None, bes
     """The classes, and how they are known."""
     if declared is not None:
         if not isinstance(declared, list) or not all(isinstance(name, str) for name in declared):
-            raise CheckError("classes that are no list of text", where=str(beside), expected='["angry", "happy", …]')
+            raise CheckError("classes that are no list of text", where=str(beside), expected='["cat", "dog", …]')
         if given is not None and list(given) != declared:
             raise UsageError(
                 f"other classes than those beside the labels: {', '.join(given)}",

@@ -108,12 +108,13 @@ def blocks(array: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
     """An array (N, K) in blocks of rows, each as float32; what that cannot hold is an infinity."""
     height, width = max(1, BLOCK // max(1, array.shape[1])), array.shape[1] * array.itemsize
     # Pages of a map that were touched count as memory of this process, so a file is read instead.
-    on_disk = isinstance(array, np.memmap) and isinstance(array.base, mmap) and array.flags.c_contiguous
+    mapped = array if isinstance(array, np.memmap) and isinstance(array.base, mmap) else None
     for start in range(0, len(array), height):
         place = slice(start, min(start + height, len(array)))
-        if on_disk:
-            offset, shape = array.offset + start * width, (place.stop - start, array.shape[1])
-            block = np.fromfile(array.filename, array.dtype, shape[0] * shape[1], offset=offset).reshape(shape)
+        if mapped is not None and array.flags.c_contiguous and mapped.filename:
+            shape = place.stop - start, array.shape[1]
+            offset = mapped.offset + start * width
+            block = np.fromfile(mapped.filename, array.dtype, shape[0] * shape[1], offset=offset).reshape(shape)
         else:
             block = array[place]
         with np.errstate(over="ignore"):

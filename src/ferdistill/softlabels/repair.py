@@ -128,10 +128,6 @@ def repair(
     values = rows.array[order][:, order_of_classes]
     _check_values(soft, values, rows, order)
     examined = _examine(path, np.argsort(order_of_classes)[rows.arg_max[order]], at, images)
-    filed = rows.filed
-    groups = [kept[filed[kept] == name] for name in dict.fromkeys(filed[kept].tolist())]
-    splits = images.splits
-    refiled = 0 if splits is None else int(((filed[order] != "") & (filed[order] != splits[at])).sum())
     provenance = {
         "directory": path.resolve().name,
         "files": {file.name: sha256_file(file) for file in _files(path)},
@@ -139,11 +135,7 @@ def repair(
         "kind_from": soft.kind_from,
         "temperature": soft.temperature,
         "classes": soft.classes,
-        "rows": len(rows.at),
-        "moved": sum(int((rows.at[group] != np.sort(rows.at[group])).sum()) for group in groups),
-        "refiled": refiled,
-        "doubled": [rows.names[row] for row in np.flatnonzero(copies & (rows.at >= 0)).tolist()],
-        "left_out": [rows.names[row] for row in np.flatnonzero(rows.at < 0).tolist()],
+        **_moves(rows, kept, order, copies, images),
         "unlabelled": missing,
         "placed": rows.facts,
         "canary": {name: examined[name] for name in ("verdict", "why", "agreement", "chance")},
@@ -151,6 +143,20 @@ def repair(
     if out.suffix == FORM:
         return _write_npz(out, soft, images, at, values, provenance)
     return _write_store(out, soft, against, values, provenance)
+
+
+def _moves(rows: Rows, kept: np.ndarray, order: np.ndarray, copies: np.ndarray, images: Labelled) -> dict[str, Any]:
+    """What became of the rows: `kept` in the files' order, `order` in that of the labels."""
+    filed, splits = rows.filed, images.splits
+    groups = [rows.at[kept[filed[kept] == name]] for name in dict.fromkeys(filed[kept].tolist())]
+    elsewhere = splits is not None and (filed[order] != "") & (filed[order] != splits[rows.at[order]])
+    return {
+        "rows": len(rows.at),
+        "moved": sum(int((places != np.sort(places)).sum()) for places in groups),
+        "refiled": int(np.sum(elsewhere)),
+        "doubled": [rows.names[row] for row in np.flatnonzero(copies & (rows.at >= 0)).tolist()],
+        "left_out": [rows.names[row] for row in np.flatnonzero(rows.at < 0).tolist()],
+    }
 
 
 def _require_new(path: Path, out: Path) -> None:

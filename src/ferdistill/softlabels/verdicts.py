@@ -85,16 +85,12 @@ def _verdict(report: dict[str, Any], path: str) -> dict[str, Any]:
     results = [found for found in report.get("canary", {}).get("results", []) if found["dir"] == path]
     told = [f"{found['split'] or 'all'} {found['agreement']:.1%}" for found in results]
     if problems:
-        first = problems[0]
-        verdict = CANNOT_TELL if {problem["kind"] for problem in problems} == {"keys"} else OUT_OF_STEP
-        found = [found["why"] for found in results if first["kind"] == "values" and found["split"] == first["split"]]
-        command = next((COMMAND.findall(str(problem["hint"])) for problem in problems), [])
-        return {
-            "dir": path,
-            "verdict": verdict,
-            "why": (found or [WORDS[first["kind"]]])[0],
-            "mend": (command or [None])[0],
-        }
+        first, kinds = problems[0], {problem["kind"] for problem in problems}
+        seen = [found["why"] for found in results if found["split"] == first["split"] and found["verdict"] != "aligned"]
+        commands = [command for problem in problems for command in COMMAND.findall(str(problem["hint"]))]
+        mend = commands[0] if commands and kinds <= REPAIRABLE else None
+        why = seen[0] if seen and kinds <= {"values", "keys"} else WORDS[first["kind"]]
+        return {"dir": path, "verdict": CANNOT_TELL if kinds == {"keys"} else OUT_OF_STEP, "why": why, "mend": mend}
     soft = next(soft for soft in report["soft_labels"] if soft["dir"] == path)
     keys = "every path in its row" if all(held["paths"] for held in soft.get("held", [])) else ""
     sure = all(found["verdict"] == "aligned" for found in results)
@@ -103,6 +99,7 @@ def _verdict(report: dict[str, Any], path: str) -> dict[str, Any]:
     return {"dir": path, "verdict": IN_STEP, "why": why, "mend": None}
 
 
+REPAIRABLE = {"classes", "duplicate", "extra", "length", "missing", "order", "split", "values"}
 WORDS = {
     "classes": "the columns are not these classes in this order",
     "temperature": "the values were softened",
