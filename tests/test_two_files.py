@@ -115,10 +115,10 @@ def test_numbers_as_labels_sort_as_numbers(folder):
     assert labelled.read(Path("labels.csv")).classes == [str(number) for number in range(11)]
 
 
-def test_a_lost_row_is_told_with_its_path_and_repaired_up_to_it_if_asked_for(folder):
+@pytest.mark.parametrize("lost", [0, 700, 1493])
+def test_a_lost_row_is_told_with_its_path_and_repaired_up_to_it_if_asked_for(folder, lost):
     pair = damage.draw(2, 1500)
     write_labels(pair)
-    lost = 700
     np.save("P.npy", np.delete(pair.values[0], lost, axis=0))
     report, code = checked("P.npy", "--labels", "labels.csv")
     (problem,) = report["problems"]
@@ -133,6 +133,40 @@ def test_a_lost_row_is_told_with_its_path_and_repaired_up_to_it_if_asked_for(fol
         at = np.searchsorted(pair.paths, made["paths"])
         assert np.array_equal(made[next(iter(made))], pair.values[0][at])
         assert len(at) + len(without) == len(pair.paths)
+
+
+def test_a_block_that_moved_is_repaired_but_for_the_rows_near_its_edges(folder):
+    pair = damage.draw(10, 1500)
+    write_labels(pair)
+    rest = np.delete(np.arange(1500), slice(300, 500))
+    order = np.concatenate([rest[:900], np.arange(300, 500), rest[900:]])
+    np.save("P.npy", pair.values[0][order])
+    np.savez("Q.npz", **damage.kind(pair.values[0][order]), paths=pair.paths[order])
+    report, _ = checked("P.npy", "--labels", "labels.csv")
+    assert run(*shlex.split(report["verdicts"][0]["mend"])[2:]).exit_code == 0
+    with np.load("P.repaired.npz") as made:
+        at = np.searchsorted(pair.paths, made["paths"])
+        assert 1350 < len(at) < 1500 and np.array_equal(made[next(iter(made))], pair.values[0][at])
+    (problem,) = checked("Q.npz", "--labels", "labels.csv")[0]["problems"]
+    assert problem["hint"].startswith("blocks of rows have moved: 300 to 899, 900 to 1099")
+
+
+def test_columns_that_are_not_sorted_are_told_with_the_option_that_names_them(folder):
+    pair = damage.draw(11, 1500)
+    write_labels(pair)
+    np.save("P.npy", pair.values[0][:, ::-1])
+    (problem,) = checked("P.npy", "--labels", "labels.csv")[0]["problems"]
+    option = ",".join(CLASSES[::-1])
+    assert f"--classes {option}" in problem["hint"]
+    assert checked("P.npy", "--labels", "labels.csv", "--classes", option)[1] == 0
+
+
+def test_a_rotation_by_a_row_or_two_is_told_as_one_of_two_things(folder):
+    pair = damage.draw(12, 1500)
+    write_labels(pair)
+    np.save("P.npy", np.roll(pair.values[0], 1, axis=0))
+    (problem,) = checked("P.npy", "--labels", "labels.csv")[0]["problems"]
+    assert "rotated by 1, as np.roll does" in problem["found"] and "--drop-unmatched" in problem["hint"]
 
 
 def test_soft_labels_of_train_alone_are_checked_as_such(folder):

@@ -23,7 +23,7 @@ from ..errors import CheckError
 from ..progress import track
 from . import foreign, holding, labelled, orders, pairing
 from .holding import Held
-from .labelled import Labelled
+from .labelled import SORTED, Labelled
 from .pairing import SIGNIFICANCE, USEFUL, Segment
 from .parts import SoftLabels
 
@@ -178,6 +178,9 @@ def _look(
         shift, why = {"kind": "columns", "columns": columns}, "the columns are not the classes in the index's order"
     elif shift is not None:
         why = _sentence(shift)
+        at_start = shift["kind"] in ("dropped", "doubled") and slip["slip_interval"][0] <= shift["rows"]
+        if rows == index_rows and at_start:
+            why += f", or all are rotated by {shift['rows']}, as np.roll does"
     elif pairing.at_chance(predictions[:shared], labels[:shared]):
         shift, segments = {"kind": "unrelated"}, [(0, rows, None)]
         why = f"the agreement is chance: shuffled, of other images, or of a teacher below {USEFUL:.0%} accuracy"
@@ -282,6 +285,8 @@ def remedy(shift: Mapping[str, Any] | None, soft: SoftLabels, images: Labelled) 
         if soft.classes is not None:
             return f"{look}: what the files name {', '.join(classes)} seems to be {order}; correct the names"
         option = ",".join(classes[column] for column in columns)
+        if images.classes_from.startswith(SORTED):
+            look += f", or are {order} rather than sorted: then say so with --classes {option}"
         return f"{look}; if so, {images.repair_command(soft.directory, '--columns', option)} puts them in order"
     if soft.keyed:
         return (

@@ -35,8 +35,9 @@ def hold(soft: SoftLabels, images: Labelled) -> list[Held]:
     held = []
     for name, part in soft.parts.items():
         at = places.get(name)
-        # A file of one name, such as resnet_probs.npy, need not name a split.
-        silent = name == "" or (soft.file and len(soft.parts) == 1 and name not in images.names)
+        # One file, such as resnet_probs.npy, need not name a split.
+        one_name = len(soft.parts) == 1 and (soft.file or images.splits is None)
+        silent = name == "" or (one_name and name not in images.names)
         if not silent and name not in images.names:
             held.append(
                 Held(part, name, (name,), np.arange(0), None if at is None else np.full(len(at), -1), rule, None, True)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 NEEDED = ("path", "label")
 USUAL = ["train", "val", "calib", "test"]  # splits, in the order in which they are told
 BY_OPTION = "named by --classes"
+SORTED = "the labels that occur, sorted"
 SAMPLE = 5  # of unknown names, shown
 
 
@@ -152,7 +153,7 @@ def _classes(labels: np.ndarray, declared: Any, given: Sequence[str] | None, bes
         return list(given), BY_OPTION
     names = set(labels.tolist())
     whole = all(name.isascii() and name.isdecimal() for name in names)
-    told = f"the labels that occur, sorted {'as numbers' if whole else 'by name'}; --classes names others"
+    told = f"{SORTED} {'as numbers' if whole else 'by name'}; --classes names others"
     return sorted(names, key=int) if whole else sorted(names), told
 
 

@@ -231,13 +231,14 @@ def _placed(
     if shift["kind"] not in canary.UP_TO_A_FEW:
         return nowhere
     segments = [(one["start"], one["stop"], one["shift"]) for one in shift["segments"]]
+    certain = pairing.changes(predictions, labels, segments, classes, classes, 1 - pairing.ALPHA)
+    steps = [step for *_, step in segments] if segments[0][2] == 0 else [0, *(step for *_, step in segments)]
+    starts, stops = [0, *(high for *_, high in certain)], [*(low for _, low, _ in certain), len(rows)]
     at = nowhere
-    for start, stop, step in segments:
+    for start, stop, step in zip(starts, stops, steps, strict=True):
         if step is not None:
             at[start:stop] = rows[start:stop] + step
-    for _, low, high in pairing.changes(predictions, labels, segments, classes, classes, 1 - pairing.ALPHA):
-        at[low:high] = -1
-    at[at >= len(labels)] = -1
+    at[(at < 0) | (at >= len(labels))] = -1
     claims = np.bincount(at[at >= 0], minlength=len(labels))
     at[(at >= 0) & (claims[at] > 1)] = -1
     return at
