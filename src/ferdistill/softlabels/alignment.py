@@ -377,14 +377,8 @@ def _compare_paths(
         belongs = expected[np.sort(at[known])[np.searchsorted(known, row)]]
         ranks = np.argsort(np.argsort(at[known]))
         if len(known) == len(expected):
-            hint = f"{orders.described(ranks, _known(held, images))}; {hint}"
+            hint = f"{orders.described(ranks, images.sort_orders(held.positions))}; {hint}"
         yield note("order", row, belongs, paths[row], hint)
-
-
-def _known(held: Held, images: Labelled) -> dict[str, np.ndarray]:
-    rows = held.positions
-    splits = None if images.splits is None else images.splits[rows]
-    return orders.sort_orders(images.paths[rows], images.labels[rows], splits)
 
 
 def _check_places(

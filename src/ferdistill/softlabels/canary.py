@@ -21,7 +21,7 @@ import numpy as np
 
 from ..errors import CheckError
 from ..progress import track
-from . import foreign, holding, labelled, orders, pairing
+from . import foreign, holding, labelled, pairing
 from .holding import Held
 from .labelled import SORTED, Labelled
 from .pairing import SIGNIFICANCE, USEFUL, Segment
@@ -53,7 +53,7 @@ def examine(
     labels : (M,)
         Those of the index in its order, in 0..K-1.
     orders : {name: (M,)}
-        Other orders in which the rows may have been written, as positions in the index; see `sort_orders`.
+        Other orders in which the rows may have been written, as positions in the index; see `orders.sort_orders`.
     others : (M, K) each
         Soft labels of other teachers. Teachers share errors, so they see slips that the labels cannot (inside a
         long run of one label). In step with one another, they may still all be out of step with the index.
@@ -241,7 +241,7 @@ def compare(sets: Sequence[tuple[SoftLabels, list[Held]]], images: Labelled) -> 
     for splits in track(sorted(groups, key=lambda of: [images.names.index(name) for name in of]), "canary"):
         members, classes = groups[splits], len(images.classes)
         rows = members[0][1].positions
-        labels, known = images.codes[rows], sort_orders(images, rows)
+        labels, known = images.codes[rows], images.sort_orders(rows)
 
         def alone(predictions: np.ndarray, labels: np.ndarray = labels, known: Any = known) -> dict[str, Any]:
             return judge(predictions, labels, len(images.classes), known)
@@ -264,12 +264,6 @@ def compare(sets: Sequence[tuple[SoftLabels, list[Held]]], images: Labelled) -> 
             facts = {"slip_path": path, "hint": remedy(result["shift"], soft, images)}
             results.append({"dir": soft.directory.as_posix(), "split": held.split, **result, **facts})
     return results
-
-
-def sort_orders(images: Labelled, rows: np.ndarray) -> dict[str, np.ndarray]:
-    """The orders in which exporters write some rows of a table, as `orders.sort_orders`."""
-    splits = None if images.splits is None else images.splits[rows]
-    return orders.sort_orders(images.paths[rows], images.labels[rows], splits)
 
 
 def remedy(shift: Mapping[str, Any] | None, soft: SoftLabels, images: Labelled) -> str | None:

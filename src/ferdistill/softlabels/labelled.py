@@ -16,6 +16,7 @@ import numpy as np
 
 from ..errors import CheckError, UsageError, require_same
 from ..files import read_json, sha256, sha256_file
+from .orders import sort_orders
 from .probability_files import csv_blocks
 
 if TYPE_CHECKING:
@@ -61,6 +62,10 @@ class Labelled:
             named += ["--classes", ",".join(self.classes)]
         out = f"{path.stem}.repaired.npz" if path.is_file() else "NEW"
         return f"`{shlex.join(['ferdistill', 'align', 'repair', str(path), *named, *options, '--out', out])}`"
+
+    def sort_orders(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """The orders in which exporters write some rows of the table, as `orders.sort_orders`."""
+        return sort_orders(self.paths[rows], self.labels[rows], None if self.splits is None else self.splits[rows])
 
     def positions(self, split: str) -> np.ndarray:
         """Rows of one split, int64, ascending; all of them for ""."""

@@ -187,7 +187,7 @@ def _keyless(soft: SoftLabels, images: Labelled, drop: bool) -> Rows:
             row = int(one.part.finite.argmin())
             where, hint = f"{one.part.file}, row {row}", "export the soft labels anew"
             raise CheckError("soft labels that are not finite", where=where, hint=hint)
-        orders = canary.sort_orders(images, one.positions)
+        orders = images.sort_orders(one.positions)
         predictions, labels = places[one.part.arg_max], images.codes[one.positions]
         found, where = canary.judge(predictions, labels, len(images.classes), orders), str(one.part.file)
         place = _placed(found, predictions, labels, orders, len(images.classes))
@@ -340,7 +340,7 @@ def _check_values(soft: SoftLabels, values: np.ndarray, rows: Rows, order: np.nd
 
 def _examine(path: Path, predictions: np.ndarray, at: np.ndarray, images: Labelled) -> dict[str, Any]:
     """What the canary says of rows put in order; it must not find them out of step."""
-    orders = canary.sort_orders(images, at)
+    orders = images.sort_orders(at)
     examined = canary.judge(predictions, images.codes[at], len(images.classes), orders)
     if examined["shift"] is not None and examined["shift"]["kind"] != "unrelated":
         raise CheckError(
