@@ -43,6 +43,11 @@ def main(version: Annotated[bool, typer.Option("--version", help="Print the vers
         raise typer.Exit
 
 
+# What brings the packages that a command needs; `train` where nothing is said.
+EXTRAS = {"align": "align", "predict": "runtime", "watch": "runtime", "serve": "runtime", "bench": "runtime"}
+OF_ALIGN = {"pyarrow": "align,parquet", "pandas": "train", "pydantic": "train", "torch": "train"}
+
+
 def app() -> None:
     """The entry point: a known error prints its message and gives its exit code."""
     try:
@@ -50,3 +55,13 @@ def app() -> None:
     except FerdistillError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in ("", __package__):
+            raise
+        command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+        extra = EXTRAS.get(command, "train")
+        extra = OF_ALIGN.get(package, extra) if command == "align" else extra
+        needs = f"`ferdistill {command}` needs {package} here: pip install 'ferdistill[{extra}]'"
+        print(f"error: {needs}", file=sys.stderr)
+        sys.exit(2)

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import TextColumn
 from rich.table import Column, Table
 
-from .. import params, workspace
+from .. import workspace
 from ..errors import CheckError, UsageError
 from ..progress import bar
 from .console import wide
@@ -40,6 +40,7 @@ def misalignment(
 
         ferdistill study misalignment --dose 0 --dose 0.5 --seed 1337 --seed 2025
     """
+    from .. import params
     from ..study import misalignment as library
 
     settings = params.load()
@@ -93,6 +94,7 @@ def run(
 
         ferdistill study run --grid my_study.yaml --json
     """
+    from .. import params
     from ..study.grid import load
     from ..tracking import experiments
     from ..tracking import queue as library
@@ -146,6 +148,7 @@ def collect(
 
         ferdistill study collect --tz-offset 0 --rev main --out main.csv --json
     """
+    from .. import params
     from ..study import collect as library
     from ..tracking import experiments
 
@@ -171,6 +174,7 @@ def collect(
 
 def _table(named: Path | None) -> Path:
     """The table named, or the workspace's own."""
+    from .. import params
     from ..study import results
 
     if named is None:
@@ -305,6 +309,7 @@ def decide(
 
         ferdistill study decide --results other/results_summary.csv --json
     """
+    from .. import params
     from ..study import decision as library
     from ..study import results
 
@@ -349,6 +354,7 @@ def report(
 
         ferdistill study report --results other/results_summary.csv --out other/report.html --markdown other/report.md
     """
+    from .. import params
     from ..report import report as library
 
     written = library.make(_table(table), params.load(), out, markdown, replication=replication)

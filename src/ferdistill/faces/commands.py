@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .. import params, workspace
+from .. import workspace
 from ..commands import options
 from ..commands.predict import room_of
 from ..errors import UsageError
@@ -151,11 +151,13 @@ def opencv(threads: int | None) -> ModuleType:
     """OpenCV, which only the extra `runtime` brings."""
     try:
         import cv2
+    except ModuleNotFoundError:
+        raise  # the command line says what to install
     except ImportError as error:
         raise UsageError(
             f"OpenCV cannot be imported: {error}",
-            expected="opencv-python-headless 4",
-            hint="pip install 'ferdistill[runtime]'",
+            expected="opencv-python-headless 4, and the libraries that it loads",
+            hint="pip install --force-reinstall 'ferdistill[runtime]'",
         ) from None
     if threads is not None:
         cv2.setNumThreads(threads)
@@ -229,6 +231,8 @@ def pretrain(
 
         ferdistill pretrain student --epochs 3 --lr 6e-3
     """
+    from .. import params
+
     settings = params.load()
     recipes = {
         name: recipe
