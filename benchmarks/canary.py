@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import measure
 import numpy as np
-import pandas as pd
 from rich.console import Console
 from rich.table import Column, Table
 from scipy.special import softmax
@@ -21,6 +20,7 @@ from scipy.special import softmax
 from ferdistill.data.index import SPLITS
 from ferdistill.files import write_json
 from ferdistill.softlabels import canary
+from ferdistill.softlabels.orders import sort_orders
 
 EXAMPLES = """
   python benchmarks/canary.py                                 100 trials of each fault at 5,000 and 500 rows, minutes
@@ -117,9 +117,8 @@ def resorted(rng: np.random.Generator, rows: int) -> Case:
     case = intact(rng, rows)
     folders, joints, stems = ["fer", "Fer b", "raf"], ["/", "-", "."], ["Img", "img"]
     names = [(rng.choice(folders), rng.choice(joints), rng.choice(stems), row) for row in range(rows)]
-    frame = pd.DataFrame({"path": sorted("".join(map(str, name)) + ".png" for name in names)})
-    frame["split"], frame["label"] = rng.choice(SPLITS, rows), case.labels.astype(str)
-    orders = canary.sort_orders(frame)
+    paths = np.array(sorted("".join(map(str, name)) + ".png" for name in names), object)
+    orders = sort_orders(paths, case.labels.astype(str).astype(object), rng.choice(SPLITS, rows).astype(object))
     others = [name for name, order in orders.items() if (order != np.arange(rows)).any()]
     return Case(case.values[orders[str(rng.choice(others))]], case.labels, "order", None, orders)
 

@@ -48,6 +48,9 @@ def test_the_page_says_what_was_measured(every):
         ("index", ["--rows", "100", "--most", "5000"]),
         ("alignment", ["--rows", "1000", "--teachers", "1", "--repeats", "1"]),
         ("canary", ["--rows", "100", "--trials", "1"]),
+        ("damage", ["--rows", "500", "--seeds", "1", "--intact", "1"]),
+        ("keyless", ["--rows", "3000", "--teachers", "2"]),
+        ("keyless", ["--rows", "20000", "--teachers", "3", "--classes", "300"]),
         ("study_report", ["--runs", "30", "--images", "70"]),
     ],
 )

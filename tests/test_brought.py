@@ -18,7 +18,7 @@ from ferdistill.distill import losses, student, weights
 from ferdistill.errors import CheckError, UsageError
 from ferdistill.evaluation import diversity
 from ferdistill.files import read_json, write_json
-from ferdistill.softlabels import alignment, brought, canary, store, targets
+from ferdistill.softlabels import alignment, brought, canary, store, targets, verdicts
 from ferdistill.stages import softlabels as softlabels_stage
 from ferdistill.stages import targets as targets_stage
 from ferdistill.stages import teacher as teacher_stage
@@ -290,6 +290,7 @@ def test_tables_are_teachers_like_any_other(project, index):
     examined = canary.check(directories, index)["results"]
     rows = {(Path(found["dir"]).name.partition("_")[0], found["split"]): found["rows"] for found in examined}
     assert rows["some", "train"] == 40 and ("some", "val") not in rows and rows["whole", "train"] == 140
+    assert verdicts.check(directories, index, CLASSES)["canary"]["results"] == examined
     beside = diversity.of_split(settings, index, "test", 1.0)
     assert beside["n"] == 10 and beside["covered"] == {"whole": 28, "some": 10}
     with pytest.raises(CheckError, match="no image of val that every teacher covers"):
@@ -305,6 +306,17 @@ def test_the_gate_refuses_an_empty_row_where_the_manifest_admits_none(project, i
     manifest.write_text(json.dumps(told))
     report = alignment.check([manifest.parent], index, CLASSES)
     assert {problem["kind"] for problem in report["problems"]} == {"non-finite"}
+
+
+def test_the_gate_finds_probabilities_among_the_empty_rows_of_a_partial_store(index, tmp_path):
+    logits = logits_for(index)
+    logits[index.positions("train")[::2]] = logits[index.positions("val")] = np.nan
+    for name, values in (("logits", logits), ("probs", softmax(logits, axis=1))):
+        store.write(tmp_path / name, index, values, CLASSES, teacher=name, checkpoint_sha256=None, partial=True)
+    assert alignment.check([tmp_path / "logits"], index, CLASSES)["ok"]
+    problems = alignment.check([tmp_path / "probs"], index, CLASSES)["problems"]
+    found = [(problem["split"], problem["kind"]) for problem in problems]
+    assert sorted(found) == [(split, "not a distribution") for split in ("calib", "test", "train")]
 
 
 @pytest.mark.parametrize(("family", "mode"), [("both", "kd"), ("some", "dkd")])

@@ -5,7 +5,6 @@ import runpy
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,6 +15,7 @@ from ferdistill.cli import cli
 from ferdistill.data.index import SPLITS
 from ferdistill.errors import CheckError
 from ferdistill.softlabels import canary, store
+from ferdistill.softlabels.orders import sort_orders
 
 benchmark = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "canary.py"))
 CASES, teacher, draw_labels = (benchmark[name] for name in ("CASES", "teacher", "draw_labels"))
@@ -92,7 +92,7 @@ def test_each_sort_order_is_named():
     values = teacher(rng, labels)
     paths = sorted(f"{'ab'[i % 2]}{'/-'[i % 3 % 2]}{'iI'[i % 5 % 2]}mg{i}.png" for i in range(2000))
     splits = rng.choice(SPLITS, 2000)
-    orders = canary.sort_orders(pd.DataFrame({"path": paths, "split": splits, "label": labels.astype(str)}))
+    orders = sort_orders(np.array(paths, object), labels.astype(str).astype(object), splits.astype(object))
     assert all((np.sort(order) == np.arange(2000)).all() for order in orders.values())
     for name, order in orders.items():
         result = canary.examine(values[order], labels, orders=orders)
@@ -105,7 +105,7 @@ def test_each_sort_order_is_named():
 
 def test_numbers_sort_as_numbers_and_folders_before_names():
     paths = ["a/10.png", "a/9.png", "a-b/1.png", "B/2.png"]
-    orders = canary.sort_orders(pd.DataFrame({"path": paths, "split": "train", "label": ["x", "x", "y", "x"]}))
+    orders = sort_orders(np.array(paths, object), np.array(["x", "x", "y", "x"], object))
     named = {name: [paths[i] for i in order] for name, order in orders.items()}
     assert named["path as bytes"] == ["B/2.png", "a-b/1.png", "a/10.png", "a/9.png"]
     assert named["path, folder by folder"] == ["B/2.png", "a/10.png", "a/9.png", "a-b/1.png"]
@@ -278,9 +278,7 @@ def test_a_file_without_splits_is_the_whole_index_and_columns_go_by_name(index, 
     np.savez(tmp_path / "softlabels.npz", logits=values[:, ::-1])
     (found,) = canary.check([tmp_path], index)["results"]
     assert found["shift"]["columns"] == list(range(7))[::-1]
-    assert (
-        f"declare `paths` and `classes` in softlabels.npz, the classes as {', '.join(CLASSES[::-1])}" in found["hint"]
-    )
+    assert f"`ferdistill align repair {tmp_path} --columns {','.join(CLASSES[::-1])} --out NEW`" in found["hint"]
 
 
 def test_keys_in_order_do_not_hide_values_that_are_not_theirs(tmp_path):
@@ -315,9 +313,8 @@ def test_keys_in_order_do_not_hide_values_that_are_not_theirs(tmp_path):
     assert "the paths beside the values seem to be those of other rows" in first["hint"]
     write(values[:, exchanged])
     code, output = align("check")
-    declared = f"declare `classes` in softlabels.npz, the classes as {', '.join(CLASSES[i] for i in exchanged)}"
+    declared = f"`ferdistill align repair {old} --columns {','.join(CLASSES[i] for i in exchanged)} --out NEW`"
     assert code == 1 and f"columns fear and sad look exchanged; if so, {declared}" in output
-    assert "columns fear and sad look exchanged" in align("canary")[1]
     write(values[:, exchanged], classes=np.array(CLASSES)[exchanged])
     code, output = align("check")
     assert code == 1 and f"`ferdistill align repair {old} --out NEW` puts the columns in order" in output
@@ -333,5 +330,5 @@ def test_other_classes_and_unknown_splits_are_refused(index, tmp_path):
         canary.check([tmp_path], index)
     (tmp_path / "softlabels.npz").unlink()
     np.save(tmp_path / "extra_logits.npy", logits_for(index, 0))
-    with pytest.raises(CheckError, match="a split that the index does not have: extra"):
+    with pytest.raises(CheckError, match="a split that the labels do not have: extra"):
         canary.check([tmp_path], index)

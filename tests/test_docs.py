@@ -391,6 +391,10 @@ def project(tmp_path_factory):
     rewrite(root / "old/resnet18", table.sample(frac=1, random_state=0))
     shutil.copytree(root / "old/resnet18", root / "old/softlabels/resnet18")
 
+    index.rows[["path", "label"]].to_csv(root / "labels.csv", index=False)
+    np.save(root / "P.npy", logits + 10 * np.eye(7)[codes])  # so sure that 280 rows without a path tell
+    np.savez(root / "Q.npz", logits=logits + 0.5 * np.roll(logits, 1, axis=1), paths=index.rows["path"].to_numpy(str))
+
     held = index.rows["split"] != "train"
     predictions = pd.DataFrame(logits[held], columns=[f"logit_{name}" for name in CLASSES])
     predictions[["path", "label", "split", "group"]] = index.rows.loc[
@@ -422,7 +426,7 @@ def project(tmp_path_factory):
 
 
 RUN = [(page, words) for page, words in FENCED if words[0] == "ferdistill" and command_of(words[1:])[1] not in NOT_RUN]
-OUT_OF_STEP = [["check", "old/resnet18"], ["canary", "old/resnet18"]]
+OUT_OF_STEP = [["check", "old/resnet18"]]
 
 
 @pytest.mark.parametrize("words", unique(RUN))

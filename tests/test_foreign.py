@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from conftest import CLASSES, make_index
 from ferdistill.errors import CheckError, UsageError
-from ferdistill.softlabels import alignment, foreign, store
+from ferdistill.softlabels import alignment, foreign, parts, store
 from support.softlabels import (
     DAMAGE,
     FORMS,
@@ -44,7 +44,7 @@ def table(index, tmp_path_factory):
 def check(write, table, index):
     with tempfile.TemporaryDirectory() as root:
         write(Path(root), table)
-        return alignment.check([Path(root)], index, CLASSES, read=foreign.describe)
+        return alignment.check([Path(root)], index, CLASSES)
 
 
 @pytest.mark.parametrize("write", FORMS)
@@ -116,7 +116,7 @@ def test_without_paths_there_is_nothing_to_check_order_by(index, table):
 
     (problem,) = check(write, table, index)["problems"]
     assert (problem["kind"], problem["split"]) == ("keys", "")
-    assert "ferdistill align canary" in problem["hint"]
+    assert "--no-canary" in problem["hint"]
     report = check(write, table.iloc[1:], index)
     assert {p["kind"] for p in report["problems"]} == {"length", "keys"} and not report["train_len_equal"]
 
@@ -168,18 +168,20 @@ def test_a_missing_class_and_columns_in_another_order_are_refused(index, table):
     assert {p["kind"] for p in check(narrow, table, index)["problems"]} == {"classes"}
 
 
-def test_splits_of_other_names_and_splits_that_are_absent_are_refused(index, table):
+def test_splits_of_other_names_are_refused_and_those_that_are_absent_are_told(index, table):
     found = {
         (p["kind"], p["found"]) for p in check(write_npy, table.replace({"split": {"val": "dev"}}), index)["problems"]
     }
-    assert found == {("split", "dev"), ("length", "none of this split")}
+    assert found == {("split", "dev")}
+    alone = check(write_npy, table[table["split"] == "train"], index)
+    assert alone["ok"] and [held["splits"] for held in alone["soft_labels"][0]["held"]] == [["train"]]
 
 
 def test_copies_of_one_teacher_under_two_names_are_refused(index, table, tmp_path):
     for name in ("resnet18", "vit"):
         (tmp_path / name).mkdir()
         write_npy(tmp_path / name, table)
-    report = alignment.check([tmp_path / "resnet18", tmp_path / "vit"], index, CLASSES, read=foreign.describe)
+    report = alignment.check([tmp_path / "resnet18", tmp_path / "vit"], index, CLASSES)
     assert [(p["kind"], Path(p["dir"]).name) for p in report["problems"]] == [("checkpoint", "vit")]
 
 
@@ -188,9 +190,9 @@ def test_copies_of_one_teacher_under_two_names_are_refused(index, table, tmp_pat
 def test_distributions_are_told_as_a_slow_sum_in_double_tells_them(rows):
     values = np.array(rows, np.float32)
     sums = values.astype(np.float64).sum(axis=1)
-    sure = np.abs(np.abs(sums - 1) - store.TOLERANCE) > 1e-6  # rounding decides nearer to the tolerance
-    assert (store.distributions(values) == (np.abs(sums - 1) <= store.TOLERANCE))[sure].all()
-    assert not store.distributions(values - 2).any()
+    sure = np.abs(np.abs(sums - 1) - parts.TOLERANCE) > 1e-6  # rounding decides nearer to the tolerance
+    assert (parts.distributions(values) == (np.abs(sums - 1) <= parts.TOLERANCE))[sure].all()
+    assert not parts.distributions(values - 2).any()
 
 
 class Malicious:
@@ -258,28 +260,28 @@ def test_two_sets_in_one_directory_are_not_chosen_between(index, table, tmp_path
     write_csv(own, table)
     for directory, name in [*mixed, (both, "val_logits.npy"), (whole, "probs.npy"), (own, "t.csv")]:
         with pytest.raises(CheckError, match="more than one set") as caught:
-            alignment.check([directory], index, CLASSES, read=foreign.describe)
+            alignment.check([directory], index, CLASSES)
         assert name in str(caught.value)
 
 
 def test_what_cannot_be_told_or_read_is_one_clear_message(index, table, tmp_path):
     def refused(match):
         with pytest.raises(CheckError, match=match) as caught:
-            alignment.check([tmp_path / "t"], index, CLASSES, read=foreign.describe)
+            alignment.check([tmp_path / "t"], index, CLASSES)
         shutil.rmtree(tmp_path / "t")
         (tmp_path / "t").mkdir()
         return str(caught.value)
 
     with pytest.raises(UsageError, match="no soft labels here"):
-        alignment.check([tmp_path / "t"], index, CLASSES, read=foreign.describe)
+        alignment.check([tmp_path / "t"], index, CLASSES)
     (tmp_path / "t").mkdir()
     assert "empty" in refused("no soft labels in this directory")
     (tmp_path / "t" / "model.pt").write_bytes(b"")
-    assert "rename model.pt probs.pt, logits.pt or <split>_probs.pt" in refused("no soft labels in this directory")
+    assert f"name the file itself, {tmp_path / 't' / 'model.pt'}" in refused("no soft labels in this directory")
     (tmp_path / "t" / "mine.npz").write_bytes(b"")
-    with pytest.raises(UsageError, match=f"name the directory that holds it: {tmp_path / 't'}"):
-        alignment.check([tmp_path / "t" / "mine.npz"], index, CLASSES, read=foreign.describe)
-    assert "rename mine.npz softlabels.npz" in refused("no soft labels in this directory")
+    with pytest.raises(CheckError, match=r"cannot be read safely(.|\n)*mine\.npz"):
+        alignment.check([tmp_path / "t" / "mine.npz"], index, CLASSES)
+    assert f"name the file itself, {tmp_path / 't' / 'mine.npz'}" in refused("no soft labels in this directory")
     np.save(tmp_path / "t" / "train_logits.npy", np.ones((3, 7), np.int64))
     refused("int64 where soft labels belong")
     np.save(tmp_path / "t" / "train_logits.npy", np.ones(3))
@@ -310,4 +312,4 @@ def test_what_cannot_be_told_or_read_is_one_clear_message(index, table, tmp_path
     table[LOGITS].to_csv(tmp_path / "t" / "t.csv", index=False)
     refused("columns that do not say what they hold")
     table.assign(logit_sad="much").to_csv(tmp_path / "t" / "t.csv", index=False)
-    refused("a column of type large_string")
+    refused("a column of text")

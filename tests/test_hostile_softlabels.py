@@ -14,7 +14,7 @@ import torch
 from conftest import CLASSES, make_index
 from ferdistill.errors import CheckError, FerdistillError
 from ferdistill.files import read_json, sha256_file, write_json
-from ferdistill.softlabels import alignment, foreign, store
+from ferdistill.softlabels import alignment, store
 from support.hostile import EXAMPLES, NPYS, Case, attack, limited, npy_of_shape, odd_arrays, odd_columns, watched
 from support.softlabels import FORMS, make_store
 
@@ -28,7 +28,7 @@ def index(tmp_path_factory):
 
 def checked(root, index):
     """The gate's report, which must be JSON; what it let through must be finite and of the index."""
-    report = alignment.check([root], index, CLASSES, read=foreign.describe)
+    report = alignment.check([root], index, CLASSES)
     json.dumps(report, allow_nan=False)
     return {name: report[name] for name in ("ok", "problems")}
 

@@ -173,10 +173,17 @@ def test_what_cannot_be_repaired_is_refused_with_its_row(index, logits, tmp_path
     assert not (tmp_path / "b").exists()
 
 
-def test_rows_without_keys_are_refused(index, logits, tmp_path):
-    np.save(tmp_path / "logits.npy", logits)
-    with pytest.raises(CheckError, match="align canary"):
-        repair(tmp_path, index, tmp_path.parent / "out-of-keyless")
+def test_rows_without_keys_go_where_the_canary_is_certain_and_nowhere_else(index, logits, tmp_path):
+    np.save(tmp_path / "logits.npy", logits[::-1])
+    manifest = repair(tmp_path, index, tmp_path.parent / "of-keyless")
+    assert np.array_equal(store.logits_of(store.read(tmp_path.parent / "of-keyless")[0], CLASSES), logits)
+    (part,) = manifest["provenance"]["placed"]["parts"]
+    assert (
+        part["shift"]["order"] == "reversed" and alignment.check([tmp_path.parent / "of-keyless"], index, CLASSES)["ok"]
+    )
+    np.save(tmp_path / "logits.npy", np.random.default_rng(0).permutation(logits))
+    with pytest.raises(CheckError, match="the canary is not certain"):
+        repair(tmp_path, index, tmp_path.parent / "of-shuffled")
 
 
 def test_values_that_are_not_what_they_are_called_are_refused(index, logits, tmp_path):

@@ -22,7 +22,7 @@ from ferdistill.distill import losses, student
 from ferdistill.errors import CheckError, UsageError
 from ferdistill.faces import rendered
 from ferdistill.files import sha256, write_json
-from ferdistill.softlabels import alignment, brought, canary, repair, store, targets
+from ferdistill.softlabels import alignment, brought, canary, repair, store, targets, verdicts
 from ferdistill.stages import index as index_stage
 from ferdistill.stages import targets as targets_stage
 from support.corpora import SETTINGS, make, read, text
@@ -206,18 +206,23 @@ def test_stores_gate_canary_and_repair_take_them_along(tmp_path):
     swapped.iloc[at] = table.iloc[at[::-1]].to_numpy()
     (tmp_path / "c").mkdir()
     swapped.to_parquet(tmp_path / "c/t.parquet", index=False)
-    from ferdistill.softlabels import foreign
-
-    found = alignment.check([tmp_path / "c"], index, CLASSES, read=foreign.describe)
+    found = alignment.check([tmp_path / "c"], index, CLASSES)
     assert {(problem["split"], problem["kind"]) for problem in found["problems"]} == {("transfer", "order")}
-    verdicts = {
+    judged = {
         found["split"]: found["verdict"] for found in canary.check([tmp_path / "a", tmp_path / "b"], index)["results"]
     }
-    assert set(verdicts) == set(index_module.SPLITS) and "misaligned" not in verdicts.values()
+    assert set(judged) == set(index_module.SPLITS) and "misaligned" not in judged.values()
     (tmp_path / "d").mkdir()
     np.save(tmp_path / "d/logits.npy", logits.astype(np.float32))
     (whole,) = canary.check([tmp_path / "d"], index)["results"]
     assert whole["rows"] == 224 and whole["verdict"] != "misaligned"
+    np.save(tmp_path / "transfer_logits.npy", logits[index.positions("transfer")].astype(np.float32))
+    np.save(tmp_path / "short_logits.npy", logits[1:].astype(np.float32))
+    found = verdicts.check([tmp_path / "transfer_logits.npy", tmp_path / "short_logits.npy"], index, CLASSES)
+    assert [problem["kind"] for problem in found["problems"]] == ["length", "keys"]
+    assert [verdict["verdict"] for verdict in found["verdicts"]] == ["cannot tell", "out of step"]
+    with pytest.raises(CheckError, match="rows without keys, some of images without a label"):
+        repair.repair(tmp_path / "d", index, tmp_path / "never")
     repair.repair(tmp_path / "c", index, tmp_path / "fixed")
     assert alignment.check([tmp_path / "fixed"], index, CLASSES)["ok"]
     table[["path", "label", *[f"logit_{c}" for c in CLASSES]]].to_csv(tmp_path / "mine.csv", index=False)

@@ -4,75 +4,88 @@ import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Column, Table
 from rich.text import Text
 
-from .. import params, workspace
+from .. import workspace
+from ..errors import UsageError
 from ..files import write_json
 from ..plain import json_text, say
 from .console import wide
 
+if TYPE_CHECKING:
+    from ..data.index import Index
+    from ..softlabels.labelled import Labelled
+
 align_cli = typer.Typer(no_args_is_help=True, help="Do soft labels belong to their images, row by row?")
 
-Directories = Annotated[
-    list[Path] | None, typer.Argument(metavar="[DIR]...", help="Soft-label directories; all teachers' if none.")
+Paths = Annotated[
+    list[Path] | None,
+    typer.Argument(metavar="[FILE|DIR]...", help="Soft labels; those of all teachers of params.yaml if none."),
 ]
-IndexOption = Annotated[Path | None, typer.Option("--index", help="Index; that of params.yaml if not given.")]
+IndexOption = Annotated[
+    Path | None, typer.Option("--index", help="An index of ours; that of params.yaml if not given.")
+]
+LabelsOption = Annotated[
+    Path | None, typer.Option("--labels", help="Instead of an index any CSV with path and label, perhaps split.")
+]
+ClassesOption = Annotated[
+    str | None, typer.Option("--classes", help="With --labels: the classes in the columns' order, by commas.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 OutOption = Annotated[Path | None, typer.Option("--out", help="Write the JSON to this file too.")]
+COLOURS = {"in step": "green", "cannot tell": "yellow", "out of step": "red"}
 
 
 @align_cli.command("check")
 def check(
-    directories: Directories = None,
+    paths: Paths = None,
     index_csv: IndexOption = None,
+    labels_csv: LabelsOption = None,
+    classes: ClassesOption = None,
     strict: Annotated[
         bool, typer.Option("--strict/--no-strict", help="Whether a problem exits with 1, or is only reported.")
     ] = True,
     present: Annotated[bool, typer.Option("--present", help="Check those that are there; none is no problem.")] = False,
     with_canary: Annotated[
-        bool, typer.Option("--canary/--no-canary", help="Whether the canary looks at values whose keys are in order.")
+        bool, typer.Option("--canary/--no-canary", help="Whether the canary looks at the values.")
     ] = True,
     as_json: JsonOption = False,
     out: OutOption = None,
 ) -> None:
-    """Check soft labels against the index: length, order, labels, classes, digests, values, checkpoints.
+    """Check soft labels against the labels of their images, and give a verdict on each file.
 
-    Keys in order do not say that the values are theirs, so the canary then compares those with the labels. Its
-    `misaligned` is a problem, of kind `values`; its `inconclusive` is none. `--no-canary` leaves it out.
+    Where rows have a path, the gate compares all that is said of them: length, order, labels, classes, digests. The
+    canary then compares the values with the labels, as it does where there are no paths: it tells whether the rows are
+    in step, and if not where and how they lost it. `cannot tell` is a problem, for rows without paths.
 
-    Reads our own stores, and .npz, .npy, .pt, CSV and Parquet of other programs. Nothing is truncated, repaired or
-    unpickled. Exits with 1 on any problem. An index of your own is a CSV with path, label and split, beside it a
-    .json of the same name with schema_version, digest and classes: docs/alignment.md. Examples:
+    Reads .npy, .npz, .csv, .parquet and .pt, directories of them, and our own stores. Nothing is truncated, repaired or
+    unpickled. Exits with 1 on any problem. Rows are counted from 0. More: docs/alignment.md. Examples:
 
-        ferdistill align check
+        ferdistill align check P.npy Q.npz --labels labels.csv
 
-        ferdistill align check data/softlabels/resnet18_ixNextAffFull --json
+        ferdistill align check  # every teacher's, against the index of params.yaml
 
         ferdistill align check old/softlabels/resnet18 --index data/index/ixNextAffFull.csv --out alignment.json
 
         ferdistill align check --present  # in a hook: those stores that are there
     """
-    from ..softlabels import alignment, foreign
-    from ..softlabels import canary as canary_library
+    from ..softlabels import alignment, verdicts
 
-    directories, csv = _resolve(directories, index_csv)
+    paths = paths or _stores(labels_csv)
     if present:
-        directories = [directory for directory in directories if directory.is_dir()]
-        if not directories:
+        paths = [path for path in paths if path.exists()]
+        if not paths:
             nothing = {"dirs": [], "ok": True, "problems": []}
             print(json.dumps(nothing) if as_json else "no soft labels here, so none out of step")
             return
-    rows = _read(csv)
-    checkpoints = alignment.read_checkpoints(workspace.TEACHERS)
-    report = alignment.check(directories, rows, rows.description["classes"], checkpoints, foreign.describe)
-    if with_canary:
-        faulty = {problem["dir"] for problem in report["problems"]}
-        in_step = [directory for directory in directories if directory.as_posix() not in faulty]
-        report = alignment.add_canary(report, canary_library.check(in_step, rows))
+    against = _against(index_csv, labels_csv, classes, paths)
+    names = against.classes if labels_csv else against.description["classes"]  # type: ignore[union-attr]
+    checkpoints = {} if labels_csv else alignment.read_checkpoints(workspace.TEACHERS)
+    report = verdicts.check(paths, against, names, checkpoints, with_canary)
     _show(report, as_json, out, _print_alignment)
     if strict and not report["ok"]:
         raise typer.Exit(1)
@@ -82,15 +95,17 @@ def _print_alignment(report: dict) -> None:
     from ..softlabels import alignment
 
     console = wide()
-    table = Table(Column("directory", overflow="fold"), Column("holds", overflow="fold"), *report["splits"])
-    for directory, soft in zip(report["dirs"], report["soft_labels"], strict=True):
-        found = [p for p in report["problems"] if p["dir"] == directory]
-        general = [p["kind"] for p in found if not p["split"]]
-        cells = []
-        for split in report["splits"]:
-            kinds = [*general, *(p["kind"] for p in found if p["split"] == split)]
-            cells.append(Text(", ".join(kinds), "red") if kinds else Text("in step", "green"))
-        table.add_row(directory, f"{soft['kind']}, {soft['kind_from']}", *cells)
+    if report["classes_from"] != "the index":
+        console.print(f"classes: {', '.join(report['classes'])} ({report['classes_from']})", soft_wrap=True)
+    table = Table(*(Column(name, overflow="fold") for name in ("soft labels", "holds", "rows", "verdict", "why")))
+    for verdict, soft in zip(report["verdicts"], report["soft_labels"], strict=True):
+        table.add_row(
+            verdict["dir"],
+            f"{soft['kind']}, {soft['kind_from']}",
+            "\n".join(map(_held, soft.get("held", []))) or "those of the index",
+            Text(verdict["verdict"], COLOURS[verdict["verdict"]]),
+            verdict["why"] + (" (repairable)" if verdict["mend"] else ""),
+        )
     console.print(table)
     for problem in report["problems"]:
         console.print(Text(problem["kind"], "bold"), f"in {alignment.place(problem)}", soft_wrap=True)
@@ -102,63 +117,47 @@ def _print_alignment(report: dict) -> None:
     console.print(Text("in step", "green") if report["ok"] else Text(f"{count} problem{'s' * (count > 1)}", "red"))
 
 
-@align_cli.command("canary")
-def canary(
-    directories: Directories = None,
-    index_csv: IndexOption = None,
-    as_json: JsonOption = False,
-    out: OutOption = None,
-) -> None:
-    """Tell without any key whether soft labels are in step with the index, and where and how they lost it.
-
-    Looks only at how arg-max and labels agree, and teachers with one another. Exits with 1 if any is misaligned;
-    `inconclusive` means that the evidence is too thin for either. Examples:
-
-        ferdistill align canary
-
-        ferdistill align canary old/resnet18 old/vit --index data/index/ixNextAffFull.csv --json
-    """
-    from ..softlabels import canary as library
-
-    directories, csv = _resolve(directories, index_csv)
-    report = library.check(directories, _read(csv))
-    _show(report, as_json, out, _print_canary)
-    if any(found["verdict"] == "misaligned" for found in report["results"]):
-        raise typer.Exit(1)
-
-
-def _print_canary(report: dict) -> None:
-    colours = {"aligned": "green", "inconclusive": "yellow", "misaligned": "red"}
-    table = Table(Column("directory", overflow="fold"), "split", "verdict", "agreement", "chance", "p", "slips at")
-    for found in report["results"]:
-        slip = "" if found["slip_row"] is None else f"{found['slip_row']} {found['slip_interval']}"
-        numbers = [f"{found['agreement']:.1%}", f"{found['chance']:.1%}", f"{found['p_value']:.2g}", slip]
-        table.add_row(found["dir"], found["split"], Text(found["verdict"], colours[found["verdict"]]), *numbers)
-    wide().print(table)
-    for found in report["results"]:
-        place = found["dir"] + (f", {found['split']}" if found["split"] else "")
-        say(f"{place}: {found['why']}")
-        if found["hint"]:
-            say(f"  do       {found['hint']}")
+def _held(held: dict[str, Any]) -> str:
+    """Of which images the rows of a part are, and how that is known."""
+    of = f"{held['rows']} of {held['split'] or 'all'}" + (f", {held['guessed']}" if held["guessed"] else "")
+    paths = held["paths"] or "no paths"
+    return f"{of}; {paths}" + (f", matched {held['rule']}" if held["rule"] else "")
 
 
 @align_cli.command("repair")
 def repair(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Soft labels with a path for each row.")],
-    out: Annotated[Path, typer.Option("--out", help="Directory to make; never DIR itself.")],
+    path: Annotated[Path, typer.Argument(metavar="FILE|DIR", help="Soft labels that `align check` calls repairable.")],
+    out: Annotated[
+        Path, typer.Option("--out", help="A directory to make, or an .npz with --labels; never FILE itself.")
+    ],
     index_csv: IndexOption = None,
+    labels_csv: LabelsOption = None,
+    classes: ClassesOption = None,
+    columns: Annotated[
+        str | None, typer.Option("--columns", help="The classes that the file's columns hold, in its order, by commas.")
+    ] = None,
+    drop_unmatched: Annotated[
+        bool, typer.Option("--drop-unmatched", help="Leave out rows of no certain image; list images without a row.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the new manifest.")] = False,
 ) -> None:
-    """Write keyed soft labels anew in the order of the index, if they cover it. Exits with 1 if they do not.
+    """Write soft labels anew in the order of the labels. Exits with 1 if that is not certain.
 
-    DIR is left as it is. What was moved or left out is in the new manifest, under `provenance`. Example:
+    Rows go where their paths say; without paths, where the canary is certain: rotated or reversed rows, and other sort
+    orders, to the row; after a lost, doubled or moved row all but the few near it, with --drop-unmatched. FILE is left
+    as it is. What was moved or left out, and how that is known, is in the new manifest, under `provenance`. Examples:
+
+        ferdistill align repair P.npy --labels labels.csv --out P.repaired.npz
+
+        ferdistill align repair Q.npz --labels labels.csv --drop-unmatched --out Q.repaired.npz
 
         ferdistill align repair old/resnet18 --index data/index/ixNextAffFull.csv --out data/softlabels/resnet18_fixed
     """
     from ..softlabels import repair as library
 
-    csv = index_csv or workspace.index_csv(params.load().index_tag)
-    manifest = library.repair(directory, _read(csv), out)
+    against = _against(index_csv, labels_csv, classes, [path])
+    order = None if columns is None else columns.split(",")
+    manifest = library.repair(path, against, out, columns=order, drop_unmatched=drop_unmatched)
     _show(manifest, as_json, None, partial(_print_repair, out))
 
 
@@ -167,27 +166,52 @@ def _print_repair(out: Path, manifest: dict) -> None:
     reordered = done["classes"] not in (None, manifest["classes"])
     say(
         f"{out} written: {done['moved']} of {done['rows']} rows moved, {done['refiled']} filed under another split, "
-        f"{len(done['doubled'])} copies dropped, {len(done['left_out'])} rows left out that the index does not have"
+        f"{len(done['doubled'])} copies dropped, {len(done['left_out'])} rows left out"
         + (f"; columns put in order, from {', '.join(done['classes'])}" if reordered else "")
     )
+    if done["placed"]["by"] == "canary":
+        for part in done["placed"]["parts"]:
+            say(f"without paths, by the canary: {part['why'] or 'in step'}")
+    elif done["placed"]["rule"] != "equal as they are":
+        say(f"paths matched {done['placed']['rule']}")
+    if done["unlabelled"]:
+        say(f"{len(done['unlabelled'])} images have no soft label now:")
+        for path in done["unlabelled"]:
+            say(f"  {path}")
 
 
-def _resolve(directories: list[Path] | None, index_csv: Path | None) -> tuple[list[Path], Path]:
-    """The directories and the index, from params.yaml where they are not given."""
-    if directories and index_csv:
-        return directories, index_csv
+def _stores(labels_csv: Path | None) -> list[Path]:
+    """The stores of params.yaml's teachers."""
+    if labels_csv:
+        raise UsageError("no soft labels named", where="--labels", hint="name one file or more before it")
+    from .. import params
+
     settings = params.load()
-    tag = settings.index_tag
-    stores = [workspace.softlabels(name, tag) for name in settings.teachers]
-    return directories or stores, index_csv or workspace.index_csv(tag)
+    return [workspace.softlabels(name, settings.index_tag) for name in settings.teachers]
 
 
-def _read(csv: Path) -> Any:
-    """The index, as far as soft labels are held against it."""
+def _against(
+    index_csv: Path | None, labels_csv: Path | None, classes: str | None, paths: list[Path]
+) -> "Index | Labelled":
+    """What the soft labels are held against."""
+    if index_csv and labels_csv:
+        raise UsageError("both an index and a table of labels", where="--index, --labels", hint="give one of them")
+    if labels_csv:
+        from ..softlabels import labelled
+
+        return labelled.read(labels_csv, None if classes is None else classes.split(","))
+    if classes is not None:
+        raise UsageError("an index names its classes itself", where="--classes", hint="give --labels with it")
+    if index_csv is None:
+        if not workspace.PARAMS.is_file():
+            hint = f"ferdistill align check {' '.join(map(str, paths))} --labels labels.csv  # path,label"
+            raise UsageError("no labels to hold the soft labels against", where="no params.yaml here", hint=hint)
+        from .. import params
+
+        index_csv = workspace.index_csv(params.load().index_tag)
     from ..data import index
-    from ..softlabels import store
 
-    return index.read(csv, store.KEYS)
+    return index.read(index_csv, ["path", "label", "split"])
 
 
 def _show(report: dict, as_json: bool, out: Path | None, show: Callable[[dict], None]) -> None:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from .. import params
 from ..errors import UsageError
 from ..plain import json_text, say
 from .console import wide
@@ -43,6 +42,7 @@ def audit(
 
         ferdistill audit table.md --grid 0.5,1,1.5,2 --classes cat,dog,bird
     """
+    from .. import params
     from ..study import audit as library
     from ..study import tables
 

@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 from rich.table import Column, Table
 
-from .. import params
 from ..errors import UsageError
 from ..files import write_text
 from ..plain import json_text, say, shown
@@ -39,6 +38,7 @@ def describe(
 
         ferdistill corpus describe data/raw/mine --classes cat --classes dog
     """
+    from .. import params
     from ..data.survey import survey, to_yaml
 
     found = survey(directory, params.check_classes(classes) if classes else params.load().classes)

@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from .. import params, workspace
+from .. import workspace
 from ..files import read_json
 from ..plain import json_text, say, shown
 from .console import wide
@@ -28,6 +28,7 @@ def show(index_csv: IndexOption = None, as_json: JsonOption = False) -> None:
 
     ferdistill index show --json | jq .left_out
     """
+    from .. import params
     from ..data import index
 
     csv = index_csv or workspace.index_csv(params.load().index_tag)
@@ -82,6 +83,7 @@ def diff(
 
     ferdistill index diff old/ixNextAffFull.csv data/index/ixNextAffFull.csv
     """
+    from .. import params
     from ..data import diff as library
 
     csv = index_csv or workspace.index_csv(params.load().index_tag)
@@ -114,6 +116,7 @@ def verify(
 
     ferdistill index verify --index data/index/ixNextAffFull.csv --corpus data/raw/mine --json
     """
+    from .. import params
     from ..data import index
     from ..data.verify import verify as check
 
@@ -151,6 +154,7 @@ def seed(
 
         ferdistill index seed --tries 2000
     """
+    from .. import params
     from ..data import index
     from ..data.build import build, choose_seed, stratification
     from ..data.memo import memo

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import TextColumn
 from rich.table import Column, Table
 
-from .. import params, workspace
+from .. import workspace
 from ..errors import CheckError, UsageError
 from ..plain import json_text, say, shown
 from ..progress import bar
@@ -41,6 +41,7 @@ def misalignment(
 
         ferdistill study misalignment --dose 0 --dose 0.5 --seed 1337 --seed 2025
     """
+    from .. import params
     from ..study import misalignment as library
 
     settings = params.load()
@@ -94,6 +95,7 @@ def run(
 
         ferdistill study run --grid my_study.yaml --json
     """
+    from .. import params
     from ..study.grid import load
     from ..tracking import experiments
     from ..tracking import queue as library
@@ -148,6 +150,7 @@ def collect(
 
         ferdistill study collect --tz-offset 0 --rev main --out main.csv --json
     """
+    from .. import params
     from ..study import collect as library
     from ..tracking import experiments
 
@@ -173,6 +176,7 @@ def collect(
 
 def _table(named: Path | None) -> Path:
     """The table named, or the workspace's own."""
+    from .. import params
     from ..study import results
 
     if named is None:
@@ -307,6 +311,7 @@ def decide(
 
         ferdistill study decide --results other/results_summary.csv --json
     """
+    from .. import params
     from ..study import decision as library
     from ..study import results
 
@@ -351,6 +356,7 @@ def report(
 
         ferdistill study report --results other/results_summary.csv --out other/report.html --markdown other/report.md
     """
+    from .. import params
     from ..report import report as library
 
     written = library.make(_table(table), params.load(), out, markdown, replication=replication)

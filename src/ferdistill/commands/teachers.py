@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from .. import params, workspace
+from .. import workspace
 from ..errors import UsageError
 from ..plain import json_text, say
 from .console import wide
@@ -36,6 +36,7 @@ def diversity(
 
         ferdistill teachers diversity --out diversity.png
     """
+    from .. import params
     from ..data import index
     from ..evaluation import diversity as library
     from ..evaluation import plots
@@ -83,6 +84,7 @@ def weigh(
 
         ferdistill teachers weigh --write fitted
     """
+    from .. import params
     from ..data import index
     from ..evaluation import weighing as library
     from ..progress import track

@@ -15,7 +15,7 @@ from ..data.images import Pixels
 from ..data.index import SPLITS, Index
 from ..data.memo import NOTHING_KNOWN, Memo, code_key, key_of
 from ..progress import track
-from ..softlabels import store
+from ..softlabels import parts
 from .augment import recorded
 from .data import trained_by
 from .inference import as_input, final_metrics, make_deterministic, predict, scores, training_device
@@ -86,7 +86,7 @@ def _machine(device: torch.device) -> tuple[object, ...]:
 
 def agreement(logits: np.ndarray, rows: Index, classes: list[str]) -> dict[str, float | None]:
     """Share of the images of each split whose label a teacher names; None where a partial one covers no image."""
-    agrees, has = logits.argmax(1) == rows.codes(classes), store.covered(logits)
+    agrees, has = logits.argmax(1) == rows.codes(classes), parts.covered(logits)
     found = {split: agrees[rows.positions(split)][has[rows.positions(split)]] for split in SPLITS}
     return {split: float(right.mean()) if len(right) else None for split, right in found.items()}
 
@@ -96,7 +96,7 @@ def table_metrics(logits: np.ndarray, rows: Index, classes: list[str]) -> dict[s
     found = {}
     for name in ("val", "test"):
         at = rows.positions(name)
-        at = at[store.covered(logits[at])]
+        at = at[parts.covered(logits[at])]
         found[name] = scores(logits[at], rows.codes(classes)[at]) if len(at) else None
     return final_metrics(found["val"], found["test"], classes)
 

@@ -81,7 +81,7 @@ class TrainingCanary:
                     f"{rows} rows trained on, {chance:.1%} by chance (p = {p_value:.2g})",
                     where=f"teacher {name}",
                     expected=f"more agreement than chance gives, at p < {P_VALUE:g}",
-                    hint="run `ferdistill align canary`; a teacher that is itself at chance has nothing to teach",
+                    hint="run `ferdistill align check`; a teacher that is itself at chance has nothing to teach",
                 )
 
 

@@ -16,7 +16,7 @@ from ..data.truth import distribution, kl_from_truth, total_variation
 from ..errors import CheckError, UsageError
 from ..f1 import macro_f1
 from ..params import Params
-from ..softlabels import alignment, store
+from ..softlabels import alignment, parts, store
 from .calibration import check_scored
 
 
@@ -179,7 +179,7 @@ def shared(
     alignment.require(alignment.check(directories, rows, params.classes))
     at = rows.positions(split)
     logits = np.stack([store.logits_of(store.read(directory)[0], params.classes)[at] for directory in directories])
-    has = np.stack([store.covered(of_teacher) for of_teacher in logits])
+    has = np.stack([parts.covered(of_teacher) for of_teacher in logits])
     by_all = has.all(axis=0)
     if not by_all.any():
         least = int(has.sum(axis=1).argmin())

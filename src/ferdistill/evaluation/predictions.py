@@ -9,8 +9,8 @@ import pandas as pd
 
 from ..errors import CheckError, UsageError
 from ..softlabels import probability_files
+from ..softlabels.parts import TOLERANCE
 from ..softlabels.probability_files import KEYS
-from ..softlabels.store import TOLERANCE
 from . import intervals
 from .calibration import consistency_band, log_probabilities, reliability
 from .metrics import clusters_of, score
@@ -117,8 +117,7 @@ def _load(file: Path) -> pd.DataFrame:
             hint="name a file in it" if file.is_dir() else "",
         )
     found = probability_files.read(file)
-    # What pandas wrote about the columns of a Parquet file is not needed, and anything may stand there.
-    frame = _frame(found, file) if isinstance(found, dict) else found.to_pandas(ignore_metadata=True)
+    frame = _frame(found, file) if file.suffix.lower() == ".npz" else pd.DataFrame(found)
     if len(frame) == 0:
         raise CheckError("no rows", where=str(file), expected="at least two")
     return frame.assign(**{name: frame[name].replace("", None) for name in KEYS if name in frame})

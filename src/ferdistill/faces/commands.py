@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .. import params, workspace
+from .. import workspace
 from ..commands import options
 from ..commands.console import wide
 from ..commands.predict import room_of
@@ -160,11 +160,13 @@ def opencv(threads: int | None) -> ModuleType:
     """OpenCV, which only the extra `runtime` brings."""
     try:
         import cv2
+    except ModuleNotFoundError:
+        raise  # the command line says what to install
     except ImportError as error:
         raise UsageError(
             f"OpenCV cannot be imported: {error}",
-            expected="opencv-python-headless 4",
-            hint="pip install 'ferdistill[runtime]'",
+            expected="opencv-python-headless 4, and the libraries that it loads",
+            hint="pip install --force-reinstall 'ferdistill[runtime]'",
         ) from None
     if threads is not None:
         cv2.setNumThreads(threads)
@@ -239,6 +241,8 @@ def pretrain(
 
         ferdistill pretrain student --epochs 3 --lr 6e-3
     """
+    from .. import params
+
     settings = params.load()
     recipes = {
         name: recipe
@@ -298,6 +302,8 @@ def fetch_teachers(
         about = facts[file.stem]
         print(f"{file}: {about['source']}; {about['licence']}; trained on {about['trained_on']}")
     if into == workspace.PRETRAINED:
+        from .. import params
+
         settings = params.load()
         recipes = {file.stem: public.as_frozen_teacher(file, settings.classes) for file in files}
         print(f"\n# To train on them, into params.yaml:\n{public.in_params(recipes, settings)}", end="")
@@ -326,6 +332,7 @@ def witness(
 
         ferdistill corpus witness --out witness.png
     """
+    from .. import params
     from . import public
     from . import witness as library
 
@@ -428,6 +435,7 @@ def check_crops(
         ferdistill crops check 'mine/*.png' --bundle models/bundle --json
     """
     opencv(threads)
+    from .. import params
     from ..runtime import pictures
     from ..runtime.classifier import Classifier
     from . import crops as library

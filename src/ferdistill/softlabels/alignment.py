@@ -1,49 +1,52 @@
-"""The gate: do these soft labels belong to the images of this index, row by row?"""
+"""The gate: do these soft labels belong to these images, row by row?"""
 
 import hashlib
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from dataclasses import replace
+from functools import cache, partial
 from itertools import combinations
 from pathlib import Path
-from typing import Any, NamedTuple
+from threading import Lock
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
-import pyarrow as pa
-import pyarrow.compute as pc
 
-from ..data.index import Index, digests, text_column
 from ..errors import CheckError, UsageError
 from ..files import read_json, sha256_file
-from . import store
-from .store import Part, SoftLabels
+from . import foreign, holding, labelled, orders
+from .holding import Held
+from .labelled import Labelled
+from .parts import TABLE, TOLERANCE, Part, SoftLabels, Values, see
+
+if TYPE_CHECKING:
+    from ..data.index import Index
 
 WORKERS = 2  # directories read at once: one reads while another is compared; more would only hold more memory
 ANEW = "export the soft labels anew under this index (`dvc repro`, if they are this pipeline's)"
-IN_ORDER = "export with the classes of params.yaml, in that order"
-
-
-class Rows(NamedTuple):
-    """What the index says of one split: paths and labels, and the rows' positions in the index."""
-
-    paths: pa.LargeStringArray
-    labels: pa.LargeStringArray
-    positions: np.ndarray
+IN_ORDER = "export with the classes in that order: those of params.yaml, or --classes"
 
 
 def check(
-    directories: Sequence[Path],
-    index: Index,
+    paths: Sequence[Path], against: "Index | Labelled", classes: list[str], checkpoints: dict[str, str] | None = None
+) -> dict[str, Any]:
+    """The report of `gate`."""
+    return gate(paths, against, classes, checkpoints)[0]
+
+
+def gate(
+    paths: Sequence[Path],
+    against: "Index | Labelled",
     classes: list[str],
     checkpoints: dict[str, str] | None = None,
-    read: Callable[[Path], SoftLabels] = store.describe,
-) -> dict[str, Any]:
-    """Hold soft-label directories against an index and so against one another.
+    keyless: bool = False,
+) -> tuple[dict[str, Any], list[tuple[SoftLabels, list[Held]]]]:
+    """Hold soft labels, directories or files, against an index or a table of labels and so against one another.
 
     Nothing is truncated, reordered or repaired: any difference is a problem. Of a store only a batch is held at a
-    time unless something is wrong.
+    time unless something is wrong. A store must have every row of the index; anybody's soft labels those of the
+    splits that they are of.
 
     Parameters
     ----------
@@ -51,91 +54,100 @@ def check(
         In the order in which the columns must come.
     checkpoints
         The SHA-256 of each teacher's weights as they are now; see `read_checkpoints`.
-    read
-        What reads a directory: `foreign.describe` if it may be anybody's.
+    keyless
+        Whether rows without paths are no problem, since the canary will look at them.
 
     Returns
     -------
-    dict
+    report : dict
         As in the report's §4.2: `dirs`, `train_len_equal`, `hash_paths_train` (of the index), `labels_equal` (no label
-        contradicts the index), `ok`; the same for each split under `splits`; what each directory holds under
-        `soft_labels`; and `problems`, a list of {dir, split, kind, row, expected, found, hint}. `row` counts within
-        the split, from 0; in the whole file where `split` is "".
+        contradicts the index), `ok`; the same for each split under `splits`; what each path holds under `soft_labels`
+        (of anybody's also `held`: the splits, how they are known, and the rule by which paths match); and `problems`,
+        a list of {dir, split, kind, row, expected, found, hint}. `row` counts within the split, from 0; in the whole
+        file where `split` is "".
+    sets : list
+        For `canary.compare`: what was read of each path, and what its parts were held against.
 
-    Raises a UsageError if a directory is given twice or does not exist, a CheckError if a file cannot be read at all.
+    Raises a UsageError if a path is given twice or does not exist, a CheckError if a file cannot be read at all.
     """
-    resolved = [directory.resolve() for directory in directories]
-    for place, directory in enumerate(resolved):
-        if directory in resolved[:place]:
-            raise UsageError("a directory given twice", where=str(directories[place]), hint="name each once")
-    # A mask, since pandas is five times slower by positions.
-    described = {
-        split: digests(index.rows.loc[index.rows["split"] == split, ["path", "label"]]) for split in index.splits
-    }
+    resolved = [path.resolve() for path in paths]
+    for number, path in enumerate(resolved):
+        if path in resolved[:number]:
+            raise UsageError("a path given twice", where=str(paths[number]), hint="name each once")
 
-    def check_one(directory: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        soft = read(directory)
-        problems = _check_claims(soft, index, classes, checkpoints or {})
-        values_sha256 = _sweep(soft, index, described) if soft.manifest else ""
-        if not values_sha256:
-            soft = store.read_parts(directory) if soft.manifest else soft
-            problems += _check_parts(soft, index, described, classes)
-            values_sha256 = _values_sha256(soft)
-        summary = {"dir": soft.directory.as_posix()}
+    @cache
+    def images() -> Labelled:
+        return against if isinstance(against, Labelled) else labelled.of_index(against)
+
+    described, one_at_a_time = _described(against), Lock()
+
+    def check_one(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]], SoftLabels, list[Held]]:
+        soft = foreign.describe(path)
+        problems = _check_claims(soft, against, classes, checkpoints or {})
+        swept = None if isinstance(against, Labelled) or not soft.manifest else _sweep(soft, against, described)
+        if swept:
+            soft = swept
+            held = [Held(part, split, (split,), part.rows, part.rows) for split, part in soft.parts.items()]
+        else:
+            with one_at_a_time:
+                soft = foreign.read_any(path) if soft.manifest else soft
+                held = holding.hold(soft, images())
+                problems += _check_parts(soft, images(), described, classes, held, keyless)
+        summary: dict[str, Any] = {"dir": soft.directory.as_posix()}
         summary |= {name: getattr(soft, name) for name in ("teacher", "kind", "kind_from", "temperature")}
         checkpoint = soft.manifest.get("checkpoint_sha256") if soft.manifest else None
-        return summary | {"checkpoint_sha256": checkpoint, "values_sha256": values_sha256}, problems
+        summary |= {"checkpoint_sha256": checkpoint, "values_sha256": soft.values_sha256}
+        return summary | ({} if soft.manifest else {"held": list(map(_told, held))}), problems, soft, held
 
     with ThreadPoolExecutor(WORKERS) as pool:
-        checked = list(pool.map(check_one, directories))
-    soft_labels = [summary for summary, _ in checked]
-    problems = [problem for _, found in checked for problem in found] + list(_check_copies(soft_labels))
-    kinds = {split: {p["kind"] for p in problems if p["split"] in (split, "")} for split in index.splits}
+        checked = list(pool.map(check_one, paths))
+    soft_labels = [summary for summary, *_ in checked]
+    problems = [problem for _, found, *_ in checked for problem in found] + list(_check_copies(soft_labels))
+    kinds = {split: {p["kind"] for p in problems if concerns(p, split)} for split in described}
     by_split = {
         split: {
             "len_equal": "length" not in kinds[split],
-            "hash_paths": described[split]["paths_sha256"],
+            "hash_paths": facts["paths_sha256"],
             "labels_equal": "label" not in kinds[split],
             "ok": not kinds[split],
         }
-        for split in index.splits
+        for split, facts in described.items()
     }
-    return {
-        "dirs": [directory.as_posix() for directory in directories],
-        "index_digest": index.digest,
-        "train_len_equal": by_split["train"]["len_equal"],
-        "hash_paths_train": by_split["train"]["hash_paths"],
+    train = by_split.get("train", {})
+    report = {
+        "dirs": [path.as_posix() for path in paths],
+        "index_digest": against.digest,
+        "train_len_equal": train.get("len_equal"),
+        "hash_paths_train": train.get("hash_paths"),
         "labels_equal": all(part["labels_equal"] for part in by_split.values()),
         "ok": not problems,
         "splits": by_split,
         "soft_labels": soft_labels,
         "problems": problems,
     }
+    return report, [(soft, held) for *_, soft, held in checked]
 
 
-def add_canary(report: dict[str, Any], examined: dict[str, Any]) -> dict[str, Any]:
-    """A report of `check` with what `canary.check` says of values, which keys in order cannot vouch for.
+def _described(against: "Index | Labelled") -> dict[str, dict[str, Any]]:
+    """Length and digests of each split that has a row, and of each that an index may have."""
+    if isinstance(against, Labelled):
+        return {split: against.described(split) for split in against.names}
+    from ..data.index import digests
 
-    The report gets `canary` (`examined` as it is) and a problem of kind `values` for each verdict "misaligned";
-    `row` is the likeliest first row out of step. "inconclusive" is no problem.
-    """
-    expected = "soft labels whose arg-max agrees with the labels of their images"
-    problems = []
-    for found in examined["results"]:
-        if found["verdict"] == "misaligned":
-            text = f"{found['why']} ({found['agreement']:.1%} agree, {found['chance']:.1%} by chance)"
-            place_ = Path(found["dir"]), found["split"]
-            problems.append(_problem(*place_, "values", found["slip_row"], expected, text, found["hint"]))
-    wrong = {problem["split"] for problem in problems}
-    splits = {
-        split: facts | {"ok": facts["ok"] and not wrong & {split, ""}} for split, facts in report["splits"].items()
-    }
-    return report | {
-        "ok": report["ok"] and not problems,
-        "splits": splits,
-        "problems": report["problems"] + problems,
-        "canary": examined,
-    }
+    # A mask, since pandas is five times slower by positions.
+    rows = against.rows
+    return {split: digests(rows.loc[rows["split"] == split, ["path", "label"]]) for split in against.splits}
+
+
+def _told(held: Held) -> dict[str, Any]:
+    paths = None if held.at is None else held.part.keys
+    facts = {"split": held.split, "splits": list(held.splits), "rows": len(held.part.rows), "paths": paths}
+    return facts | {"rule": held.rule, "guessed": held.guessed}
+
+
+def concerns(problem: dict[str, Any], split: str) -> bool:
+    """Whether a problem is of a split, among others."""
+    return problem["split"] == "" or split in problem["split"].split("+") or problem["split"] == split
 
 
 def require(report: dict[str, Any]) -> None:
@@ -155,7 +167,7 @@ def require(report: dict[str, Any]) -> None:
 def place(problem: dict[str, Any]) -> str:
     """Where a problem of `check` is, in words."""
     split = f", split {problem['split']}" if problem["split"] else ""
-    row = f", row {problem['row']}" if problem["row"] is not None else ""
+    row = f", row {problem['row']} from 0" if problem["row"] is not None else ""
     return problem["dir"] + split + row
 
 
@@ -165,47 +177,52 @@ def read_checkpoints(directory: Path) -> dict[str, str]:
     return {teacher: config["sha256"] for teacher, config in configs.items() if "sha256" in config}
 
 
-def _sweep(soft: SoftLabels, index: Index, described: dict[str, dict[str, Any]]) -> str:
-    """The digest of a store's values if it holds the index's rows in their order and nothing is wrong, else "".
+def _sweep(soft: SoftLabels, index: "Index", described: dict[str, dict[str, Any]]) -> SoftLabels | None:
+    """A store with its parts if it holds the index's rows in their order and nothing is wrong, else None.
 
-    Only a batch is held at a time. The first difference ends it unnamed: `_check_parts` names it.
+    Only a batch is held at a time, so the parts have neither keys nor values. The first difference ends it unnamed:
+    `_check_parts` names it.
     """
-    assert soft.manifest is not None
+    import pyarrow as pa
+
+    from ..data.index import text_column
+    from . import store
+
+    assert soft.manifest is not None and soft.classes is not None
     wanted = {name: text_column(index.rows, name) for name in store.KEYS}
     digest, start = hashlib.sha256(), 0
-    right = np.zeros(len(index.rows), bool)
+    arg_max = np.zeros(len(index.rows), np.int16)
+    finite, empty, right = (np.zeros(len(index.rows), bool) for _ in range(3))
     for texts, values in store.read_batches(soft):
         stop = start + len(values)
         same = all(wanted[name].slice(start, len(values)).equals(pa.chunked_array([texts[name]])) for name in texts)
-        if not same or not (np.isfinite(values).all() or store.sound(values, soft.manifest).all()):
-            return ""
-        right[start:stop] = store.distributions(values)
-        digest.update(values.data)
+        if not same:
+            return None
+        seen = see(values, digest)
+        if not (seen.finite | (seen.empty & soft.partial)).all():
+            return None
+        finite[start:stop], empty[start:stop] = seen.finite, seen.empty
+        right[start:stop], arg_max[start:stop] = seen.distribution, seen.arg_max
         start = stop
     if start < len(right) or soft.manifest.get("splits") != described:
-        return ""
-    return "" if any(right[index.positions(split)].all() for split in index.splits) else digest.hexdigest()
-
-
-def _values_sha256(soft: SoftLabels) -> str:
-    """The digest of the values in the order of the files' rows, whatever their splits."""
-    digest = hashlib.sha256()
-    for file in sorted({part.file for part in soft.parts.values()}):
-        parts = [part for part in soft.parts.values() if part.file == file]
-        order = np.argsort(np.concatenate([part.rows for part in parts]))
-        digest.update(np.concatenate([part.values for part in parts])[order].data)
-    return digest.hexdigest()
+        return None
+    rows = {split: index.positions(split) for split in index.splits}
+    whole = Values(np.empty((0, len(soft.classes)), np.float32), arg_max, finite, empty, right)
+    parts = {split: Part(whole, None, None, at, soft.directory / TABLE) for split, at in rows.items() if len(at)}
+    if any(map(_all_distributions, parts.values())):
+        return None
+    return replace(soft, parts=parts, values_sha256=digest.hexdigest())
 
 
 def _check_claims(
-    soft: SoftLabels, index: Index, classes: list[str], checkpoints: dict[str, str]
+    soft: SoftLabels, against: "Index | Labelled", classes: list[str], checkpoints: dict[str, str]
 ) -> list[dict[str, Any]]:
-    """What a directory says of itself, in its manifest or in the names of its columns."""
+    """What soft labels say of themselves, in a manifest or in the names of their columns."""
     facts: list[tuple[str, object, object, str]] = []
     if soft.classes is not None:
         renamed = sorted(soft.classes) == sorted(classes)
-        keyed = all(part.paths is not None for part in soft.parts.values())
-        repairable = f"{_repair(soft)} puts the columns in order; or {IN_ORDER}" if renamed and keyed else IN_ORDER
+        repair = against.repair_command(soft.directory) if isinstance(against, Labelled) else _repair(soft)
+        repairable = f"{repair} puts the columns in order; or {IN_ORDER}" if renamed and soft.keyed else IN_ORDER
         facts.append(("classes", classes, soft.classes, repairable))
     if soft.temperature is not None or soft.manifest:
         hint = "softened once, they cannot be softened as others are: export them at temperature 1"
@@ -213,8 +230,8 @@ def _check_claims(
     if soft.manifest:
         checkpoint = soft.manifest.get("checkpoint_sha256")
         facts += [
-            ("index digest", index.digest, soft.manifest.get("index_digest"), ANEW),
-            ("table digest", soft.manifest.get("table_sha256"), sha256_file(soft.directory / store.TABLE), ANEW),
+            ("index digest", against.digest, soft.manifest.get("index_digest"), ANEW),
+            ("table digest", soft.manifest.get("table_sha256"), sha256_file(soft.directory / TABLE), ANEW),
             ("checkpoint", checkpoints.get(soft.teacher, checkpoint), checkpoint, f"other weights by now: {ANEW}"),
         ]
         damaged = (soft.manifest.get("provenance") or {}).get("damaged")
@@ -222,7 +239,7 @@ def _check_claims(
         if soft.classes == classes:
             facts.append(("classes", classes, soft.manifest["classes"], IN_ORDER))
     return [
-        _problem(soft.directory, "", kind, None, expected, found, hint)
+        problem(soft.directory, "", kind, None, expected, found, hint)
         for kind, expected, found, hint in facts
         if expected != found
     ]
@@ -241,83 +258,104 @@ def _check_copies(soft_labels: list[dict[str, Any]]) -> Iterator[dict[str, Any]]
             expected = f"a {same[0]} digest of its own, for {later['teacher']}"
             found = f"that of {earlier['dir']}, for {earlier['teacher']}"
             hint = "one is a copy of the other: " + ANEW
-            yield _problem(Path(later["dir"]), "", "checkpoint", None, expected, found, hint)
+            yield problem(Path(later["dir"]), "", "checkpoint", None, expected, found, hint)
 
 
 def _check_parts(
-    soft: SoftLabels, index: Index, described: dict[str, dict[str, Any]], classes: list[str]
+    soft: SoftLabels,
+    images: Labelled,
+    described: dict[str, dict[str, Any]],
+    classes: list[str],
+    held: Sequence[Held],
+    keyless: bool,
 ) -> list[dict[str, Any]]:
-    paths, labels = (text_column(index.rows, name).combine_chunks() for name in ("path", "label"))
-    wanted = {"": Rows(paths, labels, np.arange(len(paths)))}
-    for split in index.splits:
-        positions = index.positions(split)
-        wanted[split] = Rows(paths.take(pa.array(positions)), labels.take(pa.array(positions)), positions)
-    whole = list(soft.parts) == [""] and not soft.manifest
-    in_order = all(
-        split in wanted and part.paths is not None and part.paths.equals(wanted[split].paths)
-        for split, part in soft.parts.items()
-    )
-    remedy = ANEW if in_order else _remedy(soft, paths)  # which takes a second for a million rows
+    remedy = _remedy(soft, images, held)
     problems = []
-    for split, part in soft.parts.items():
-        if split not in index.splits and not whole:
-            expected, found = "one of " + ", ".join(index.splits), split or "no split"
-            problems.append(_problem(soft.directory, split, "split", int(part.rows[0]), expected, found, remedy))
-    for split in [""] if whole else index.splits:
-        if split in soft.parts:
-            problems += _check_keys(soft.directory, split, soft.parts[split], wanted[split], remedy)
-        else:
-            expected = f"{len(wanted[split].paths)} rows"
-            problems.append(_problem(soft.directory, split, "length", 0, expected, "none of this split", remedy))
+    for one in held:
+        if one.unknown or (soft.manifest and one.split == ""):
+            expected, found = "one of " + ", ".join(images.names), one.split or "no split"
+            problems.append(problem(soft.directory, one.split, "split", int(one.part.rows[0]), expected, found, remedy))
+    for split in described if soft.manifest else []:
+        if split not in soft.parts and described[split]["length"]:
+            expected = f"{described[split]['length']} rows"
+            problems.append(problem(soft.directory, split, "length", 0, expected, "none of this split", remedy))
+    for one in held:
+        if not one.unknown:
+            problems += _check_keys(soft.directory, one, images, remedy, keyless)
     if soft.manifest and not problems:
-        problems += _check_places(soft, wanted, described)
-    for split, part in soft.parts.items():
-        problems += _check_values(soft, split, part, classes)
+        problems += _check_places(soft, images, described, held)
+    for one in held:
+        problems += _check_values(soft, one, classes)
     return problems
 
 
-def _remedy(soft: SoftLabels, wanted: pa.LargeStringArray) -> str:
-    """What to do about paths that differ: `repair` needs one for each row, and a row for every path of the index."""
-    paths = [part.paths for part in soft.parts.values() if part.paths is not None]
-    if len(paths) == len(soft.parts) and pc.all(pc.is_in(wanted, pa.concat_arrays(paths))).as_py():
-        return f"{_repair(soft)} puts them in order; or {ANEW}"
-    return ANEW
+def _remedy(soft: SoftLabels, images: Labelled, held: Sequence[Held]) -> str:
+    """What to do about paths that differ: `repair` needs one for each row."""
+    wrong = [one for one in held if one.unknown or one.at is None or not _in_order(one)]
+    if not soft.keyed or not wrong:
+        return ANEW
+    found, _ = holding.found(soft, images)
+    have = np.zeros(len(images.paths), bool)
+    for at in found.values():
+        have[at[at >= 0]] = True
+    wanted = [one.positions for one in held] if not soft.manifest else [np.arange(len(have))]
+    lost = int((~have[np.concatenate([np.arange(0), *wanted])]).sum())
+    command = _repair(soft, images)
+    if lost and not have.any():
+        return ANEW
+    if lost:
+        command = _repair(soft, images, "--drop-unmatched")
+        return f"{ANEW}; or {command} writes the others in order, and lists the {lost} images without a soft label"
+    return f"{command} puts them in order; or {ANEW}"
 
 
-def _repair(soft: SoftLabels) -> str:
+def _in_order(one: Held) -> bool:
+    return one.at is not None and len(one.at) == len(one.positions) and bool((one.at == np.arange(len(one.at))).all())
+
+
+def _repair(soft: SoftLabels, images: Labelled | None = None, *options: str) -> str:
+    if images is not None:
+        return images.repair_command(soft.directory, *options)
     return f"`ferdistill align repair {shlex.quote(str(soft.directory))} --out NEW`"
 
 
-def _check_keys(directory: Path, split: str, part: Part, wanted: Rows, remedy: str) -> Iterator[dict[str, Any]]:
+def _check_keys(path: Path, held: Held, images: Labelled, remedy: str, keyless: bool) -> Iterator[dict[str, Any]]:
     """Length, paths and labels, row by row."""
-    note = partial(_problem, directory, split)
-    at = np.arange(len(part.values))  # where in the index's rows each belongs; -1 where nowhere
-    in_step = part.paths is None or part.paths.equals(wanted.paths)
-    if part.paths is None:
-        if len(at) != len(wanted.paths):
-            yield note("length", None, f"{len(wanted.paths)} rows", f"{len(at)} rows, without paths", ANEW)
-            at[:] = -1
-        hint = "run `ferdistill align canary`, which compares them with the labels; or " + ANEW
-        yield note("keys", None, "a path for each row", "nothing to check order by", hint)
-    elif not in_step:
-        paths, expected = (texts.to_numpy(zero_copy_only=False) for texts in (part.paths, wanted.paths))
-        at = pd.Index(expected).get_indexer(paths)
-        yield from _compare_paths(note, paths, expected, at, remedy)
-    if part.labels is not None and not (in_step and part.labels.equals(wanted.labels)):
-        labels = part.labels.to_numpy(zero_copy_only=False)
-        right = wanted.labels.take(pa.array(at, mask=at < 0)).to_numpy(zero_copy_only=False)
-        for row in np.flatnonzero((at >= 0) & (labels != right))[:1].tolist():
-            found = labels[row] if part.paths is None else f"{labels[row]} for {part.paths[row]}"
+    note, part, wanted = partial(problem, path, held.split), held.part, held.positions
+    at = np.arange(len(part.rows)) if held.at is None else held.at
+    if held.at is None:
+        if len(at) != len(wanted):
+            # Rows of images without a label show no length that the canary could find.
+            if not keyless or (images.codes[wanted] < 0).any():
+                yield note("length", None, f"{len(wanted)} rows", f"{len(at)} rows, without paths", ANEW)
+            at = np.full(len(at), -1)
+        if not keyless:
+            hint = "leave --no-canary out, which compares them with the labels; or " + ANEW
+            yield note("keys", None, "a path for each row", "nothing to check order by", hint)
+    elif not _in_order(held):
+        yield from _compare_paths(note, held, images, remedy)
+    if part.labels is not None and (at >= 0).any():
+        right = images.labels[wanted[at]]
+        for row in np.flatnonzero((at >= 0) & (part.labels != right))[:1].tolist():
+            found = part.labels[row] if part.paths is None else f"{part.labels[row]} for {part.paths[row]}"
             yield note("label", row, right[row], found, ANEW)
 
 
 def _compare_paths(
-    note: Callable[..., dict[str, Any]], paths: np.ndarray, expected: np.ndarray, at: np.ndarray, remedy: str
+    note: Callable[..., dict[str, Any]], held: Held, images: Labelled, remedy: str
 ) -> Iterator[dict[str, Any]]:
-    """The problems of paths that differ."""
-    repeated = pd.Index(paths).duplicated()
+    """The problems of paths that differ; each tells the path, and its row counted from 0."""
+    at, paths, expected = held.at, held.part.paths, images.paths[held.positions]
+    assert at is not None and paths is not None
+    first = np.unique(at, return_index=True)[1]
+    repeated = np.ones(len(at), bool)
+    repeated[first] = False
+    repeated &= at >= 0
+    unknown, firsts = np.flatnonzero(at < 0), dict[str, int]()
+    for row in unknown.tolist():  # copies of a path that is not known are copies too
+        repeated[row] = firsts.setdefault(paths[row], row) != row
     missing = np.setdiff1d(np.arange(len(expected)), at)
-    extra, doubled = np.flatnonzero(at < 0), np.flatnonzero(repeated)
+    extra, doubled = unknown, np.flatnonzero(repeated)
     known = np.flatnonzero((at >= 0) & ~repeated)
     moved = known[at[known] != np.sort(at[known])]
     if len(missing) or len(extra):
@@ -326,9 +364,9 @@ def _compare_paths(
         hint = f"the set of paths is the same: {'rows are doubled' if len(doubled) else 'a permutation'}; {remedy}"
     if len(paths) != len(expected):
         shared = min(len(paths), len(expected))
-        first = int(np.append(np.flatnonzero(paths[:shared] != expected[:shared]), shared)[0])
-        text = f"{len(paths)} rows; first difference at row {first}"
-        yield note("length", first, f"{len(expected)} rows", text, hint)
+        start = int(np.append(np.flatnonzero(at[:shared] != np.arange(shared)), shared)[0])
+        text = f"{len(paths)} rows; first difference at row {start}"
+        yield note("length", start, f"{len(expected)} rows", text, hint)
     for row in doubled[:1].tolist():
         yield note("duplicate", row, "each path once", paths[row], hint)
     for row in missing[:1].tolist():
@@ -340,50 +378,57 @@ def _compare_paths(
     for row in moved[:1].tolist():
         # Without missing or extra rows, this is the path that belongs here.
         belongs = expected[np.sort(at[known])[np.searchsorted(known, row)]]
+        ranks = np.argsort(np.argsort(at[known]))
+        if len(known) == len(expected):
+            hint = f"{orders.described(ranks, images.sort_orders(held.positions))}; {hint}"
         yield note("order", row, belongs, paths[row], hint)
 
 
 def _check_places(
-    soft: SoftLabels, wanted: dict[str, Rows], described: dict[str, dict[str, Any]]
+    soft: SoftLabels, images: Labelled, described: dict[str, dict[str, Any]], held: Sequence[Held]
 ) -> Iterator[dict[str, Any]]:
     """Of a store whose every split agrees with the index: do their places in the table, and the manifest's digests?"""
-    for split, part in soft.parts.items():
-        note, right = partial(_problem, soft.directory, split), wanted[split]
-        for row in np.flatnonzero(part.rows != right.positions)[:1].tolist():
-            expected = f"{right.paths[row]} in row {right.positions[row]} of the table"
-            yield note("order", row, expected, f"row {part.rows[row]} of it", _remedy(soft, wanted[""].paths))
-        claimed = ((soft.manifest or {}).get("splits") or {}).get(split)
-        if claimed != described[split]:
-            yield note("table digest", None, described[split], claimed, "the manifest was edited by hand: " + ANEW)
+    for one in held:
+        note, right = partial(problem, soft.directory, one.split), one.positions
+        for row in np.flatnonzero(one.part.rows != right)[:1].tolist():
+            expected = f"{images.paths[right[row]]} in row {right[row]} of the table"
+            hint = f"{_repair(soft, images)} puts them in order; or {ANEW}"
+            yield note("order", row, expected, f"row {one.part.rows[row]} of it", hint)
+        claimed = ((soft.manifest or {}).get("splits") or {}).get(one.split)
+        if claimed != described[one.split]:
+            hint = "the manifest was edited by hand: " + ANEW
+            yield note("table digest", None, described[one.split], claimed, hint)
 
 
-def _check_values(soft: SoftLabels, split: str, part: Part, classes: list[str]) -> Iterator[dict[str, Any]]:
+def _check_values(soft: SoftLabels, held: Held, classes: list[str]) -> Iterator[dict[str, Any]]:
     """Finite, a column a class, and of the kind that they are said to be."""
-    note = partial(_problem, soft.directory, split)
-    if part.values.shape[1] != len(classes):
-        expected, found = f"{len(classes)} columns: {', '.join(classes)}", f"{part.values.shape[1]} columns"
+    note, part = partial(problem, soft.directory, held.split), held.part
+    if part.columns != len(classes):
+        expected, found = f"{len(classes)} columns: {', '.join(classes)}", f"{part.columns} columns"
         yield note("classes", None, expected, found, IN_ORDER)
         return
-
-    def shown(row: int) -> str:
-        return f"{part.values[row].tolist()}" + ("" if part.paths is None else f" for {part.paths[row]}")
-
-    finite = store.sound(part.values, soft.manifest)
-    right = store.distributions(part.values)
-    for row in np.flatnonzero(~finite)[:1].tolist():
-        yield note("non-finite", row, f"finite {soft.kind}", shown(row), ANEW)
+    finite, right = part.finite, part.distribution
+    for row in np.flatnonzero(~finite & ~(part.empty & soft.partial))[:1].tolist():
+        yield note("non-finite", row, f"finite {soft.kind}", part.shown(row), ANEW)
     if soft.kind == "probabilities":
         for row in np.flatnonzero(finite & ~right)[:1].tolist():
-            expected = f"none negative, and the sum 1 within {store.TOLERANCE:g} (probabilities, {soft.kind_from})"
-            text = f"the sum {part.values[row].sum():.4g} of {shown(row)}"
-            yield note("not a distribution", row, expected, text, ANEW)
-    elif len(right) and right.all():
+            expected = f"none negative, and the sum 1 within {TOLERANCE:g} (probabilities, {soft.kind_from})"
+            total = part.whole.array[part.rows[row]].sum()
+            yield note("not a distribution", row, expected, f"the sum {total:.4g} of {part.shown(row)}", ANEW)
+    elif _all_distributions(part):
         text = "probabilities: every row lies in [0, 1] with the sum 1"
         yield note("not a distribution", 0, f"logits, {soft.kind_from}", text, "export raw logits")
 
 
-def _problem(
+def _all_distributions(part: Part) -> bool:
+    """Whether every row that is not empty is one, so that logits look like probabilities."""
+    right = part.distribution[~part.empty]
+    return len(right) > 0 and bool(right.all())
+
+
+def problem(
     directory: Path, split: str, kind: str, row: int | None, expected: object, found: object, hint: str
 ) -> dict[str, Any]:
+    """One entry of a report's `problems`."""
     facts = {"split": split, "kind": kind, "row": row, "expected": expected, "found": found, "hint": hint}
     return {"dir": directory.as_posix(), **facts}

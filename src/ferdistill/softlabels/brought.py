@@ -12,9 +12,9 @@ from ..data.index import Index
 from ..errors import CheckError, UsageError, require_same
 from ..files import atomic, read_json, sha256_file, write_json
 from ..params import SoftLabelsTeacher, TableTeacher, VotesTeacher
-from . import canary, foreign, store
+from . import canary, foreign, labelled
+from .parts import TOLERANCE, SoftLabels, covered, distributions
 from .repair import FLOOR
-from .store import SoftLabels
 
 TENSORS = "logits.safetensors"
 
@@ -55,7 +55,7 @@ def read(place: Path, index: Index, classes: list[str], *, temperature: float | 
         is no class or contradicts the index; a path has two rows that differ; a row is not finite, or probabilities do
         not sum to 1; the file states another temperature; rows are missing; or the canary finds them out of step.
     """
-    soft = foreign.read_file(place) if place.is_file() else foreign.read_any(place)
+    soft = foreign.read_any(place)
     if damaged := ((soft.manifest or {}).get("provenance") or {}).get("damaged"):
         raise CheckError(
             f"soft labels put out of step for a study: {damaged}", where=str(place), expected="intact ones"
@@ -75,8 +75,7 @@ def read(place: Path, index: Index, classes: list[str], *, temperature: float | 
     kept = _without_copies(frame, values, at)
     logits = np.full((len(index.rows), len(classes)), np.nan, np.float32)
     logits[at[kept]] = _logits(soft, values[kept], frame.iloc[kept], made_at)
-    has = store.covered(logits)
-    covered = {split: int(has[index.positions(split)].sum()) for split in index.splits}
+    has = covered(logits)
     _check_coverage(str(place), index, classes, has, partial)
     provenance = {
         "from": place.name,
@@ -86,7 +85,7 @@ def read(place: Path, index: Index, classes: list[str], *, temperature: float | 
         "rows": len(frame),
         "left_out": int((at < 0).sum()),
         "zeros": int((values[kept] < FLOOR).sum()) if soft.kind == "probabilities" else 0,
-        "covered": covered,
+        "covered": _by_split(has, index),
         "canary": _ask_canary(str(place), logits, has, index, classes),
     }
     return Table(logits, provenance)
@@ -115,13 +114,13 @@ def of_votes(index: Index, classes: list[str], *, smoothing: float, partial: boo
     smoothed = (voters * shares + smoothing / len(classes)) / (voters + smoothing)
     shares = np.where(np.isnan(voters), shares, smoothed)
     logits = np.log(np.maximum(shares, FLOOR)).astype(np.float32)  # NaN stays NaN
-    has = store.covered(logits)
+    has = covered(logits)
     _check_coverage(where, index, classes, has, partial)
     provenance = {
         "from": "votes",
         "smoothing": smoothing,
         "zeros": int((shares < FLOOR).sum()),
-        "covered": {split: int(has[index.positions(split)].sum()) for split in index.splits},
+        "covered": _by_split(has, index),
         "canary": _ask_canary(where, logits, has, index, classes),
     }
     return Table(logits, provenance)
@@ -179,7 +178,7 @@ def _temperature(soft: SoftLabels, asked: float | None) -> float:
 
 
 def _rows(soft: SoftLabels, columns: np.ndarray) -> tuple[pd.DataFrame, np.ndarray]:
-    """path, label (None where unknown), file and row of every row of every part, and their values (N, K)."""
+    """path, label (None where unknown), file and row of every row of every part, and their values (N, K), float32."""
     frames = []
     for part in soft.parts.values():
         if part.paths is None:
@@ -189,14 +188,12 @@ def _rows(soft: SoftLabels, columns: np.ndarray) -> tuple[pd.DataFrame, np.ndarr
                 expected="a path for each row",
                 hint="`ferdistill align repair` writes a store with keys, where it can tell",
             )
-        labels = None if part.labels is None else part.labels.to_pandas()
         frames.append(
-            pd.DataFrame({"path": part.paths.to_pandas(), "label": labels, "file": str(part.file), "row": part.rows})
+            pd.DataFrame({"path": part.paths, "label": part.labels, "file": str(part.file), "row": part.rows})
         )
-    parts = list(soft.parts.values())
-    values = parts[0].values if len(parts) == 1 else np.concatenate([part.values for part in parts])
-    in_order = (columns == np.arange(len(columns))).all()
-    return pd.concat(frames, ignore_index=True), values if in_order else values[:, columns]
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes an infinity, which is refused
+        values = np.concatenate([part.values[:, columns].astype(np.float32) for part in soft.parts.values()])
+    return pd.concat(frames, ignore_index=True), values
 
 
 def _where(frame: pd.DataFrame, row: int) -> str:
@@ -245,7 +242,7 @@ def _without_copies(frame: pd.DataFrame, values: np.ndarray, at: np.ndarray) -> 
 
 def _logits(soft: SoftLabels, values: np.ndarray, frame: pd.DataFrame, temperature: float) -> np.ndarray:
     """Logits at temperature 1, float32."""
-    finite, right = np.isfinite(values).all(axis=1), store.distributions(values)
+    finite, right = np.isfinite(values).all(axis=1), distributions(values)
     for row in np.flatnonzero(~finite)[:1].tolist():
         found = f"{soft.kind} that are not finite: {(~finite).sum()} rows, the first {values[row].tolist()}"
         raise CheckError(found, where=_where(frame, row), expected="finite numbers", hint="export them anew")
@@ -263,10 +260,14 @@ def _logits(soft: SoftLabels, values: np.ndarray, frame: pd.DataFrame, temperatu
             f"probabilities that do not sum to 1, or are negative: {(~right).sum()} rows, the first "
             f"{values[row].tolist()}, of sum {values[row].sum():.4g}, for {frame['path'].iloc[row]}",
             where=_where(frame, row),
-            expected=f"none negative, and the sum 1 within {store.TOLERANCE:g}",
+            expected=f"none negative, and the sum 1 within {TOLERANCE:g}",
             hint="export them anew; logits are named so by the entry, or the columns logit_<class>",
         )
     return (np.log(np.maximum(values, FLOOR)) * temperature).astype(np.float32)
+
+
+def _by_split(has: np.ndarray, index: Index) -> dict[str, int]:
+    return {split: int(has[index.positions(split)].sum()) for split in index.splits}
 
 
 def _check_coverage(place: str, index: Index, classes: list[str], has: np.ndarray, partial: bool) -> None:
@@ -295,7 +296,7 @@ def _check_coverage(place: str, index: Index, classes: list[str], has: np.ndarra
 def _ask_canary(place: str, logits: np.ndarray, has: np.ndarray, index: Index, classes: list[str]) -> dict[str, Any]:
     """What the canary says of the labelled rows that are there, in the order of the index."""
     rows = np.flatnonzero(has & (index.rows["label"] != "").to_numpy())
-    orders = canary.sort_orders(index.rows.iloc[rows])
+    orders = labelled.of_index(index).sort_orders(rows)
     found = canary.examine(logits[rows], index.codes(classes)[rows], orders=orders)
     if found["verdict"] == "misaligned":
         raise CheckError(

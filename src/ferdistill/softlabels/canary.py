@@ -12,23 +12,29 @@ Errors that come in stretches (a hard source, a subject the teacher misreads) br
 called unrelated to its labels only if its own agreement with them is chance, and far below a useful teacher's.
 """
 
-import re
-import shlex
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
-from ..data.index import SPLITS, TRANSFER, Index
 from ..errors import CheckError
 from ..progress import track
-from . import foreign, pairing, store
+from . import foreign, holding, labelled, pairing
+from .holding import Held
+from .labelled import SORTED, Labelled
 from .pairing import SIGNIFICANCE, USEFUL, Segment
-from .store import SoftLabels
+from .parts import SoftLabels
+
+if TYPE_CHECKING:
+    from ..data.index import Index
 
 ADEQUATE = 0.8  # power without which an intact set is not called aligned
+WORKERS = 2  # sets looked at at once
+# Faults after which it is known of every row where it belongs, and those after which a few rows remain in doubt.
+EXACT, UP_TO_A_FEW = {"order", "rotated"}, {"dropped", "doubled", "swapped", "moved", "several"}
+LARGEST = 2**24  # entries of a table of arg-max, label and another's arg-max
 
 
 def examine(
@@ -47,7 +53,7 @@ def examine(
     labels : (M,)
         Those of the index in its order, in 0..K-1.
     orders : {name: (M,)}
-        Other orders in which the rows may have been written, as positions in the index; see `sort_orders`.
+        Other orders in which the rows may have been written, as positions in the index; see `orders.sort_orders`.
     others : (M, K) each
         Soft labels of other teachers. Teachers share errors, so they see slips that the labels cannot (inside a
         long run of one label). In step with one another, they may still all be out of step with the index.
@@ -64,8 +70,9 @@ def examine(
         - `rows`, `index_rows`: N and M.
         - `agreement`, `chance`, `p_value`: of the arg-max with the labels in the index's order; what a shuffle
           would give; and the chance of a shuffle that agrees as well (normal approximation, never 0).
-        - `shift`: None, or `kind` ("dropped", "doubled", "swapped", "moved", "several", "unrelated", "order",
-          "columns", "length", "teachers") with `rows` (how many were lost or doubled), `order` (its name),
+        - `shift`: None, or `kind` ("dropped", "doubled", "rotated", "swapped", "moved", "several", "unrelated",
+          "order", "columns", "length", "teachers") with `rows` (how many were lost or doubled, or came round),
+          `order` (its name), `doubtful` (how many rows an order which the labels cannot tell from it puts elsewhere),
           `columns` (column j holds class `columns[j]`) where they apply, and `segments` of {start, stop, shift}:
           there, row i belongs to index row i + shift (None: to none found).
         - `slip_row`, `slip_interval`: the first row that is out of step, and the least and greatest row where it
@@ -78,8 +85,17 @@ def examine(
 
     Raises a CheckError if an array is empty, has the wrong shape, is not finite, or a label is out of range.
     """
-    predictions = _arg_max(values)
-    classes = values.shape[1]
+    return judge(_arg_max(values), labels, values.shape[1], orders, [_arg_max(other) for other in others])
+
+
+def judge(
+    predictions: np.ndarray,
+    labels: np.ndarray,
+    classes: int,
+    orders: Mapping[str, np.ndarray] | None = None,
+    others: Sequence[np.ndarray] = (),
+) -> dict[str, Any]:
+    """As `examine`, of each row's arg-max (N,) and others' (M,), int64 in 0..`classes`-1."""
     if len(labels) == 0 or labels.min() < 0 or labels.max() >= classes:
         raise CheckError(
             "labels that are not positions of the soft labels' columns",
@@ -89,27 +105,16 @@ def examine(
     rows, shared = len(predictions), min(len(predictions), len(labels))
     agreement, chance, p_value = pairing.agreement(predictions[:shared], labels[:shared])
     shift, why, slip, evidence, unresolved = _look(predictions, labels, orders or {}, classes, p_value < SIGNIFICANCE)
-    verdict = "misaligned"
-    compared = [_compare(predictions, labels, _arg_max(other), classes) for other in others]
-    against = [other for other in compared if other["shift"] is not None]
-    blind_rows = None
+    verdict, blind_rows = "misaligned", None
     if shift is None:
         verdict, blind_rows = "inconclusive", pairing.blind_rows(predictions, labels, classes)
         if p_value >= SIGNIFICANCE:
             why = "the agreement is not above chance, and there are too few rows to say more"
-        elif len(against) >= 2 and 2 * len(against) > len(compared):
-            verdict, shift = "misaligned", {**against[0]["shift"], "kind": "teachers"}
-            slip = {name: against[0][name] for name in ("slip_row", "slip_interval")}
-            why = (
-                f"in step with the labels as far as they show, but not with {len(against)} of {len(compared)} teachers"
-            )
-        elif against:
-            why = "in step with the labels as far as they show, but not with another teacher"
         elif blind_rows > (1 - ADEQUATE) * rows:
             why = f"no slip found, but one lost row would go unseen at {blind_rows} of {rows} places"
         else:
             verdict, why = "aligned", "the agreement is above chance, and no slip was found"
-    return {
+    found = {
         "verdict": verdict,
         "why": why,
         "rows": rows,
@@ -123,8 +128,24 @@ def examine(
         "power": None if blind_rows is None else 1 - blind_rows / rows,
         "blind_rows": blind_rows,
         "unresolved_orders": unresolved,
-        "others": compared,
+        "others": [],
     }
+    return with_others(found, [_compare(predictions, labels, other, classes) for other in others])
+
+
+def with_others(found: dict[str, Any], compared: list[dict[str, Any]]) -> dict[str, Any]:
+    """What `judge` found of a set alone, once it was compared with other teachers."""
+    found = found | {"others": compared}
+    against = [other for other in compared if other["shift"] is not None]
+    if found["shift"] is not None or found["p_value"] >= SIGNIFICANCE or not against:
+        return found
+    step = "in step with the labels as far as they show, but not with"
+    if len(against) >= 2 and 2 * len(against) > len(compared):
+        slip = {name: against[0][name] for name in ("slip_row", "slip_interval")}
+        shift = {**against[0]["shift"], "kind": "teachers"}
+        why = f"{step} {len(against)} of {len(compared)} teachers"
+        return found | {"verdict": "misaligned", "why": why, "shift": shift, **slip}
+    return found | {"verdict": "inconclusive", "why": f"{step} another teacher"}
 
 
 def _look(
@@ -136,18 +157,30 @@ def _look(
     order, unresolved = pairing.best_order(predictions[:shared], labels, orders)
     paired = labels if order is None else labels[orders[order]]
     segments, gain, threshold = pairing.trace(predictions, paired, classes, classes)
+    rotated = None if order else pairing.rotation(predictions, labels, segments, classes)
+    segments = rotated or segments
     if rows != index_rows and _describe(segments) is None and above_chance:
         # Rows were lost or doubled: where nothing shows it, so near the end that nothing can.
         segments = [(0, rows, 0), (rows, rows, index_rows - rows)]
     slip = pairing.first_change(predictions, paired, segments, classes, classes)
     columns = pairing.column_order(predictions, paired, segments, classes)
     shift, why = _describe(segments), ""
+    if rotated:
+        shift = {"kind": "rotated", "rows": rotated[0][1], **_listed(segments)}
     if order is not None:
-        shift, why = {"kind": "order", "order": order}, f"the rows are in another order: {order}"
+        differing = [orders[other] != orders[order] for other in unresolved]
+        doubtful = int(np.any(differing, axis=0).sum()) if differing else 0
+        shift = {"kind": "order", "order": order, "doubtful": doubtful}
+        why = f"the rows are in another order: {order}" + (
+            f"; or, as the labels cannot tell, {', '.join(unresolved)}" if doubtful else ""
+        )
     elif columns is not None:
         shift, why = {"kind": "columns", "columns": columns}, "the columns are not the classes in the index's order"
     elif shift is not None:
         why = _sentence(shift)
+        at_start = shift["kind"] in ("dropped", "doubled") and slip["slip_interval"][0] <= shift["rows"]
+        if rows == index_rows and at_start:
+            why += f", or all are rotated by {shift['rows']}, as np.roll does"
     elif pairing.at_chance(predictions[:shared], labels[:shared]):
         shift, segments = {"kind": "unrelated"}, [(0, rows, None)]
         why = f"the agreement is chance: shuffled, of other images, or of a teacher below {USEFUL:.0%} accuracy"
@@ -156,114 +189,139 @@ def _look(
     if shift is not None:
         shift |= _listed(segments)
     if rows != index_rows:
-        why = f"{rows} rows for {index_rows} of the index" + (f"; {why}" if why else "")
+        why = f"{rows} rows for {index_rows} images" + (f"; {why}" if why else "")
     return shift, why, slip, {"log_likelihood_ratio": gain, "threshold": threshold}, unresolved
 
 
-def check(directories: Sequence[Path], index: Index) -> dict[str, Any]:
-    """Examine directories of soft labels, split by split, against an index and one another.
+def check(paths: Sequence[Path], against: "Labelled | Index") -> dict[str, Any]:
+    """Examine soft labels, split by split, against an index or a table of labels, and one another.
 
     Rows are taken as they lie: paths and labels in the files are not consulted (`alignment.check` does that). Columns
-    are taken by name where the files name them. A directory is anything that `foreign.read_any` reads. Of a partial
-    teacher the rows that it has are examined, and held against teachers that have the same.
+    are taken by name where the files name them. A path is anything that `foreign.read_any` reads. Only rows of images
+    with a label are examined, and of a partial teacher those that it has.
 
     Returns
     -------
     dict
-        `dirs`; `results`, a list of {dir, split, **what `examine` gives, hint}, split "" being the whole index and
-        `hint` what to do about a fault, else None; and `ok`: whether every verdict is "aligned". Teachers that are
-        misaligned on their own are not held against others.
+        `dirs`; `results`, as `compare` gives them; and `ok`: whether every verdict is "aligned".
 
-    Raises a UsageError if a directory is not there, a CheckError if a file cannot be read, has other classes or splits
+    Raises a UsageError if a path is not there, a CheckError if a file cannot be read, has other classes or splits
     than the index, or values that are not finite.
     """
-    classes = index.description["classes"]
-    codes = index.codes(classes)
-    unlabelled = bool((codes < 0).any())
-    sets: dict[tuple[str, bytes], dict[Path, np.ndarray]] = {}  # by split, and by which of its rows are there
-    facts: dict[Path, tuple[bool, bool]] = {}
-    for directory in directories:
-        soft = foreign.read_any(directory)
-        facts[directory] = soft.classes is not None, all(part.paths is not None for part in soft.parts.values())
-        columns = class_columns(soft, classes)
-        for split, part in soft.parts.items():
-            if split == TRANSFER and unlabelled:
-                continue  # there is nothing to hold it against
-            if split not in ("", *SPLITS):
-                raise CheckError(
-                    f"a split that the index does not have: {split}",
-                    where=str(part.file),
-                    expected=", ".join(SPLITS),
-                    hint="rename it, or take it out",
-                )
-            values, has = part.values[:, columns], b""
-            if "covered" in (soft.manifest or {}) or (split == "" and unlabelled):
-                there = store.covered(values)
-                if split == "":
-                    there &= _labelled(codes, len(values), part.file)
-                values, has = values[there], there.tobytes()
-            if len(values):
-                sets.setdefault((split, has), {})[directory] = values
-    results = []
-    order_of = ("", *SPLITS)
-    for split, has in track(sorted(sets, key=lambda key: order_of.index(key[0])), "canary", len(sets)):
-        positions = index.positions(split) if split else np.arange(len(codes))
-        positions = positions[np.frombuffer(has, bool)] if has else positions
-        labels, orders = codes[positions], sort_orders(index.rows.iloc[positions])
-        alone = {directory: examine(values, labels, orders=orders) for directory, values in sets[split, has].items()}
-        trusted = [directory for directory, result in alone.items() if result["verdict"] != "misaligned"]
-        for directory, result in alone.items():
-            others = [sets[split, has][other] for other in trusted if other != directory]
-            if others and directory in trusted:
-                result = examine(sets[split, has][directory], labels, orders=orders, others=others)
-            hint = _remedy(result["shift"], directory, classes, *facts[directory])
-            results.append({"dir": directory.as_posix(), "split": split, **result, "hint": hint})
+    images = against if isinstance(against, Labelled) else labelled.of_index(against)
+    sets = [(soft, holding.hold(soft, images)) for soft in map(foreign.read_any, paths)]
+    results = compare(sets, images)
     return {
-        "dirs": [directory.as_posix() for directory in directories],
+        "dirs": [path.as_posix() for path in paths],
         "results": results,
         "ok": all(result["verdict"] == "aligned" for result in results),
     }
 
 
-def _labelled(codes: np.ndarray, rows: int, file: Path) -> np.ndarray:
-    """Which rows of a whole index have a label, if there are as many."""
-    if rows != len(codes):
+def compare(sets: Sequence[tuple[SoftLabels, list[Held]]], images: Labelled) -> list[dict[str, Any]]:
+    """Examine the parts of soft labels, each as `holding.hold` held it; those of the same images against one another.
+
+    Images without a label, and of a partial teacher rows that it does not have, are passed over.
+
+    Returns
+    -------
+    list of dict, one for each part with a row to examine
+        {dir, split, **what `examine` gives, slip_path, hint}: split as `Held.split`, slip_path of the image in the
+        row `slip_row`, hint what to do about a fault, else None. Teachers that are misaligned on their own are not
+        held against others. Rows are counted among those examined.
+    """
+    # By split, and by which rows of it are examined.
+    groups: dict[tuple[tuple[str, ...], bytes], list[tuple[SoftLabels, Held, np.ndarray]]] = {}
+    for soft, parts in sets:
+        holding.require_known(parts, images)
+        places = np.argsort(class_columns(soft, images.classes))
+        for held in parts:
+            rows = _examined(soft, held, images)
+            if rows.any():
+                key = held.splits, b"" if rows.all() else rows.tobytes()
+                groups.setdefault(key, []).append((soft, held, places[held.part.arg_max[rows]]))
+    results = []
+    for key in track(sorted(groups, key=lambda of: [images.names.index(name) for name in of[0]]), "canary"):
+        members, classes = groups[key], len(images.classes)
+        rows = members[0][1].positions
+        rows = rows[np.frombuffer(key[1], bool)] if key[1] else rows
+        labels, known = images.codes[rows], images.sort_orders(rows)
+
+        def alone(predictions: np.ndarray, labels: np.ndarray = labels, known: Any = known) -> dict[str, Any]:
+            return judge(predictions, labels, len(images.classes), known)
+
+        with ThreadPoolExecutor(WORKERS) as pool:
+            found = list(pool.map(alone, [predictions for *_, predictions in members]))
+            trusted = [place for place, result in enumerate(found) if result["verdict"] != "misaligned"]
+            pairs = [(one, other) for one in trusted for other in trusted if one != other]
+            compared = pool.map(
+                lambda pair: _compare(members[pair[0]][2], labels, members[pair[1]][2], classes),  # noqa: B023
+                pairs,
+            )
+            against: dict[int, list[dict[str, Any]]] = {}
+            for (one, _), result in zip(pairs, compared, strict=True):
+                against.setdefault(one, []).append(result)
+        for place, (soft, held, _) in enumerate(members):
+            result = with_others(found[place], against.get(place, []))
+            slip = result["slip_row"]
+            path = images.paths[rows[slip]] if slip is not None and slip < len(rows) else None
+            facts = {"slip_path": path, "hint": remedy(result["shift"], soft, images)}
+            results.append({"dir": soft.directory.as_posix(), "split": held.split, **result, **facts})
+    return results
+
+
+def _examined(soft: SoftLabels, held: Held, images: Labelled) -> np.ndarray:
+    """Which rows of a part can be examined, bool, (n,)."""
+    part = held.part
+    has = ~part.empty if soft.partial else np.ones(len(part.rows), bool)
+    broken = np.flatnonzero(has & ~part.finite)
+    if len(broken):
+        where, hint = f"{part.file}, row {broken[0]}", "export the soft labels anew"
+        raise CheckError("soft labels that are not finite", where=where, hint=hint)
+    labelled = images.codes[held.positions] >= 0
+    if not labelled.any():
+        return np.zeros(len(has), bool)
+    if len(has) != len(labelled) and not (labelled.all() and has.all()):
         raise CheckError(
-            f"{rows} rows for {len(codes)} of an index with images without a label",
-            where=str(file),
-            expected="one for each image, or soft labels filed by split",
+            f"{len(has)} rows for {len(labelled)} images, not all of which have a label and a row",
+            where=str(part.file),
+            expected="a row for each image, or soft labels filed by split",
             hint="export each split apart",
         )
-    return codes >= 0
+    return has & labelled if len(has) == len(labelled) else has
 
 
-def _remedy(
-    shift: Mapping[str, Any] | None, directory: Path, classes: list[str], named: bool, keyed: bool
-) -> str | None:
-    """What to do about a fault of a directory whose files name their columns (`named`), or a path a row (`keyed`)."""
+def remedy(shift: Mapping[str, Any] | None, soft: SoftLabels, images: Labelled) -> str | None:
+    """What to do about a fault."""
     if shift is None:
         return None
-    repair = f"`ferdistill align repair {shlex.quote(str(directory))} --out NEW`"
+    classes = images.classes
     if shift["kind"] == "columns":
         columns = shift["columns"]
         moved = [classes[place] for place, column in enumerate(columns) if place != column]
         look = f"columns {' and '.join(moved)} look exchanged" if len(moved) == 2 else "the columns look reordered"
         order = ", ".join(classes[column] for column in columns)
-        if named:
+        if soft.classes is not None:
             return f"{look}: what the files name {', '.join(classes)} seems to be {order}; correct the names"
-        entries = "`classes`" if keyed else "`paths` and `classes`"
-        return f"{look}; if so, declare {entries} in softlabels.npz, the classes as {order}, then {repair}"
-    if keyed:
+        option = ",".join(classes[column] for column in columns)
+        if images.classes_from.startswith(SORTED):
+            look += f", or are {order} rather than sorted: then say so with --classes {option}"
+        return f"{look}; if so, {images.repair_command(soft.directory, '--columns', option)} puts them in order"
+    if soft.keyed:
         return (
             "the paths beside the values seem to be those of other rows: find out where the two parted (an image "
             "skipped, a list sorted, rows shuffled), and export both anew in one pass"
         )
-    if shift["kind"] == "order":
-        return f"export them with a path for each row, then {repair}"
-    return (
-        "find out what the exporter did there (an image skipped or written twice, rows shuffled), and export them "
-        "anew with a path for each row: a lost row cannot be repaired"
-    )
+    doubtful = shift.get("doubtful", 0)
+    if shift["kind"] in EXACT and not doubtful:
+        return f"{images.repair_command(soft.directory)} puts them in order"
+    if shift["kind"] in UP_TO_A_FEW or 0 < doubtful < (1 - ADEQUATE) * len(images.paths):
+        return (
+            f"find out what the exporter did there and export anew with a path for each row; or "
+            f"{images.repair_command(soft.directory, '--drop-unmatched')} keeps the rows whose image is certain, and "
+            "lists the images that then have none"
+        )
+    return "find out what the exporter did there, and export them anew with a path for each row"
 
 
 def class_columns(soft: SoftLabels, classes: list[str]) -> np.ndarray:
@@ -272,40 +330,17 @@ def class_columns(soft: SoftLabels, classes: list[str]) -> np.ndarray:
     Raises a CheckError if the columns are not the classes, or too few or too many.
     """
     named = classes if soft.classes is None else soft.classes
-    widths = {part.values.shape[1] for part in soft.parts.values()}
-    if sorted(named) != sorted(classes) or widths != {len(classes)}:
+    widths = {part.columns for part in soft.parts.values()}
+    if sorted(named) != sorted(classes) or widths - {len(classes)}:
         found = f"columns {', '.join(soft.classes)}" if soft.classes else f"{sorted(widths)} columns"
         raise CheckError(
             f"other classes than the index's: {found}",
             where=str(soft.directory),
             expected=", ".join(classes),
-            hint="export the soft labels anew with the classes of params.yaml",
+            hint="export the soft labels anew with these classes, or name others: params.yaml, --classes",
         )
-    return np.array([named.index(name) for name in classes])
-
-
-def sort_orders(rows: pd.DataFrame) -> dict[str, np.ndarray]:
-    """Orders in which exporters write: for each, the positions in `rows` (columns path, split, label) of its rows."""
-    paths = rows["path"].tolist()
-    keys: dict[str, list[Any]] = {
-        "path as bytes": [path.encode() for path in paths],
-        "path, folder by folder": [PurePosixPath(path).parts for path in paths],
-        "path regardless of case": [path.lower() for path in paths],
-        "path by numbers": [_natural(path) for path in paths],
-        "file name": [PurePosixPath(path).name for path in paths],
-        "file name by numbers": [_natural(PurePosixPath(path).name) for path in paths],
-        "label, then path": list(zip(rows["label"], paths, strict=True)),
-        "label, then path by numbers": list(zip(rows["label"], map(_natural, paths), strict=True)),
-        "split, then path": list(zip(map(SPLITS.index, rows["split"]), paths, strict=True)),
-        "split by name, then path": list(zip(rows["split"], paths, strict=True)),
-    }
-    orders = {name: np.array(sorted(range(len(paths)), key=key.__getitem__)) for name, key in keys.items()}
-    return orders | {"reversed": np.arange(len(paths))[::-1]}
-
-
-def _natural(path: str) -> list[Any]:
-    # Text and numbers alternate, so like is compared with like.
-    return [int(part) if odd % 2 else part for odd, part in enumerate(re.split(r"([0-9]+)", path))]
+    place = {name: number for number, name in enumerate(named)}
+    return np.array([place[name] for name in classes])
 
 
 def _arg_max(values: np.ndarray) -> np.ndarray:
@@ -318,7 +353,7 @@ def _arg_max(values: np.ndarray) -> np.ndarray:
             where=f"row {broken[0]}, {len(broken)} rows in all",
             hint="export the soft labels anew",
         )
-    return values.argmax(axis=1)
+    return values.argmax(axis=1).astype(np.int64)
 
 
 def _compare(predictions: np.ndarray, labels: np.ndarray, other: np.ndarray, classes: int) -> dict[str, Any]:
@@ -328,9 +363,11 @@ def _compare(predictions: np.ndarray, labels: np.ndarray, other: np.ndarray, cla
     if not len(other) == len(predictions) == len(labels):
         raise CheckError(f"another teacher has {len(other)} rows", expected=f"{len(labels)} rows of each")
     agreement, chance, p_value = pairing.agreement(predictions, other)
-    joint = labels * classes + other
-    segments, _, _ = pairing.trace(predictions, joint, classes, classes**2)
-    slip = pairing.first_change(predictions, joint, segments, classes, classes**2)
+    # Of very many classes, only whether the other is right too: pairing takes kind % classes for what agrees.
+    kinds, second = (classes**2, labels) if classes**3 <= LARGEST else (2 * classes, other == labels)
+    joint = second * classes + (other if classes**3 <= LARGEST else labels)
+    segments, _, _ = pairing.trace(predictions, joint, classes, kinds)
+    slip = pairing.first_change(predictions, joint, segments, classes, kinds)
     return {"agreement": agreement, "chance": chance, "p_value": p_value, "shift": _describe(segments), **slip}
 
 
@@ -359,8 +396,9 @@ def _listed(segments: Sequence[Segment]) -> dict[str, Any]:
 def _sentence(fault: Mapping[str, Any]) -> str:
     blocks = ", ".join(f"{s['start']} to {s['stop'] - 1}" for s in fault["segments"] if s["shift"] != 0)
     return {
-        "dropped": f"rows of the index are missing: {fault.get('rows')}",
-        "doubled": f"rows too many: {fault.get('rows')}",
+        "dropped": f"rows were lost: {fault.get('rows')}",
+        "doubled": f"rows were doubled or put in: {fault.get('rows')}",
+        "rotated": f"all rows are rotated by {fault.get('rows')}, as np.roll does",
         "swapped": f"two blocks of rows have changed places: {blocks}",
         "moved": f"rows stand elsewhere: {blocks}",
         "several": f"several slips, rows {blocks}",

@@ -1,6 +1,7 @@
 """Soft labels whoever wrote them: our own stores, and the files that other scripts leave behind.
 
-Nothing is guessed. A directory must hold soft labels in one form alone:
+Nothing is guessed. A file is read by its suffix, whatever its name; beside `NAME.npy` may lie `NAME_paths.txt`, a
+path a line. A directory must hold soft labels in one form alone:
 
 - `softlabels.parquet` with `manifest.json`: a store of `store.write`;
 - `softlabels.npz`: `probs` or `logits` (N, K), and if you like `paths`, `labels`, `split` (N,), `classes` (K,) and
@@ -14,18 +15,19 @@ Nothing is guessed. A directory must hold soft labels in one form alone:
 Files of other names are left alone.
 """
 
+import hashlib
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from ..errors import CheckError, UsageError
-from . import probability_files, store
+from . import probability_files
+from .parts import MANIFEST, TABLE, TOLERANCE, Part, SoftLabels, Values, see, split_parts
 from .probability_files import KINDS
-from .store import Part, SoftLabels
 
 ARCHIVE = "softlabels.npz"
 ARRAY = re.compile(r"(?:(?P<split>.+)_)?(?P<what>probs|logits|softlabels)\.(?:npy|pt)")
@@ -34,53 +36,56 @@ ARRAYS = {"probs": "probabilities", "logits": "logits"}
 TEXTS = {"path": "paths", "label": "labels", "split": "split"}  # as a table and as arrays name them
 
 
-def read_any(directory: Path) -> SoftLabels:
-    """Read one directory of soft labels, in whichever of the forms above.
+def read_any(path: Path) -> SoftLabels:
+    """Read one directory of soft labels, in whichever of the forms above, or one file of these forms.
 
     The kind is what the manifest, the file's name or its columns say. Where they say nothing, the values are
-    probabilities if most rows are distributions, and logits otherwise; `kind_from` then gives the count. Values
-    in another floating type are rounded to float32. Raises a UsageError if there is no such directory, or our own store
-    lacks a file, and a CheckError if it holds no soft labels, more than one form of them, or a file that cannot be read
-    for what it claims to be.
+    probabilities if most rows are distributions, and logits otherwise; `kind_from` then gives the count. Raises a
+    UsageError if there is no such path, or our own store lacks a file, and a CheckError if it holds no soft labels,
+    more than one form of them, or a file that cannot be read for what it claims to be.
     """
-    soft = describe(directory)
-    return soft if soft.manifest is None else store.read_parts(directory)
+    soft = describe(path)
+    if soft.manifest is None:
+        return soft
+    from . import store
+
+    return store.read_parts(path)
 
 
-def describe(directory: Path) -> SoftLabels:
+def describe(path: Path) -> SoftLabels:
     """As `read_any`, but of one of our own stores only what `store.describe` gives, without `parts`."""
-    names = find(directory)
-    if store.MANIFEST in names or store.TABLE in names:
-        return store.describe(directory)
+    if path.is_file():
+        return _read_file(path)
+    names = find(path)
+    if MANIFEST in names or TABLE in names:
+        from . import store
+
+        return store.describe(path)
     if ARRAY.fullmatch(names[0]):
-        return _read_arrays(directory, names)
-    found = probability_files.read(directory / names[0])
-    if isinstance(found, dict):
-        return _read_columns(directory, directory / ARCHIVE, found)
-    return _read_table(directory, directory / names[0], found)
+        return _read_arrays(path, names)
+    return _read_file(path / names[0], path)
 
 
-def read_file(file: Path) -> SoftLabels:
-    """One file, whatever it is called, as `read_any` reads a directory; an array's kind is said by its name, if at all.
+def is_store(path: Path) -> bool:
+    """Whether a path holds one of our own stores, or what is left of one."""
+    return any((path / name).is_file() for name in (TABLE, MANIFEST))
 
-    Raises as `read_any` does, and a UsageError if its suffix is none of soft labels.
-    """
-    if file.suffix.lower() not in probability_files.READERS:
-        raise UsageError(
-            "no soft labels by its name",
+
+def _read_file(file: Path, named: Path | None = None) -> SoftLabels:
+    """One file; `named` is its directory if that was named."""
+    suffix = file.suffix.lower()
+    if suffix not in probability_files.READERS:
+        raise CheckError(
+            "not a file of soft labels, by its name",
             where=str(file),
             expected=", ".join(probability_files.READERS),
-            hint="rename it",
+            hint="name the soft labels here, and the table of labels with --labels",
         )
+    if suffix in (".npy", ".pt"):
+        return _read_arrays(file.parent, [file.name], file)
     found = probability_files.read(file)
-    if isinstance(found, dict):
-        return _read_columns(file, file, found)
-    if isinstance(found, pa.Table):
-        return _read_table(file, file, found)
-    match = ARRAY.fullmatch(file.name)
-    return _soft_labels(
-        file, _parts(file, _values(found, file), {}), match and ARRAYS.get(match["what"]), "named by the file"
-    )
+    read = _read_columns if suffix == ".npz" else _read_table
+    return read(named or file, file, found)
 
 
 def find(directory: Path) -> list[str]:
@@ -89,13 +94,11 @@ def find(directory: Path) -> list[str]:
         raise UsageError(
             "no soft labels here",
             where=str(directory),
-            expected="a directory that holds soft labels",
-            hint=f"name the directory that holds it: {directory.parent}"
-            if directory.is_file()
-            else "name another; run `dvc repro`, or `dvc pull`, if they are this pipeline's",
+            expected="a file of soft labels, or a directory that holds them",
+            hint="name another; run `dvc repro`, or `dvc pull`, if they are this pipeline's",
         )
     names = sorted(path.name for path in directory.iterdir() if path.is_file() and not path.name.startswith("."))
-    own = [name for name in names if name in (store.TABLE, store.MANIFEST)]
+    own = [name for name in names if name in (TABLE, MANIFEST)]
     archive = [name for name in names if name == ARCHIVE]
     arrays = [name for name in names if ARRAY.fullmatch(name)]
     tables = [name for name in names if name.endswith((".csv", ".parquet")) and name not in own]
@@ -103,9 +106,7 @@ def find(directory: Path) -> list[str]:
     if not forms:
         hint = "name the directory that holds the files themselves"
         for name in [name for name in names if name.endswith((".npz", ".npy", ".pt"))][:1]:
-            form = Path(name).suffix
-            read_as = ARCHIVE if form == ".npz" else f"probs{form}, logits{form} or <split>_probs{form}"
-            hint = f"other names are not read: rename {name} {read_as}"
+            hint = f"of a directory other names are not read: name the file itself, {directory / name}"
         raise CheckError(
             "no soft labels in this directory",
             where=f"{directory}: {', '.join(names[:10]) or 'empty'}",
@@ -118,16 +119,19 @@ def find(directory: Path) -> list[str]:
     return forms[0]
 
 
-def _read_arrays(directory: Path, names: list[str]) -> SoftLabels:
-    """`<split>_probs.npy` and its like, a part a file."""
-    matches = [match for name in names if (match := ARRAY.fullmatch(name))]
-    whats = {match["what"] for match in matches}
-    splits = [match["split"] or "" for match in matches]
+def _read_arrays(directory: Path, names: list[str], named: Path | None = None) -> SoftLabels:
+    """`<split>_probs.npy` and its like, a part a file; or the one file `named`, of any name."""
+    matches = [ARRAY.fullmatch(name) for name in names]
+    whats = {match["what"] if match else "softlabels" for match in matches}
+    splits = [(match["split"] or "") if match else "" for match in matches]
     if len(whats) > 1 or len(set(splits)) < len(splits) or ("" in splits and len(splits) > 1):
         raise _ambiguous(directory, names)
-    present = sorted(path.name for path in directory.iterdir())
-    lists = {match["split"] or "": name for name in present if (match := PATHS.fullmatch(name))}
-    orphans = [name for split, name in lists.items() if split not in splits]
+    present = {path.name for path in directory.iterdir()}
+    lists = {match["split"] or "": name for name in sorted(present) if (match := PATHS.fullmatch(name))}
+    if named:
+        beside = f"{named.stem}_paths.txt"
+        lists = {splits[0]: beside} if beside in present else lists if matches[0] else {}
+    orphans = [name for split, name in lists.items() if split not in splits and not named]
     if orphans:
         raise CheckError(
             f"a list of paths without its soft labels: {', '.join(orphans)}",
@@ -137,19 +141,24 @@ def _read_arrays(directory: Path, names: list[str]) -> SoftLabels:
         )
     kind = ARRAYS.get(whats.pop())
     parts: dict[str, Part] = {}
+    digest = hashlib.sha256()
     for name, split in zip(names, splits, strict=True):
         file = directory / name
         array = probability_files.read(file)
         if isinstance(array, dict):
             if len(names) > 1:
                 raise CheckError("a dict among files of one split each", where=str(file), expected="a tensor (N, K)")
-            return _read_columns(directory, file, array, kind)
+            return _read_columns(named or directory, file, array, kind)
         paths = _read_lines(directory / lists[split]) if split in lists else None
-        parts |= _parts(file, _values(array, file), {"paths": paths}, split)
-    return _soft_labels(directory, parts, kind, "named by the file")
+        found = _parts(file, see(_values(array, file), digest), {"paths": paths}, split)
+        if paths is not None:
+            found = {of: replace(part, keys=f"paths of {lists[split]}, line by line") for of, part in found.items()}
+        parts |= found
+    soft = _soft_labels(named or directory, parts, kind, "named by the file")
+    return replace(soft, values_sha256=digest.hexdigest())
 
 
-def _read_columns(directory: Path, file: Path, columns: dict[str, Any], named: str | None = None) -> SoftLabels:
+def _read_columns(path: Path, file: Path, columns: dict[str, Any], named: str | None = None) -> SoftLabels:
     """An npz, or a dict of tensors and lists; `named` is the kind that the file's name claims."""
     whats = [what for what in ARRAYS if what in columns]
     others = [*TEXTS.values(), "classes", "temperature"]
@@ -160,36 +169,60 @@ def _read_columns(directory: Path, file: Path, columns: dict[str, Any], named: s
             expected=f"{'probs or logits' if named is None else named}, and no others than {', '.join(others)}",
         )
     texts = {name: _texts(columns[name], file, name) for name in [*TEXTS.values(), "classes"] if name in columns}
-    classes = texts["classes"].to_pylist() if "classes" in texts else None
+    classes = texts["classes"].tolist() if "classes" in texts else None
     temperature = _temperature(columns["temperature"], file) if "temperature" in columns else None
-    parts = _parts(file, _values(columns[whats[0]], file), texts)
-    return _soft_labels(directory, parts, ARRAYS[whats[0]], "named in the file", classes, temperature)
+    digest = hashlib.sha256()
+    parts = _parts(file, see(_values(columns[whats[0]], file), digest), texts)
+    soft = _soft_labels(path, parts, ARRAYS[whats[0]], "named in the file", classes, temperature)
+    return replace(soft, values_sha256=digest.hexdigest())
 
 
-def _read_table(directory: Path, file: Path, table: pa.Table) -> SoftLabels:
+def _read_table(path: Path, file: Path, table: dict[str, np.ndarray]) -> SoftLabels:
     """One CSV or Parquet file."""
-    prefix, classes = probability_files.kind_and_classes(table.column_names, file)
-    classes = classes or [name for name in table.column_names if name not in TEXTS]
-    if "path" not in table.column_names or not classes:
+    prefix, classes = probability_files.kind_and_classes(list(table), file)
+    classes = classes or [name for name in table if name not in TEXTS]
+    if "path" not in table or not classes:
         raise CheckError(
-            f"columns that do not say what they hold: {', '.join(table.column_names)}",
+            f"columns that do not say what they hold: {', '.join(table)}",
             where=str(file),
             expected="path, if you like label and split, and for each class prob_<class> or logit_<class> or <class>",
         )
     columns = [table[f"{prefix}{name}"] for name in classes]
     # CSV has no types: a column of whole numbers is still one of decimals if its neighbours are.
-    decimals = file.suffix == ".csv" and any(pa.types.is_floating(column.type) for column in columns)
-    values = np.empty((len(table), len(classes)), np.float32)
+    decimals = file.suffix.lower() == ".csv" and any(column.dtype.kind == "f" for column in columns)
+    array = np.empty((len(table["path"]), len(classes)), np.float32)
     for place, (name, column) in enumerate(zip(classes, columns, strict=True)):
-        whole = decimals and pa.types.is_integer(column.type)
-        values[:, place] = store.numbers(column.cast(pa.float64()) if whole else column, file, f"{prefix}{name}")
-    texts = {TEXTS[name]: store.text(table[name], file, name) for name in TEXTS if name in table.column_names}
-    kind = KINDS.get(prefix)
-    return _soft_labels(directory, _parts(file, values, texts), kind, "named by its columns", classes)
+        if column.dtype.kind != "f" and not (decimals and column.dtype.kind == "i"):
+            raise CheckError(
+                f"a column of {'text' if column.dtype.kind == 'O' else f'type {column.dtype}'}",
+                where=f"{file}, column {prefix}{name}",
+                expected="floating-point logits or probabilities",
+                hint="integers cannot be soft labels: export them anew, unrounded",
+            )
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes an infinity, which the gate refuses
+            array[:, place] = column
+    texts = {TEXTS[name]: _column(table[name], file, name) for name in TEXTS if name in table}
+    digest = hashlib.sha256()
+    parts = _parts(file, see(array, digest), texts)
+    soft = _soft_labels(path, parts, KINDS.get(prefix), "named by its columns", classes)
+    return replace(soft, values_sha256=digest.hexdigest())
+
+
+def _column(column: np.ndarray, file: Path, name: str) -> np.ndarray:
+    """A column of paths, labels or splits as text."""
+    if column.dtype.kind in "iu":
+        column = column.astype(str).astype(object)
+    empty = [row for row, cell in enumerate(column.tolist()) if cell is None or cell != cell]
+    if empty:
+        where = f"{file}, column {name}, row {empty[0]}"
+        raise CheckError("a cell is empty", where=where, expected="text in each row")
+    if column.dtype.kind != "O" or not all(isinstance(cell, str) for cell in column):
+        raise CheckError(f"not a column of text: {column.dtype}", where=f"{file}, column {name}")
+    return column
 
 
 def _soft_labels(
-    directory: Path,
+    path: Path,
     parts: dict[str, Part],
     kind: str | None,
     kind_from: str,
@@ -198,50 +231,47 @@ def _soft_labels(
 ) -> SoftLabels:
     """Infer the kind where nothing names it."""
     if kind is None:
-        finite = [part.values[np.isfinite(part.values).all(axis=1)] for part in parts.values()]
-        rows = sum(map(len, finite))
+        rows = sum(int(part.finite.sum()) for part in parts.values())
         if not rows:
             raise CheckError(
                 "neither the name nor the values say whether these are logits or probabilities",
-                where=f"{directory}: no row of finite numbers",
+                where=f"{path}: no row of finite numbers",
                 hint="export the soft labels anew",
             )
-        right = sum(int(store.distributions(values).sum()) for values in finite)
+        right = sum(int((part.distribution & part.finite).sum()) for part in parts.values())
         kind = "probabilities" if 2 * right > rows else "logits"
         share = "every row lies" if right == rows else f"{right} of {rows} rows lie" if right else "no row lies"
-        kind_from = f"inferred: {share} in [0, 1] with the sum 1 within {store.TOLERANCE:g}"
-    return SoftLabels(directory, classes, kind, kind_from, temperature, None, parts)
+        kind_from = f"inferred: {share} in [0, 1] with the sum 1 within {TOLERANCE:g}"
+    return SoftLabels(path, classes, kind, kind_from, temperature, None, parts)
 
 
-def _parts(
-    file: Path, values: np.ndarray, texts: Mapping[str, pa.LargeStringArray | None], split: str = ""
-) -> dict[str, Part]:
+def _parts(file: Path, values: Values, texts: Mapping[str, np.ndarray | None], split: str = "") -> dict[str, Part]:
     """The parts of one file, once its columns have a length in common."""
     columns = {name: texts.get(name) for name in ("paths", "labels", "split")}
     for name, column in columns.items():
-        if column is not None and len(column) != len(values):
+        if column is not None and len(column) != len(values.array):
             raise CheckError(
-                f"{len(column)} {name} for {len(values)} rows of soft labels",
+                f"{len(column)} {name} for {len(values.array)} rows of soft labels",
                 where=str(file),
                 expected="one for each row",
                 hint="nothing tells which row is whose: export the soft labels anew",
             )
-    parts = store.split_parts(file, values, columns["paths"], columns["labels"], columns["split"])
+    parts = split_parts(file, values, columns["paths"], columns["labels"], columns["split"])
     return {split: parts[""]} if split else parts
 
 
-def _read_lines(file: Path) -> pa.LargeStringArray:
+def _read_lines(file: Path) -> np.ndarray:
     try:
         lines = file.read_text(encoding="utf-8").split("\n")
     except (OSError, ValueError) as error:
         raise CheckError(
             f"cannot be read: {error}", where=str(file), expected="a text file in UTF-8, a path a line"
         ) from None
-    return pa.array(lines[:-1] if lines[-1] == "" else lines, pa.large_string())
+    return np.array(lines[:-1] if lines[-1] == "" else lines, object)
 
 
 def _values(array: Any, file: Path) -> np.ndarray:
-    """float32 (N, K); a memory map stays one."""
+    """(N, K) floating; a memory map stays one."""
     if not isinstance(array, np.ndarray) or array.ndim != 2:
         raise CheckError(
             f"not a table of soft labels: {getattr(array, 'shape', type(array).__name__)}",
@@ -255,19 +285,21 @@ def _values(array: Any, file: Path) -> np.ndarray:
             expected="floating-point logits or probabilities",
             hint="export them anew, neither rounded nor as class numbers",
         )
-    with np.errstate(over="ignore"):  # becomes an infinity, which the gate refuses
-        return array.astype(np.float32, copy=False)
+    return array
 
 
-def _texts(values: Any, file: Path, name: str) -> pa.LargeStringArray:
+def _texts(values: Any, file: Path, name: str) -> np.ndarray:
     try:
         texts = values.tolist() if isinstance(values, np.ndarray) else values
         if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
             raise ValueError(f"{getattr(values, 'dtype', type(values).__name__)}")
-        return pa.array(texts, pa.large_string())
-    except (ValueError, SystemError) as error:  # numbers that are no code points, half a surrogate
+        "".join(texts).encode()  # raises at half a surrogate
+    except ValueError as error:
         expected = "one text (not bytes) for each row"
         raise CheckError(f"not a list of text: {error}", where=f"{file}, {name}", expected=expected) from None
+    found = np.empty(len(texts), object)
+    found[:] = texts
+    return found
 
 
 def _temperature(value: Any, file: Path) -> float:

@@ -12,6 +12,7 @@ from ..errors import CheckError
 from ..files import atomic, sha256_file, write_json
 from ..params import Params
 from . import families, store, views
+from .parts import covered
 from .targets import PLAN, TENSORS
 
 
@@ -26,7 +27,7 @@ def write_targets(directory: Path, index: Index, params: Params) -> None:
     parts = [part for part in parts if part["weight"] > 0]  # lambda may be 0 or 1
     numbers = {number: place for place, number in enumerate(dict.fromkeys(part["source"] for part in parts))}
     logits = np.zeros((len(parts), params.views, len(rows), len(params.classes)), np.float32)
-    covered = np.ones((len(parts), len(rows)), bool)
+    has = np.ones((len(parts), len(rows)), bool)
     for place, part in enumerate(parts):
         part["source"] = numbers[part["source"]]
         directory_of = workspace.softlabels(part["teacher"], params.index_tag)
@@ -37,8 +38,8 @@ def write_targets(directory: Path, index: Index, params: Params) -> None:
             logits[place] = views.read(directory_of, index, params.views, manifest["table_sha256"])
         logits[place] /= params.family_.temperatures.get(part["teacher"], 1.0)
         if "covered" in manifest:
-            covered[place] = store.covered(logits[place, 0])
-    untold = np.flatnonzero((index.codes(params.classes)[rows] < 0) & ~covered.any(axis=0))
+            has[place] = covered(logits[place, 0])
+    untold = np.flatnonzero((index.codes(params.classes)[rows] < 0) & ~has.any(axis=0))
     for row in untold[:1] if parts else []:
         raise CheckError(
             f"images without a label that no teacher of the family covers: {len(untold)}",
@@ -52,10 +53,10 @@ def write_targets(directory: Path, index: Index, params: Params) -> None:
         "sources": np.array([part["source"] for part in parts], np.int64),
     }
     coverage: dict[str, Any] = {}
-    if not covered.all():
-        tensors["covered"] = covered
-        by_teacher = dict(zip((part["teacher"] for part in parts), covered.sum(axis=1).tolist(), strict=True))
-        coverage = {"covered": by_teacher, "uncovered": int((~covered.any(axis=0)).sum())}
+    if not has.all():
+        tensors["covered"] = has
+        by_teacher = dict(zip((part["teacher"] for part in parts), has.sum(axis=1).tolist(), strict=True))
+        coverage = {"covered": by_teacher, "uncovered": int((~has.any(axis=0)).sum())}
     with atomic(directory / TENSORS) as temporary:
         save_file(tensors, temporary)
     write_json(

@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 from scipy.fft import irfft, next_fast_len, rfft
 from scipy.optimize import linear_sum_assignment
-from scipy.special import gammaln
-from scipy.stats import binom, norm
+from scipy.special import bdtr, bdtrc, gammaln, ndtr, ndtri
 
 ALPHA = 0.001  # false alarms, over all pairings searched
 SIGNIFICANCE = 0.01  # of agreement above chance
@@ -22,6 +21,9 @@ DISTINCT = 2 / 3  # of the rows that two orders of the columns dispute, what goe
 CREDIBILITY = 0.99  # of `canary.examine`'s `slip_interval`
 NEAR = (0, 1, -1, 2, -2, 3, -3)  # shifts that are always tried; others where a whole set, or a block, fits them
 ROUNDS = 5
+GROUPS = 16  # classes beyond which shifts are searched by groups of neighbouring classes, not class by class
+GUESS = 2**16  # rows from the middle of a set, by which its shift is first guessed
+FRAME = 2**15  # labels that a short block is held against at a time
 
 Segment = tuple[int, int, int | None]
 """From row `start` to before row `stop`, row i belongs to label i + shift; to none if shift is None."""
@@ -32,7 +34,7 @@ def agreement(predictions: np.ndarray, labels: np.ndarray) -> tuple[float, float
     mean, deviation = _shuffled(predictions, labels)
     agreeing = int((predictions == labels).sum())
     # Half a row is the continuity correction. A normal tail may underflow; p is never 0.
-    p_value = float(norm.sf((agreeing - 0.5 - mean) / deviation)) if deviation > 0 else 1.0
+    p_value = float(ndtr((mean + 0.5 - agreeing) / deviation)) if deviation > 0 else 1.0
     return agreeing / len(labels), mean / len(labels), max(p_value, float(np.finfo(float).tiny))
 
 
@@ -52,9 +54,9 @@ def at_chance(predictions: np.ndarray, labels: np.ndarray, choices: int = 1) -> 
     """
     n, agreeing = len(labels), int((predictions == labels).sum())
     mean, deviation = _shuffled(predictions, labels)
-    spread = norm.ppf(1 - SIGNIFICANCE) * (deviation + np.sqrt(n * USEFUL * (1 - USEFUL)))
+    spread = ndtri(1 - SIGNIFICANCE) * (deviation + np.sqrt(n * USEFUL * (1 - USEFUL)))
     seen = deviation > 0 and USEFUL * n - mean > spread
-    unlucky = choices > 1 and binom.cdf(agreeing, n, USEFUL) * choices >= ALPHA
+    unlucky = choices > 1 and bdtr(agreeing, n, USEFUL) * choices >= ALPHA
     return bool(seen and not unlucky) and agreement(predictions, labels)[2] >= SIGNIFICANCE
 
 
@@ -117,22 +119,48 @@ def best_order(
 
 def _best_shift(table: np.ndarray, predictions: np.ndarray, labels: np.ndarray, start: int, stop: int) -> int:
     """The one shift of all that suits rows start..stop-1 best: a correlation, by Fourier transform."""
-    block = predictions[start:stop]
-    size = next_fast_len(len(block) + len(labels) - 1, real=True)
-    indicator = (block == np.arange(len(table))[:, None]).astype(float)
-    spectrum = (rfft(indicator, size).conj() * rfft(table[:, labels], size)).sum(axis=0)
+    block, classes = predictions[start:stop], len(table)
+    if classes > GROUPS:
+        block, labels = block * GROUPS // classes, labels % classes * GROUPS // classes
+        table = np.eye(GROUPS) - np.bincount(labels, minlength=GROUPS) / len(labels)
     offsets = np.arange(1 - len(block), len(labels))
-    totals = np.round(irfft(spectrum, size)[offsets], 6)  # rounded, so that a tie is one on every machine
+    if 4 * max(len(block), FRAME) < len(labels):
+        totals = _totals_by_frame(table, block, labels)
+    else:
+        size = next_fast_len(len(block) + len(labels) - 1, real=True)
+        totals = irfft(_spectrum(table, block, labels, size), size)[offsets]
+    totals = np.round(totals, 6)  # so that a tie is one on every machine
     best = offsets[totals == totals.max()] - start
     return int(best[np.abs(best).argmin()])
 
 
-def _worst_window(
-    table: np.ndarray, predictions: np.ndarray, labels: np.ndarray, segments: Sequence[Segment]
-) -> tuple[int, int]:
+def _spectrum(table: np.ndarray, block: np.ndarray, labels: np.ndarray, size: int) -> np.ndarray:
+    """That of the sums of scores of a block at each shift; `table` may have a last column of zeros for padding."""
+    spectrum = np.zeros(size // 2 + 1, complex)
+    for number, row in enumerate(table):  # one class at a time, for the sake of memory
+        spectrum += rfft((block == number).astype(float), size).conj() * rfft(row[labels], size)
+    return spectrum
+
+
+def _totals_by_frame(table: np.ndarray, block: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The sums of a short block at each shift, some thousand labels at a time."""
+    beyond = len(block) - 1
+    size = next_fast_len(max(FRAME, 8 * len(block)), real=True)
+    step = size - beyond
+    padded = np.pad(labels, (beyond, beyond + size), constant_values=table.shape[1])
+    table = np.column_stack([table, np.zeros(len(table))])
+    number = len(labels) + beyond
+    pieces = [
+        irfft(_spectrum(table, block, padded[start : start + size], size), size)[:step]
+        for start in range(0, number, step)
+    ]
+    return np.concatenate(pieces)[:number]
+
+
+def _worst_window(scores: Mapping[int | None, np.ndarray], segments: Sequence[Segment]) -> tuple[int, int]:
     """The rows, start and stop, whose scores under a pairing have the least sum."""
-    scores = np.concatenate([_scores(table, predictions, labels, shift)[a:b] for a, b, shift in segments])
-    sums = np.concatenate([[0], np.cumsum(scores)])
+    chosen = np.concatenate([scores[shift][start:stop] for start, stop, shift in segments])
+    sums = np.concatenate([[0], np.cumsum(chosen)])
     stop = int((np.maximum.accumulate(sums[:-1]) - sums[1:]).argmax()) + 1
     return int(sums[:stop].argmax()), stop
 
@@ -141,7 +169,8 @@ def _first_guess(predictions: np.ndarray, labels: np.ndarray, classes: int) -> i
     """The shift to learn the confusion at: 0, unless another agrees better beyond doubt."""
     rows, index_rows = len(predictions), len(labels)
     table = np.eye(classes) - np.bincount(labels, minlength=classes) / index_rows
-    shift = _best_shift(table, predictions, labels, 0, rows)
+    middle = max(0, rows - GUESS) // 2
+    shift = _best_shift(table, predictions, labels, middle, min(middle + GUESS, rows))
     ours, theirs = _matched(predictions, labels, [(0, rows, shift)])
     ours_0, theirs_0 = _matched(predictions, labels, [(0, rows, 0)])
     better = (ours == theirs).sum() > (ours_0 == theirs_0).sum() and 2 * len(ours) >= min(rows, index_rows)
@@ -155,28 +184,72 @@ def _costs(shifts: Sequence[int | None], rows: int, index_rows: int) -> np.ndarr
 
 
 def _segment(
-    table: np.ndarray, predictions: np.ndarray, labels: np.ndarray, shifts: Sequence[int | None]
+    scores: Mapping[int | None, np.ndarray], shifts: Sequence[int | None], rows: int, index_rows: int
 ) -> list[Segment]:
-    """The pairing of greatest likelihood less its costs (Viterbi); it is in step, for nothing, at row 0."""
-    rows = len(predictions)
-    scores = np.stack([_scores(table, predictions, labels, shift) for shift in shifts], axis=1)
-    costs = _costs(shifts, rows, len(labels))
+    """The pairing of greatest likelihood less its costs; it is in step, for nothing, at row 0.
+
+    `scores` gives each row's log likelihood ratio at a shift.
+    """
+    costs = _costs(shifts, rows, index_rows)
+    # Where no stretch gains at any shift what the change to it costs, nor do several.
+    if all(_greatest_gain(scores[shift], scores[0]) <= cost for shift, cost in zip(shifts, costs, strict=True)):
+        return [(0, rows, 0)]
+    return _viterbi(np.stack([scores[shift] for shift in shifts], axis=1), costs, shifts)
+
+
+def _greatest_gain(scores: np.ndarray, in_step: np.ndarray) -> float:
+    """The most that any stretch of rows gains over being in step."""
+    sums = np.cumsum(scores - in_step)
+    least = np.minimum(np.minimum.accumulate(sums), 0)
+    return float(max(sums[0], (sums[1:] - least[:-1]).max(initial=0)))
+
+
+def _viterbi(scores: np.ndarray, costs: np.ndarray, shifts: Sequence[int | None]) -> list[Segment]:
+    """The best path through scores (rows, shifts), by blocks of rows side by side: first from each state to each."""
+    rows, states = scores.shape
+    length = max(1, int(rows**0.5))
+    blocks = -(-rows // length)
+    padded = np.zeros((blocks * length, states))
+    padded[:rows] = scores
+    padded = padded.reshape(blocks, length, states).swapaxes(0, 1)
+    through = np.full((blocks, states, states), -np.inf)
+    through[:, range(states), range(states)] = 0
+    for row in padded:
+        arriving = through.max(axis=2, keepdims=True) - costs
+        through = np.maximum(arriving, through) + row[:, None, :]
     best = -costs
     best[shifts.index(0)] = 0
-    changed = np.zeros(scores.shape, bool)
-    source = np.zeros(rows, int)
-    for row in range(rows):
-        source[row] = best.argmax()
-        arriving = best[source[row]] - costs
-        changed[row] = arriving > best
-        best = np.maximum(arriving, best) + scores[row]
+    entry = np.zeros((blocks, states), int)
+    for block in range(blocks):
+        paths = best[:, None] + through[block]
+        entry[block] = paths.argmax(axis=0)
+        best = paths.max(axis=0)
+    ends = np.zeros(blocks, int)
+    ends[-1] = best.argmax()
+    for block in range(blocks - 1, 0, -1):
+        ends[block - 1] = entry[block, ends[block]]
+    starts = entry[np.arange(blocks), ends]
+    # Then again, from the states that the best path has at the start of each block.
+    inside = np.full((blocks, states), -np.inf)
+    inside[np.arange(blocks), starts] = 0
+    changed, source = np.zeros((length, blocks, states), bool), np.zeros((length, blocks), np.int16)
+    for place, row in enumerate(padded):
+        source[place] = inside.argmax(axis=1)
+        arriving = inside.max(axis=1, keepdims=True) - costs
+        changed[place] = arriving > inside
+        inside = np.maximum(arriving, inside) + row
     segments: list[Segment] = []
-    stop, state = rows, int(best.argmax())
-    while stop > 0:
-        changes = np.flatnonzero(changed[:stop, state])
-        start = int(changes[-1]) if len(changes) else 0
-        segments.insert(0, (start, stop, shifts[state]))
-        stop, state = start, int(source[start])
+    for block in range(blocks - 1, -1, -1):
+        stop, state = length, int(ends[block])
+        while stop > 0:
+            changes = np.flatnonzero(changed[:stop, block, state])
+            start = int(changes[-1]) if len(changes) else 0
+            a, b = block * length + start, min(block * length + stop, rows)
+            if segments and segments[0][2] == shifts[state]:
+                b = segments.pop(0)[1]
+            if a < b:
+                segments.insert(0, (a, b, shifts[state]))
+            stop, state = start, int(source[start, block]) if len(changes) else state
     return segments
 
 
@@ -189,12 +262,16 @@ def trace(predictions: np.ndarray, labels: np.ndarray, classes: int, kinds: int)
     # Learnt at several shifts at first: a class that lies wholly behind a slip is learnt rightly at one of them.
     segments: list[Segment] = []
     pairs = [_matched(predictions, labels, [(0, rows, shift)]) for shift in dict.fromkeys([0, 1, -1, guess])]
+    table, scores = np.empty(0), dict[int | None, np.ndarray]()
     for _ in range(ROUNDS):
         ours, theirs = map(np.concatenate, zip(*pairs, strict=True))
-        table = _table(ours, theirs, classes, kinds)
-        found = _segment(table, predictions, labels, shifts)
+        learnt = _table(ours, theirs, classes, kinds)
+        if not np.array_equal(learnt, table):
+            table, scores = learnt, {}
+        scores |= {shift: _scores(table, predictions, labels, shift) for shift in shifts if shift not in scores}
+        found = _segment(scores, shifts, rows, len(labels))
         # Shifts worth a try: where the rows that fit worst, and those that fit nowhere, belong; and the way back.
-        windows = [_worst_window(table, predictions, labels, found)]
+        windows = [_worst_window(scores, found)]
         windows += [(start, stop) for start, stop, shift in found if shift is None]
         elsewhere = [_best_shift(table, predictions, labels, *window) for window in windows]
         fresh = sorted({way * shift for shift in elsewhere for way in (1, -1)} - set(shifts))
@@ -204,13 +281,13 @@ def trace(predictions: np.ndarray, labels: np.ndarray, classes: int, kinds: int)
         pairs = [_matched(predictions, labels, segments)]
     segments = _spared(predictions, labels % classes, segments)
     steps: list[int | None] = [0, *(shift for _, _, shift in segments)]
-    changes = [after for before, after in pairwise(steps) if before != after]
+    changed = [after for before, after in pairwise(steps) if before != after]
     # Each pairing under its own table: else the one that the table was learnt from would be favoured.
     gain = _information(*_matched(predictions, labels, segments), classes, kinds) - _information(
         *_matched(predictions, labels, in_step), classes, kinds
     )
-    threshold = float(_costs(changes or [1], rows, len(labels)).sum())
-    return (segments, gain, threshold) if changes and gain > threshold else (in_step, 0.0, threshold)
+    threshold = float(_costs(changed or [1], rows, len(labels)).sum())
+    return (segments, gain, threshold) if changed and gain > threshold else (in_step, 0.0, threshold)
 
 
 def _spared(predictions: np.ndarray, labels: np.ndarray, segments: Sequence[Segment]) -> list[Segment]:
@@ -231,23 +308,60 @@ def _spared(predictions: np.ndarray, labels: np.ndarray, segments: Sequence[Segm
     return spared
 
 
+def changes(
+    predictions: np.ndarray,
+    labels: np.ndarray,
+    segments: Sequence[Segment],
+    classes: int,
+    kinds: int,
+    credibility: float = CREDIBILITY,
+) -> list[tuple[int, int, int]]:
+    """Each change of step: the likeliest first row after it, and the least and greatest, every row being as likely."""
+    table = _table(*_matched(predictions, labels, segments), classes, kinds)
+    steps = [(0, 0, 0), *segments] if segments[0][2] != 0 else list(segments)
+    found = []
+    for (start, _, before), (_, stop, after) in pairwise(steps):
+        ours, theirs = (_scores(table, predictions, labels, shift)[start:stop] for shift in (before, after))
+        gains = np.concatenate([[0], np.cumsum(ours - theirs)])
+        odds = np.cumsum(np.exp(gains - gains.max()))
+        tail = (1 - credibility) / 2
+        low, high = np.searchsorted(odds, [tail * odds[-1], (1 - tail) * odds[-1]])
+        found.append((start + int(gains.argmax()), start + int(low), start + int(high)))
+    return found
+
+
 def first_change(
     predictions: np.ndarray, labels: np.ndarray, segments: Sequence[Segment], classes: int, kinds: int
 ) -> dict[str, Any]:
-    """`slip_row`, the likeliest first row out of step, and `slip_interval`, every row being as likely before.
-
-    Both are None if none is.
-    """
-    table = _table(*_matched(predictions, labels, segments), classes, kinds)
-    steps = [(0, 0, 0), *segments] if segments[0][2] != 0 else list(segments)
-    if len(steps) == 1:
+    """`slip_row`, the likeliest first row out of step, and `slip_interval`; both are None if none is."""
+    found = changes(predictions, labels, segments, classes, kinds)
+    if not found:
         return {"slip_row": None, "slip_interval": None}
-    stop, before, after = steps[1][1], *(_scores(table, predictions, labels, shift) for *_, shift in steps[:2])
-    gains = np.concatenate([[0], np.cumsum((before - after)[:stop])])
-    odds = np.cumsum(np.exp(gains - gains.max()))
-    tail = (1 - CREDIBILITY) / 2
-    low, high = np.searchsorted(odds, [tail * odds[-1], (1 - tail) * odds[-1]])
-    return {"slip_row": int(gains.argmax()), "slip_interval": [int(low), int(high)]}
+    row, low, high = found[0]
+    return {"slip_row": row, "slip_interval": [low, high]}
+
+
+def rotation(
+    predictions: np.ndarray, labels: np.ndarray, segments: Sequence[Segment], classes: int
+) -> list[Segment] | None:
+    """The rotation of all rows that explains a pairing, if the rows that it brings round show that beyond doubt.
+
+    It needs as many rows as labels. Which row is the first is then known to the row, for the shift says it.
+    """
+    rows = len(predictions)
+    shifts = {shift: stop - start for start, stop, shift in segments if shift}
+    if rows != len(labels) or not shifts:
+        return None
+    first = -max(shifts, key=shifts.__getitem__) % rows  # where the row that belongs to label 0 stands
+    rotated: list[Segment] = [(0, first, rows - first), (first, rows, -first)]
+    table = _table(*_matched(predictions, labels, rotated), classes, classes)
+
+    def likelihood(pairing: Sequence[Segment]) -> float:
+        return sum(float(_scores(table, predictions, labels, shift)[a:b].sum()) for a, b, shift in pairing)
+
+    doubt = -np.log(ALPHA)
+    certain = min(likelihood(rotated[:1]), likelihood(rotated[1:])) > doubt
+    return rotated if certain and likelihood(segments) - likelihood(rotated) < doubt else None
 
 
 def column_order(
@@ -302,8 +416,9 @@ def _exchanged(confusion: np.ndarray, cycles: Sequence[Sequence[int]]) -> bool:
     gains = [confusion[cycle, np.roll(cycle, -1)] for cycle in cycles]
     gained, most = sum(int(gain.sum()) for gain in gains), sum(int(gain.max()) for gain in gains)
     lost = sum(int(confusion[cycle, cycle].sum()) for cycle in cycles)
-    distinct = binom.logsf(gained - 1, gained + lost, DISTINCT) < np.log(ALPHA) - ways
-    return bool(distinct and binom.sf(gained - most - 1, gained - most + lost, 0.5) < ALPHA)
+    with np.errstate(divide="ignore"):  # a tail below the smallest float is 0
+        distinct = np.log(bdtrc(gained - 1, gained + lost, DISTINCT)) < np.log(ALPHA) - ways
+    return bool(distinct and bdtrc(gained - most - 1, gained - most + lost, 0.5) < ALPHA)
 
 
 def blind_rows(predictions: np.ndarray, labels: np.ndarray, classes: int) -> int:

@@ -4,17 +4,16 @@ Nothing is unpickled. What a file unfolds to is known from its header, and bound
 """
 
 import csv
+import re
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import islice
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.csv
-import pyarrow.parquet as pq
 
 from ..errors import CheckError, FerdistillError
 from ..files import require_few_columns
@@ -23,22 +22,24 @@ KINDS = {"prob_": "probabilities", "logit_": "logits"}
 KEYS = ("label", "split", "subject", "group", "path")  # text, whatever it looks like
 MAX_BYTES = 2**30  # in memory, of a file that is smaller: more is a mistake or a bomb
 TEXT_BYTES = 64  # of a Python string, beside its letters
+MAPPED = 2**28  # bytes of an array in an uncompressed npz from which on it stays on the disk
+ROWS = 65_536  # of a CSV, turned into numbers at a time
 
 
 def read(file: Path) -> Any:
-    """What a file holds: of `.csv` and `.parquet` a pyarrow Table, of `.npz` arrays by name, of `.npy` an array.
+    """What a file holds: of `.csv` and `.parquet` columns (N,) by name, of `.npz` arrays by name, of `.npy` an array.
 
     The columns of a CSV are numbers where every cell that is not empty is one, those in `KEYS` aside; else text. Text
-    in an npz is decoded. A `.pt` file gives an array, or a dict of arrays and of whatever else it holds. The array of
-    an `.npy` is a memory map.
+    is of str objects, None where a Parquet file has nothing. A `.pt` file gives an array, or a dict of arrays and of
+    whatever else it holds. The array of an `.npy` is a memory map, and so is a large one of an uncompressed `.npz`.
 
     Raises a CheckError if it is damaged, holds pickled objects, unfolds to too much, or has a name twice, or too many
-    columns.
+    columns; a ModuleNotFoundError if what reads it is not installed: pyarrow, torch.
     """
     reader, expected = READERS[file.suffix.lower()]
     try:
         found = reader(file)
-    except FerdistillError:
+    except (FerdistillError, ModuleNotFoundError):
         raise
     except Exception as error:  # a hostile file may raise anything
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
@@ -86,35 +87,78 @@ def _require_small(unfolded: int, file: Path) -> None:
         )
 
 
-def _csv(file: Path) -> pa.Table:
-    with file.open(encoding="utf-8-sig", newline="") as text:
-        names = next(filter(None, csv.reader(text, strict=True)), [])
-    require_names(names, file)
-    table = pyarrow.csv.read_csv(
-        file,
-        read_options=pyarrow.csv.ReadOptions(use_threads=False),  # with threads, an error does not say which row
-        parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
-        convert_options=pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.large_string())),
-    )
-    for place, name in enumerate(names):
-        if name not in KEYS:
-            table = table.set_column(place, name, _as_numbers(table[name]))
-    return table
+def csv_blocks(file: Path) -> Iterator[tuple[list[str], list[list[str]]]]:
+    """The names in a CSV's first row, and its further rows some at a time, each as long as the first.
+
+    Lines without a cell are left out. Raises a CheckError as `require_names` does, a ValueError at a row of another
+    length, a ValueError or csv.Error where the file is no CSV in UTF-8.
+    """
+    with file.open(encoding="utf-8-sig", newline="") as text, _long_cells():
+        rows = filter(None, csv.reader(text, strict=True))
+        names = next(rows, [])
+        require_names(names, file)
+        first = 0
+        while block := list(islice(rows, ROWS)):
+            for row, cells in enumerate(block, first):
+                if len(cells) != len(names):
+                    raise ValueError(f"{len(cells)} cells in data row {row}, not {len(names)} as in the first")
+            yield names, block
+            first += len(block)
+        if first == 0:
+            yield names, []
 
 
-def _as_numbers(texts: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Whole numbers or others, null where a cell is empty; the texts themselves where one is no number."""
-    cells = pc.utf8_trim_whitespace(texts)
-    cells = pc.if_else(pc.equal(cells, ""), pa.scalar(None, cells.type), cells)
-    for kind in (pa.int64(), pa.float64()) if cells.null_count < len(cells) else (pa.float64(),):
-        try:
-            return cells.cast(kind)
-        except pa.ArrowInvalid:
-            continue
-    return texts
+@contextmanager
+def _long_cells() -> Iterator[None]:
+    """Without Python's limit of 131,072 letters a cell, which is no limit of ours."""
+    before = csv.field_size_limit(MAX_BYTES)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
 
 
-def _parquet(file: Path) -> pa.Table:
+def _csv(file: Path, text: frozenset[str] = frozenset(KEYS)) -> dict[str, np.ndarray]:
+    """`text` names the columns that are no numbers."""
+    columns: dict[str, list[np.ndarray]] = {}
+    odd: set[str] = set()
+    for names, block in csv_blocks(file):
+        by_column = zip(*block, strict=True) if block else ((),) * len(names)
+        for name, cells in zip(names, by_column, strict=True):
+            if name in text:
+                found = np.empty(len(cells), object)
+                found[:] = cells
+            elif name in odd or (numbers := _as_numbers(cells)) is None:
+                odd.add(name)
+                continue
+            else:
+                found = numbers
+            columns.setdefault(name, []).append(found)
+    if odd:
+        return _csv(file, text | odd)
+    return {name: np.concatenate(pieces) for name, pieces in columns.items()}
+
+
+def _as_numbers(cells: tuple[str, ...]) -> np.ndarray | None:
+    """Whole numbers, or others, NaN where a cell is empty; None where one is no number."""
+    joined = "\n".join(cells)
+    if "_" in joined or not joined.isascii():  # which Python's numbers may have
+        return None
+    try:
+        if not re.search(r"[^-+0-9\n]|\n\n|^\n|\n$|^$", joined):
+            return np.array(list(map(int, cells)), np.int64)
+    except (ValueError, OverflowError):  # beyond int64, or no number
+        pass
+    try:
+        return np.array([float(cell) if cell.strip() else np.nan for cell in cells], np.float64)
+    except ValueError:
+        return None
+
+
+def _parquet(file: Path) -> dict[str, np.ndarray]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     with pq.ParquetFile(file) as parquet:
         require_names(parquet.schema_arrow.names, file)
         groups = map(parquet.metadata.row_group, range(parquet.metadata.num_row_groups))
@@ -123,32 +167,47 @@ def _parquet(file: Path) -> pa.Table:
         _require_small(sum(max(8 * chunk.num_values, chunk.total_uncompressed_size) for chunk in chunks), file)
         table = parquet.read()
     odd = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view)
+    columns = {}
     for name, column in zip(table.column_names, table.columns, strict=True):
         try:
             column.validate(full=True)  # text that is not UTF-8, places outside the data
         except pa.ArrowInvalid as error:
             raise CheckError(f"not a whole column: {error}", where=f"{file}, column {name}") from None
         inner = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-        if name.startswith((*KEYS, *KINDS)) and any(is_odd(inner) for is_odd in (*odd, pa.types.is_nested)):
-            raise CheckError(
-                f"a column of type {column.type}", where=f"{file}, column {name}", expected="numbers or text"
-            )
-    return table
+        if any(is_odd(inner) for is_odd in (*odd, pa.types.is_nested)):
+            if name.startswith((*KEYS, *KINDS)):
+                raise CheckError(
+                    f"a column of type {column.type}", where=f"{file}, column {name}", expected="numbers or text"
+                )
+            continue
+        columns[name] = (column.cast(inner) if inner is not column.type else column).to_numpy()
+    return columns
 
 
 def _npz(file: Path) -> dict[str, np.ndarray]:
     unfolded = 0
+    large: dict[str, np.ndarray] = {}
     with zipfile.ZipFile(file) as archive:
         for entry in archive.infolist():
             with archive.open(entry) as stream:
                 version = np.lib.format.read_magic(stream)
                 header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-                shape, _, dtype = header[version](stream)
+                shape, fortran, dtype = header[version](stream)
+                start = stream.tell()
+                if entry.compress_type == zipfile.ZIP_STORED and dtype.kind == "f" and prod(shape) * 8 >= MAPPED:
+                    while stream.read(2**24):  # to its end, where its checksum is compared
+                        pass
+                    name = entry.filename.removesuffix(".npy")
+                    order: Any = "F" if fortran else "C"
+                    with file.open("rb") as raw:
+                        offset = _data(raw, entry) + start
+                    large[name] = np.memmap(file, dtype, "r", offset, shape, order)
+                    continue
             each = dtype.itemsize + TEXT_BYTES if dtype.kind in "SU" else 8  # numbers become float64 somewhere
             unfolded += max(entry.file_size, prod(shape) * each)
     _require_small(unfolded, file)
     with np.load(file, allow_pickle=False) as archive:
-        arrays = dict(archive)
+        arrays = large | {name: archive[name] for name in archive.files if name not in large}
     for name, array in arrays.items():
         if not isinstance(array, np.ndarray) or array.dtype.kind not in "iufSU":
             raise CheckError("neither numbers nor text", where=f"{file}, {name}", expected="an array of one of these")
@@ -156,6 +215,13 @@ def _npz(file: Path) -> dict[str, np.ndarray]:
             arrays[name] = array.astype(object)  # raises where a number is no code point
             "".join(arrays[name].ravel()).encode()  # and this at half a surrogate pair
     return arrays
+
+
+def _data(raw: IO[bytes], entry: zipfile.ZipInfo) -> int:
+    """Where in a zip file the bytes of an uncompressed entry begin."""
+    raw.seek(entry.header_offset + 26)
+    lengths = raw.read(4)
+    return entry.header_offset + 30 + int.from_bytes(lengths[:2], "little") + int.from_bytes(lengths[2:], "little")
 
 
 def _npy(file: Path) -> np.ndarray:

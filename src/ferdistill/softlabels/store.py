@@ -6,9 +6,10 @@ are softened and fused when they are read, at the temperature of the training ru
 the wrong way.
 """
 
+import hashlib
 import importlib.metadata
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,9 @@ import pyarrow.parquet as pq
 from ..data.index import Index, digests
 from ..errors import CheckError, UsageError, require_same
 from ..files import MAX_COLUMNS, RESTORE, atomic, read_json, sha256_file, write_json
+from .parts import MANIFEST, TABLE, SoftLabels, covered, see, split_parts
 
 SCHEMA_VERSION = 1
-TABLE = "softlabels.parquet"
-MANIFEST = "manifest.json"
 KEYS = ["path", "label", "split"]
 # Of the manifest's entries: what each may be.
 KINDS: dict[str, type | tuple[type, ...]] = {
@@ -39,37 +39,6 @@ KINDS: dict[str, type | tuple[type, ...]] = {
     "covered": (dict, type(None)),
 }
 BATCH = 65_536  # rows read at a time
-# How far from 1 a row of probabilities may sum: float16 and a few printed digits stay within it.
-TOLERANCE = 1e-3
-
-
-@dataclass(frozen=True)
-class Part:
-    """The soft labels of one split: N rows, K classes."""
-
-    values: np.ndarray  # (N, K) float32, logits or probabilities; memory-mapped where the file allows it
-    paths: pa.LargeStringArray | None  # None where the files do not say, as of the labels
-    labels: pa.LargeStringArray | None
-    rows: np.ndarray  # (N,) int64: where in the file each row stands, ascending from 0
-    file: Path
-
-
-@dataclass(frozen=True)
-class SoftLabels:
-    """One teacher's soft labels, whoever wrote them: `foreign.read_any` reads every form into this."""
-
-    directory: Path
-    classes: list[str] | None  # what the columns of `Part.values` are, in their order; None if the files do not say
-    kind: str  # "logits" or "probabilities"
-    kind_from: str  # how that is known
-    temperature: float | None  # of the softmax or, for logits, what they were divided by; None if the files do not say
-    manifest: dict[str, Any] | None  # that of our own stores
-    parts: dict[str, Part]  # by split; "" where the files do not say which: the whole index, in its order
-
-    @property
-    def teacher(self) -> str:
-        """The teacher that the manifest names, or else the directory's name."""
-        return str((self.manifest or {}).get("teacher", self.directory.name))
 
 
 def write(
@@ -140,9 +109,11 @@ def read_parts(directory: Path) -> SoftLabels:
     soft = describe(directory)
     batches = list(read_batches(soft))
     values = np.concatenate([np.empty((0, len(soft.classes or [])), np.float32), *(values for _, values in batches)])
-    none = pa.array([], pa.large_string())
-    paths, labels, splits = (pa.concat_arrays([none, *(texts[name] for texts, _ in batches)]) for name in KEYS)
-    return replace(soft, parts=split_parts(directory / TABLE, values, paths, labels, splits))
+    none = np.array([], object)
+    texts = [np.concatenate([none, *(objects(texts[name]) for texts, _ in batches)]) for name in KEYS]
+    digest = hashlib.sha256()
+    parts = split_parts(directory / TABLE, see(values, digest), *texts)
+    return replace(soft, parts=parts, values_sha256=digest.hexdigest())
 
 
 def describe(directory: Path) -> SoftLabels:
@@ -173,24 +144,6 @@ def read_batches(soft: SoftLabels) -> Iterator[tuple[dict[str, pa.LargeStringArr
         raise _damaged(soft.directory, error) from None
 
 
-def split_parts(
-    file: Path,
-    values: np.ndarray,
-    paths: pa.LargeStringArray | None,
-    labels: pa.LargeStringArray | None,
-    splits: pa.LargeStringArray | None,
-) -> dict[str, Part]:
-    """Share the rows of one file out by its column of splits; without one, all of them are the part ""."""
-    if splits is None:
-        return {"": Part(values, paths, labels, np.arange(len(values)), file)}
-    parts = {}
-    for split in pc.unique(splits).to_pylist():
-        rows = np.flatnonzero(pc.equal(splits, pa.scalar(split, splits.type)).to_numpy(zero_copy_only=False))
-        path, label = (None if texts is None else texts.take(pa.array(rows)) for texts in (paths, labels))
-        parts[split] = Part(values[rows], path, label, rows, file)
-    return parts
-
-
 def text(column: pa.Array | pa.ChunkedArray, file: Path, name: str, start: int = 0) -> pa.LargeStringArray:
     """A column of paths, labels or splits, from row `start` on, as one array; a CheckError where it is not all text."""
     try:
@@ -202,6 +155,11 @@ def text(column: pa.Array | pa.ChunkedArray, file: Path, name: str, start: int =
         row = start + pc.index(pc.is_null(column), True).as_py()
         raise CheckError("a cell is empty", where=f"{file}, column {name}, row {row}", expected="text in each row")
     return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+
+
+def objects(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    """A column of text as str objects, (N,)."""
+    return column.to_numpy(zero_copy_only=False) if isinstance(column, pa.Array) else column.to_numpy()
 
 
 def numbers(column: pa.Array | pa.ChunkedArray, file: Path, name: str) -> np.ndarray:
@@ -284,30 +242,6 @@ def _open(directory: Path) -> tuple[SoftLabels, pq.ParquetFile]:
 
 def _damaged(directory: Path, error: Exception) -> CheckError:
     return CheckError(f"not a whole Parquet file: {error}", where=str(directory / TABLE), hint=RESTORE)
-
-
-def distributions(values: np.ndarray) -> np.ndarray:
-    """Which rows of (N, K) are probability distributions: none negative, their sum within `TOLERANCE` of 1; bool, (N,).
-
-    Hence none is over 1, but for the same tolerance.
-    """
-    with np.errstate(over="ignore", invalid="ignore"):  # of rows that are not finite
-        sums = values @ np.ones(values.shape[1], values.dtype)  # far faster than a sum along so short an axis
-        right = np.abs(sums - 1) <= TOLERANCE
-    if (values < 0).any():
-        right &= (values >= 0).all(axis=1)
-    return right
-
-
-def covered(values: np.ndarray) -> np.ndarray:
-    """Which rows of (N, K) a partial teacher has: those with a number in them; bool, (N,)."""
-    return ~np.isnan(values).all(axis=1)
-
-
-def sound(values: np.ndarray, manifest: dict[str, Any] | None) -> np.ndarray:
-    """Which rows of (N, K) are as they should be: finite, or, in a store of a partial teacher, empty; bool, (N,)."""
-    finite = np.isfinite(values).all(axis=1)
-    return finite | ~covered(values) if "covered" in (manifest or {}) else finite
 
 
 def logits_of(table: pd.DataFrame, classes: list[str]) -> np.ndarray:

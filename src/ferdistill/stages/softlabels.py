@@ -10,7 +10,7 @@ from ..distill.augment import VIEW_SEED
 from ..errors import require_same
 from ..files import read_json, write_json
 from ..params import Params
-from ..softlabels import brought, store, views
+from ..softlabels import brought, parts, store, views
 
 
 def run(params: Params, name: str) -> None:
@@ -56,7 +56,7 @@ def run(params: Params, name: str) -> None:
     if partial:
         metrics["covered"] = manifest["covered"]
     test = rows.positions("test")
-    test = test[store.covered(logits[test])]
+    test = test[parts.covered(logits[test])]
     true = truth.distribution(workspace.corpus(params.corpus), rows.rows["path"].iloc[test].tolist(), params.classes)
     if true is not None and len(test):
         metrics["distance_to_truth_on_test"] = labelling.distance_to_truth(true, logits[test])
