@@ -128,33 +128,35 @@ def _best_shift(table: np.ndarray, predictions: np.ndarray, labels: np.ndarray, 
         totals = _totals_by_frame(table, block, labels)
     else:
         size = next_fast_len(len(block) + len(labels) - 1, real=True)
-        totals = irfft(_spectrum(table, block, labels, size), size)[offsets]
+        totals = _totals(table, _spectra(block, len(table), size), labels, size)[offsets]
     totals = np.round(totals, 6)  # so that a tie is one on every machine
     best = offsets[totals == totals.max()] - start
     return int(best[np.abs(best).argmin()])
 
 
-def _spectrum(table: np.ndarray, block: np.ndarray, labels: np.ndarray, size: int) -> np.ndarray:
-    """That of the sums of scores of a block at each shift; `table` may have a last column of zeros for padding."""
+def _spectra(block: np.ndarray, classes: int, size: int) -> list[np.ndarray]:
+    """Of the rows of each class in a block."""
+    return [rfft((block == number).astype(float), size).conj() for number in range(classes)]
+
+
+def _totals(table: np.ndarray, spectra: Sequence[np.ndarray], labels: np.ndarray, size: int) -> np.ndarray:
+    """The sums of a block's scores at each shift, cyclic, (size,)."""
     spectrum = np.zeros(size // 2 + 1, complex)
-    for number, row in enumerate(table):  # one class at a time, for the sake of memory
-        spectrum += rfft((block == number).astype(float), size).conj() * rfft(row[labels], size)
-    return spectrum
+    for of_class, row in zip(spectra, table, strict=True):
+        spectrum += of_class * rfft(row[labels], size)
+    return irfft(spectrum, size)
 
 
 def _totals_by_frame(table: np.ndarray, block: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """The sums of a short block at each shift, some thousand labels at a time."""
+    """The sums of a short block's scores at each shift, some thousand labels at a time."""
     beyond = len(block) - 1
     size = next_fast_len(max(FRAME, 8 * len(block)), real=True)
-    step = size - beyond
+    step, number = size - beyond, len(labels) + beyond
+    spectra = _spectra(block, len(table), size)
     padded = np.pad(labels, (beyond, beyond + size), constant_values=table.shape[1])
-    table = np.column_stack([table, np.zeros(len(table))])
-    number = len(labels) + beyond
-    pieces = [
-        irfft(_spectrum(table, block, padded[start : start + size], size), size)[:step]
-        for start in range(0, number, step)
-    ]
-    return np.concatenate(pieces)[:number]
+    table = np.column_stack([table, np.zeros(len(table))])  # no score beyond the labels
+    frames = (padded[start : start + size] for start in range(0, number, step))
+    return np.concatenate([_totals(table, spectra, frame, size)[:step] for frame in frames])[:number]
 
 
 def _worst_window(scores: Mapping[int | None, np.ndarray], segments: Sequence[Segment]) -> tuple[int, int]:
