@@ -56,7 +56,7 @@ def run(stage: str, teacher: list[str]) -> None:
         importlib.import_module(f"ferdistill.stages.{stage}").run(settings, *teacher)
     elif code := launch(processes, [stage, *teacher]):
         sys.exit(code)
-    if "LOCAL_RANK" not in os.environ:
+    if "LOCAL_RANK" not in os.environ and workspace.shared_scratch().is_dir():
         write_json(workspace.duration("@".join([stage, *teacher])), {"seconds": time.monotonic() - started})
 
 

@@ -84,10 +84,15 @@ NOTHING_KNOWN = Memo()
 
 @contextmanager
 def memo(path: Path) -> Iterator[Memo]:
-    """Open the answers at `path`; nothing is there yet if it is not. A file that is no such table is replaced."""
+    """Open the answers at `path`; nothing is there yet if it is not. A file that is no such table is replaced.
+
+    Where there is no folder for it, as outside of a DVC repository, nothing is kept.
+    """
+    if not path.parent.is_dir():
+        yield NOTHING_KNOWN
+        return
     connection = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
             connection = _connect(path)
         except sqlite3.DatabaseError as error:
