@@ -24,6 +24,7 @@ from ferdistill.files import read_json, sha256, write_json
 from ferdistill.image_files import resize
 from ferdistill.params import Params
 from ferdistill.stages import teacher as stage
+from support.images import pack
 from support.packages import keras_file, npm_registry, reader_of_grey, tarball, write_wheel
 
 ROOT = Path(__file__).parents[1]
@@ -334,8 +335,7 @@ def test_what_fetch_prints_makes_params_that_train_on_public_teachers(index, mon
 
     rows = make_index(workspace.index_csv(settings.index_tag), {"train": 14, "val": 7, "calib": 7, "test": 7}, CLASSES)
     shown = np.stack([resize(picture, 24, 3) for picture in greys(rows.rows["label"])])
-    workspace.images_npy(settings.index_tag).parent.mkdir(parents=True)
-    np.save(workspace.images_npy(settings.index_tag), shown)
+    pack(workspace.images(settings.index_tag), rows, shown)
     write_json(workspace.checked_weights("fer"), weights.facts(settings.scale_.teachers["fer"], "fer"))
     stage.run(settings, "fer")
     metrics = read_json("metrics/teachers/fer.json")

@@ -111,13 +111,13 @@ def test_a_file_that_goes_away_is_a_404_and_the_server_lives(running, bundle):
 
 
 def test_a_browser_that_hangs_up_makes_no_noise(running, web, capfd):
-    (web / "vendor" / "human.esm.js").write_bytes(bytes(20_000_000))
+    (web / "vendor" / "ort-wasm-simd-threaded.wasm").write_bytes(bytes(20_000_000))
     for _ in range(3):
         with socket.create_connection(running.server_address) as connection:
-            connection.sendall(b"GET /vendor/human.esm.js HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            connection.sendall(b"GET /vendor/ort-wasm-simd-threaded.wasm HTTP/1.1\r\nHost: localhost\r\n\r\n")
             connection.recv(100)
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # reset, not close
-    assert len(ask(running, "/vendor/human.esm.js")[1]) == 20_000_000
+    assert len(ask(running, "/vendor/ort-wasm-simd-threaded.wasm")[1]) == 20_000_000
     assert capfd.readouterr().err == ""
 
 
