@@ -14,8 +14,10 @@ DVC_YAML = Path("dvc.yaml")
 CANNOT_CHANGE_A_RESULT = {
     "src/ferdistill/__init__.py": "the version alone; a stage that writes it names the file",
     "src/ferdistill/errors.py": "messages of runs that write nothing",
+    "src/ferdistill/output.py": "how a program ends, and its messages",
     "src/ferdistill/params.py": "types and checks: DVC tracks the values that pass through",
     "src/ferdistill/progress.py": "progress bars",
+    "src/ferdistill/tracking/put_back.py": "brings back what a stage that failed had removed",
     "src/ferdistill/workspace.py": "paths, which dvc.yaml names too; tests/test_dependencies.py compares them",
     "src/ferdistill/yaml_file.py": "reads params.yaml, whose values DVC tracks",
     "src/stage.py": "starts a stage",

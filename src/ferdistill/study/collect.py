@@ -141,7 +141,7 @@ def _digest_in_cache(md5: str) -> str:
 
 def _differing(params: Params, lock: dict[str, Any], ours: Params) -> list[str]:
     """What the stages up to `evaluate` were run with otherwise than the workspace would, but for what may vary."""
-    here = ours.model_dump(mode="json", by_alias=True)
+    here = ours.model_dump(mode="json", by_alias=True, exclude_unset=True)  # as in a lock, which has no defaults
     tracked = {key: v for name, entry in lock.items() if name not in AFTER for key, v in _tracked(entry).items()}
     # The baseline has no use for a family.
     may = VARIED | {LAUNCH} | (set() if families.distils(params) else {f"families.{params.family}"})

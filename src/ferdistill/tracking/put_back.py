@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 from ..errors import FerdistillError
-from .experiments import git, load_yaml
 
 
 def put_back(stage: str) -> None:
@@ -15,6 +14,8 @@ def put_back(stage: str) -> None:
 
     Nothing is said where that cannot be done: the stage's own error is what counts.
     """
+    from .experiments import git, load_yaml  # here, so that a stage that ends well has loaded nothing of it
+
     lock = Path("dvc.lock")
     stages = load_yaml(lock.read_text(encoding="utf-8"))["stages"] if lock.is_file() else {}
     outs = [out["path"] for out in stages.get(stage, {}).get("outs", [])]
