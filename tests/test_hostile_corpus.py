@@ -13,6 +13,7 @@ from ferdistill.errors import CheckError, FerdistillError
 from ferdistill.files import read_json, sha256_file, write_json
 from support import corpora as trees
 from support.hostile import EXAMPLES, NPYS, Case, attack, limited, watched
+from support.images import pack
 
 VOTES = trees.votes(happiness=10)
 
@@ -148,12 +149,12 @@ def index_with_its_digest_made_anew(root):
 
 def packed_images(root):
     found = index.read(index_files(root))
-    np.save(root / "a.npy", np.zeros((len(found.rows), 4, 4, 1), np.uint8))
+    pack(root / "a", found, np.zeros((len(found.rows), 4, 4, 1), np.uint8))
 
     def well_formed(shape):
         assert len(shape) == 4 and shape[0] == len(found.rows)
 
-    return Case(root, lambda: images.load(root / "a.npy", found).shape, ["a.npy"], well_formed)
+    return Case(root, lambda: images.load(root / "a", found).shape, ["a/images.npy", "a/manifest.json"], well_formed)
 
 
 def pictures(root):
@@ -255,13 +256,14 @@ def test_label_files_and_packed_images_that_are_no_arrays_are_refused(tmp_path, 
     monkeypatch.chdir(tmp_path)
     affectnet_npy(tmp_path)
     (tmp_path / "train_set" / "annotations" / "0_exp.npy").write_bytes(content)
-    (tmp_path / "a.npy").write_bytes(content)
     known = index.read(index_files(tmp_path))
+    pack(tmp_path / "a", known, np.zeros((len(known.rows), 4, 4, 1), np.uint8))
+    (tmp_path / "a" / "images.npy").write_bytes(content)
     with watched(tmp_path / "x"):
         _, _, errors = trees.read("affectnet_npy", tmp_path, ".")
         trees.one_error(errors, "a label cannot be read", "0_exp.npy")
-        with pytest.raises(CheckError, match=r"a\.npy"):
-            images.load(tmp_path / "a.npy", known)
+        with pytest.raises(CheckError, match=r"images\.npy"):
+            images.load(tmp_path / "a", known)
 
 
 @pytest.mark.parametrize(
