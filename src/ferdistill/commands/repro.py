@@ -2,13 +2,16 @@
 
 import subprocess
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
 from ..plain import json_text
 from .console import wide
+
+if TYPE_CHECKING:
+    from ..tracking.plan import Planned
 
 
 def repro(
@@ -43,10 +46,13 @@ def repro(
         last = "never here" if stage.seconds is None else f"{stage.seconds:,.0f} s"
         table.add_row(stage.stage, "yes" if stage.certain else "perhaps", "\n".join(stage.reasons), last)
     wide().print(table)
-    times = {sure: [stage.seconds for stage in found if stage.certain >= sure] for sure in (True, False)}
-    known = {sure: sum(seconds for seconds in of if seconds) for sure, of in times.items()}
-    unknown = sum(seconds is None for seconds in times[False])
+    certain = [stage for stage in found if stage.certain]
+    unknown = sum(stage.seconds is None for stage in found)
     print(
-        f"{len(times[True])} will run, {known[True]:,.0f} s the last time; with all that may follow "
-        f"{len(found)}, {known[False]:,.0f} s" + (f"; {unknown} have never run here" if unknown else "")
+        f"{len(certain)} will run, {_seconds(certain):,.0f} s the last time; with all that may follow {len(found)}, "
+        f"{_seconds(found):,.0f} s" + (f"; {unknown} have never run here" if unknown else "")
     )
+
+
+def _seconds(stages: "list[Planned]") -> float:
+    return sum(stage.seconds or 0 for stage in stages)

@@ -18,9 +18,7 @@ from .reader import map_images
 from .sources import Record, belongs
 
 # What an answer follows from, beside the file and the box.
-_DATA = __name__.rpartition(".")[0]
-MODULES = [f"{_DATA}.{name}" for name in ("looks", "index", "sources", "duplicates")]
-MODULES.append(f"{__name__.split('.')[0]}.image_files")
+MODULES = ("data.looks", "data.index", "data.sources", "data.duplicates", "image_files")
 AT_A_TIME = 4096  # answers read, or kept, at once
 
 

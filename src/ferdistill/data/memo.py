@@ -20,10 +20,10 @@ AT_A_TIME = 500  # keys in a query
 
 
 def code_key(modules: Iterable[str], *facts: object) -> bytes:
-    """A digest of the source of modules and of facts, whose texts tell them apart: part of a key."""
+    """A digest of the source of modules of this package and of facts, whose texts tell them apart: part of a key."""
     digest = hashlib.sha256()
     for module in sorted(modules):
-        spec = importlib.util.find_spec(module)
+        spec = importlib.util.find_spec(f"ferdistill.{module}")
         assert spec is not None and spec.origin is not None, module
         digest.update(sha256_file(spec.origin).encode())
     digest.update(repr(facts).encode())

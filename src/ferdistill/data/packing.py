@@ -19,9 +19,7 @@ from .reader import map_images, records_by_path
 
 GROUP = 64  # shards that are filled at once, 256 MiB
 # What the pixels of a shard follow from, beside the files of the corpus.
-MODULES = [f"{__name__.rpartition('.')[0]}.{name}" for name in ("packing", "images", "index", "sources")] + [
-    f"{__name__.split('.')[0]}.image_files"
-]
+MODULES = ("data.packing", "data.images", "data.index", "data.sources", "image_files")
 
 
 def pack(

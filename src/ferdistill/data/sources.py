@@ -216,6 +216,13 @@ def images_in(root: Path, path: str) -> Iterator[str | Dropped]:
         yield Dropped(image, NOT_AN_IMAGE) if is_clutter(name) or not has_image_suffix(name) else image
 
 
+def containers_in(root: Path, path: str, suffix: str, what: str) -> Iterator[str | Dropped]:
+    """The file `path`, or every file below it: by its path if its name has the suffix, else dropped as not `what`."""
+    names = [join(path, name) for name in file_names(root / path)] if (root / path).is_dir() else [path]
+    for name in names:
+        yield Dropped(name, f"not {what}") if is_clutter(name) or not name.lower().endswith(suffix) else name
+
+
 def labelled_images(
     root: Path, folder: str, labels: str, suffix: str, what: str
 ) -> Iterator[tuple[str, Path] | Dropped | CheckError]:

@@ -18,10 +18,10 @@ from ..progress import track
 from ..softlabels import parts
 from .augment import recorded
 from .data import trained_by
-from .inference import as_input, final_metrics, make_deterministic, predict, scores, training_device
+from .inference import as_input, make_deterministic, predict, training_device
 
 BATCH = 256  # images; another number may change the last bit of an answer
-MODULES = [f"{__name__.rpartition('.')[0]}.{name}" for name in ("labelling", "inference", "models", "frozen")]
+MODULES = ("distill.labelling", "distill.inference", "distill.models", "distill.frozen")
 
 
 def label_images(
@@ -89,16 +89,6 @@ def agreement(logits: np.ndarray, rows: Index, classes: list[str]) -> dict[str, 
     agrees, has = logits.argmax(1) == rows.codes(classes), parts.covered(logits)
     found = {split: agrees[rows.positions(split)][has[rows.positions(split)]] for split in SPLITS}
     return {split: float(right.mean()) if len(right) else None for split, right in found.items()}
-
-
-def table_metrics(logits: np.ndarray, rows: Index, classes: list[str]) -> dict[str, Any]:
-    """`final_metrics` of a teacher that is its logits (N, K) alone, on the images that it covers; None without any."""
-    found = {}
-    for name in ("val", "test"):
-        at = rows.positions(name)
-        at = at[parts.covered(logits[at])]
-        found[name] = scores(logits[at], rows.codes(classes)[at]) if len(at) else None
-    return final_metrics(found["val"], found["test"], classes)
 
 
 def distance_to_truth(known: np.ndarray, logits: np.ndarray) -> dict[str, Any]:

@@ -2,17 +2,20 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from .. import workspace
+from ..data.index import Index
 from ..params import Params, TeacherParams
+from ..softlabels.parts import covered
 from . import checkpoint as checkpoints
 from . import losses, models
 from .batches import Batch
 from .curves import curves
 from .data import Split
-from .inference import make_deterministic, predict, training_device
+from .inference import final_metrics, make_deterministic, predict, scores, training_device
 from .loop import Method, Objective, TrainingData, fit
 
 
@@ -74,3 +77,13 @@ def objective(params: Params, recipe: TeacherParams, labels: torch.Tensor, befor
         return losses.kd_loss(logits, ce, of_batch, alpha=again.alpha, temperature=again.temperature)
 
     return Objective(loss)
+
+
+def table_metrics(logits: np.ndarray, rows: Index, classes: list[str]) -> dict[str, Any]:
+    """`final_metrics` of a teacher that is its logits (N, K) alone, on the images that it covers; None without any."""
+    found = {}
+    for name in ("val", "test"):
+        at = rows.positions(name)
+        at = at[covered(logits[at])]
+        found[name] = scores(logits[at], rows.codes(classes)[at]) if len(at) else None
+    return final_metrics(found["val"], found["test"], classes)

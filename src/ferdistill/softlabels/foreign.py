@@ -26,7 +26,7 @@ import numpy as np
 
 from ..errors import CheckError, UsageError
 from . import probability_files
-from .parts import MANIFEST, TABLE, TOLERANCE, Part, SoftLabels, Values, see, split_parts
+from .parts import MANIFEST, TABLE, TOLERANCE, Part, SoftLabels, Values, not_floating, see, split_parts
 from .probability_files import KINDS
 
 ARCHIVE = "softlabels.npz"
@@ -64,11 +64,6 @@ def describe(path: Path) -> SoftLabels:
     if ARRAY.fullmatch(names[0]):
         return _read_arrays(path, names)
     return _read_file(path / names[0], path)
-
-
-def is_store(path: Path) -> bool:
-    """Whether a path holds one of our own stores, or what is left of one."""
-    return any((path / name).is_file() for name in (TABLE, MANIFEST))
 
 
 def _read_file(file: Path, named: Path | None = None) -> SoftLabels:
@@ -193,12 +188,8 @@ def _read_table(path: Path, file: Path, table: dict[str, np.ndarray]) -> SoftLab
     array = np.empty((len(table["path"]), len(classes)), np.float32)
     for place, (name, column) in enumerate(zip(classes, columns, strict=True)):
         if column.dtype.kind != "f" and not (decimals and column.dtype.kind == "i"):
-            raise CheckError(
-                f"a column of {'text' if column.dtype.kind == 'O' else f'type {column.dtype}'}",
-                where=f"{file}, column {prefix}{name}",
-                expected="floating-point logits or probabilities",
-                hint="integers cannot be soft labels: export them anew, unrounded",
-            )
+            kind = "text" if column.dtype.kind == "O" else f"type {column.dtype}"
+            raise not_floating(kind, f"{file}, column {prefix}{name}")
         with np.errstate(over="ignore"):  # what float32 cannot hold becomes an infinity, which the gate refuses
             array[:, place] = column
     texts = {TEXTS[name]: _column(table[name], file, name) for name in TEXTS if name in table}

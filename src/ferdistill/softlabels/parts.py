@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import CheckError
+
 TABLE, MANIFEST = "softlabels.parquet", "manifest.json"  # of one of our own stores
 BLOCK = 2**21  # numbers seen at a time
 # How far from 1 a row of probabilities may sum: float16 and a few printed digits stay within it.
@@ -162,6 +164,16 @@ def split_parts(
         path, label = (None if texts is None else texts[rows] for texts in (paths, labels))
         parts[split] = Part(values, path, label, rows, file)
     return parts
+
+
+def not_floating(kind: str, where: str) -> CheckError:
+    """The error of a class's column that does not hold floating-point numbers."""
+    return CheckError(
+        f"a column of {kind}",
+        where=where,
+        expected="floating-point logits or probabilities",
+        hint="integers cannot be soft labels: export them anew, unrounded",
+    )
 
 
 def distributions(values: np.ndarray) -> np.ndarray:

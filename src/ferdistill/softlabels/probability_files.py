@@ -194,7 +194,9 @@ def _npz(file: Path) -> dict[str, np.ndarray]:
                 header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
                 shape, fortran, dtype = header[version](stream)
                 start = stream.tell()
-                if entry.compress_type == zipfile.ZIP_STORED and dtype.kind == "f" and prod(shape) * 8 >= MAPPED:
+                whole = start + prod(shape) * dtype.itemsize == entry.file_size  # else the header lies: it is bounded
+                stored = entry.compress_type == zipfile.ZIP_STORED and dtype.kind == "f"
+                if whole and stored and prod(shape) * 8 >= MAPPED:
                     while stream.read(2**24):  # to its end, where its checksum is compared
                         pass
                     name = entry.filename.removesuffix(".npy")

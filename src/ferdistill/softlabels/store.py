@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from ..data.index import Index, digests
 from ..errors import CheckError, UsageError, require_same
 from ..files import MAX_COLUMNS, RESTORE, atomic, read_json, sha256_file, write_json
-from .parts import MANIFEST, TABLE, SoftLabels, covered, see, split_parts
+from .parts import MANIFEST, TABLE, SoftLabels, covered, not_floating, see, split_parts
 
 SCHEMA_VERSION = 1
 KEYS = ["path", "label", "split"]
@@ -165,12 +165,7 @@ def objects(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
 def numbers(column: pa.Array | pa.ChunkedArray, file: Path, name: str) -> np.ndarray:
     """One class's column as float32; empty cells are NaN. A CheckError where it does not hold floats."""
     if not pa.types.is_floating(column.type):
-        raise CheckError(
-            f"a column of type {column.type}",
-            where=f"{file}, column {name}",
-            expected="floating-point logits or probabilities",
-            hint="integers cannot be soft labels: export them anew, unrounded",
-        )
+        raise not_floating(f"type {column.type}", f"{file}, column {name}")
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes an infinity, which the gate refuses
         return column.to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
 

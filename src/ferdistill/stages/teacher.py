@@ -2,7 +2,7 @@
 
 from .. import workspace
 from ..data import images, index
-from ..distill import frozen, labelling, models, teacher, weights
+from ..distill import frozen, models, teacher, weights
 from ..distill.data import splits_of
 from ..distill.inference import evaluate, final_metrics
 from ..distill.loop import is_main_process
@@ -25,7 +25,7 @@ def run(params: Params, name: str) -> None:
         table = brought.table_of(recipe, rows, params.classes)
         brought.save(table, directory, rows, params.classes, teacher=name, partial=partial)
         metrics = {"best_epoch": None, "parameters": None, "covered": table.provenance["covered"]}
-        metrics |= labelling.table_metrics(table.logits, rows, params.classes)
+        metrics |= teacher.table_metrics(table.logits, rows, params.classes)
         write_json(workspace.METRICS / "teachers" / f"{name}.json", metrics)
         return
     train, val, test = splits_of(rows, images.load(workspace.images(params.index_tag), rows), params.classes)

@@ -1,7 +1,6 @@
 """What `dvc repro` would run, why, and how long each stage took when it last ran."""
 
 import hashlib
-import subprocess
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from pathlib import Path
@@ -11,6 +10,7 @@ from .. import workspace, yaml_file
 from ..errors import CheckError, UsageError
 from ..files import read_json
 from . import dvc_private
+from .experiments import git
 
 NAMED = 5  # reasons, and values of one parameter, that are written out
 
@@ -77,12 +77,12 @@ def _differing(name: str, before: Any, now: Any) -> list[tuple[str, Any, Any]]:
 
 def _file(path: str, what: str, md5: str | None) -> str:
     """A changed file, with the first line that differs from the last commit's, if the stage last ran on that."""
-    shown = subprocess.run(["git", "show", f"HEAD:./{path}"], capture_output=True, check=False)
-    if what != "modified" or shown.returncode or hashlib.md5(shown.stdout, usedforsecurity=False).hexdigest() != md5:
-        return f"{path}: {what}"
     try:
-        before, now = shown.stdout.decode().splitlines(), Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
+        committed = git("show", f"HEAD:./{path}")
+        if what != "modified" or hashlib.md5(committed, usedforsecurity=False).hexdigest() != md5:
+            return f"{path}: {what}"
+        before, now = committed.decode().splitlines(), Path(path).read_text(encoding="utf-8").splitlines()
+    except (UsageError, OSError, UnicodeDecodeError):
         return f"{path}: {what}"
     places = [low for kind, _, _, low, _ in SequenceMatcher(None, before, now, False).get_opcodes() if kind != "equal"]
     return f"{path}:{min(places[0] + 1, max(len(now), 1))}: {what}" if places else f"{path}: {what}"

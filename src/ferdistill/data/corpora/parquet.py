@@ -41,10 +41,9 @@ def rows(root: Path, path: str, labels: Labels, options: Options) -> Iterator[Ro
     CheckError
         If a file is no such table, or has not these columns.
     """
-    names = [sources.join(path, name) for name in sources.file_names(root / path)] if (root / path).is_dir() else [path]
-    for name in names:
-        if not name.lower().endswith(".parquet") or sources.is_clutter(name):
-            yield Dropped(name, "not a Parquet table")
+    for name in sources.containers_in(root, path, ".parquet", "a Parquet table"):
+        if isinstance(name, Dropped):
+            yield name
             continue
         try:
             with pq.ParquetFile(root / name) as table:

@@ -38,10 +38,9 @@ def rows(root: Path, path: str, labels: Labels, options: Options) -> Iterator[Ro
     CheckError
         If an archive is compressed, damaged or ends early.
     """
-    names = [sources.join(path, name) for name in sources.file_names(root / path)] if (root / path).is_dir() else [path]
-    for name in names:
-        if not name.lower().endswith(".tar") or sources.is_clutter(name):
-            yield Dropped(name, "not a tar")
+    for name in sources.containers_in(root, path, ".tar", "a tar"):
+        if isinstance(name, Dropped):
+            yield name
             continue
         first: dict[str, str] = {}
         for key, found in groupby(_members(root / name), lambda member: re.sub(r"\.[^/]*\Z", "", member.name)):
