@@ -14,7 +14,7 @@ from scipy import sparse
 
 from ... import tensor_files
 
-Floats = NDArray[np.float32]
+Floats = NDArray[np.floating]
 
 FILE = Path(__file__).with_name("head.safetensors")
 SKIN, LEFT_EYE, RIGHT_EYE, TEETH, TONGUE, LASHES, HAND = range(7)

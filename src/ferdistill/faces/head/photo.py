@@ -1,0 +1,88 @@
+"""What is behind a head, and what a camera makes of the light: blur, noise, tone curve, JPEG."""
+
+import io
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from scipy import ndimage
+
+from . import noise
+from .view import View
+
+Floats = NDArray[np.floating]
+
+
+def background(view: View, side: int) -> Floats:
+    """A made-up room or street behind the head, out of focus, linear RGB (side, side, 3)."""
+    rng = np.random.Generator(np.random.PCG64(view.background_seed))
+    coarse = 48
+    axis = ((np.arange(coarse) + 0.5) / coarse * 2 - 1).astype(np.float32)
+    across, down = np.meshgrid(axis, axis)
+    base = np.array(view.background)
+    slope = rng.normal(0, 0.35, 2)
+    picture = base * (1 + np.clip(slope[0] * across + slope[1] * down, -0.8, 1.5))[..., None]
+    for _ in range(rng.poisson(5) * (rng.random() < 0.75)):
+        colour = rng.dirichlet([12, 12, 12]) * 3 * rng.beta(1.2, 1.8)
+        angle, offset = rng.uniform(0, np.pi), rng.uniform(-1, 1)
+        ahead = np.cos(angle) * across + np.sin(angle) * down
+        kind = rng.integers(3)
+        if kind == 0:  # a wall's edge
+            inside = ahead > offset
+        elif kind == 1:  # a post, a shelf, a frame
+            inside = np.abs(ahead - offset) < rng.uniform(0.03, 0.3)
+        else:
+            x, y, size = rng.uniform(-1, 1), rng.uniform(-1, 1), rng.uniform(0.1, 0.6)
+            inside = np.hypot(across - x, (down - y) * rng.uniform(0.6, 1.6)) < size
+        picture = np.where(inside[..., None], colour, picture)
+    if rng.random() < 0.5:
+        grain = noise.tile(float(rng.choice([1.0, 2.0, 6.0])))
+        rows, columns = rng.integers(0, 256, 2)
+        texture = np.roll(grain, (rows, columns), (0, 1))[:coarse, :coarse]
+        picture = picture * np.exp(rng.uniform(0.05, 0.45) * texture)[..., None]
+    blur = rng.choice([0.0, rng.uniform(0.5, 3.0)], p=[0.3, 0.7])
+    if blur:
+        picture = ndimage.gaussian_filter(picture, (blur, blur, 0))
+    picture = np.clip(picture, 0.001, 1.2).astype(np.float32)
+    bands = [
+        Image.fromarray(band).resize((side, side), Image.Resampling.BILINEAR) for band in np.moveaxis(picture, 2, 0)
+    ]
+    return np.stack([np.asarray(band) for band in bands], axis=-1)
+
+
+def develop(light: Floats, view: View) -> NDArray[np.uint8]:
+    """Linear light to a picture, (size, size, 3) to uint8."""
+    size = len(light)
+    rng = np.random.Generator(np.random.PCG64(view.seed))
+    if view.blur:
+        deviation = view.blur * size / 1000
+        light = ndimage.gaussian_filter(light, (deviation, deviation, 0))
+    if view.motion:
+        light = _smear(light, view.motion * size / 1000, view.motion_angle)
+    balance = np.array([1 + view.warmth, 1, 1 - view.warmth], np.float32)
+    light = np.clip(light * (view.exposure * balance), 0, None)
+    # A shoulder keeps highlights from clipping at once, as cameras' curves do.
+    light = np.where(light > 0.6, 0.6 + 0.4 * (1 - np.exp(-(light - 0.6) / 0.4)), light)
+    tone = 255 * np.power(light, 1 / 2.2)
+    tone = 118 + view.contrast * (tone - 118)
+    grain = rng.standard_normal((size, size, 1), dtype=np.float32)
+    grain = 0.85 * grain + 0.4 * rng.standard_normal((size, size, 3), dtype=np.float32)
+    if size > 60:
+        grain = ndimage.gaussian_filter(grain, (size / 160, size / 160, 0))
+        grain = grain / grain.std()
+    tone = tone + view.noise * (0.7 + 0.5 * np.sqrt(np.clip(tone, 0, 255) / 255)) * grain
+    pixels = np.clip(np.rint(tone), 0, 255).astype(np.uint8)
+    if view.quality == 100:
+        return pixels
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=view.quality)
+    return np.asarray(Image.open(file))
+
+
+def _smear(light: Floats, length: float, angle: float) -> Floats:
+    """The mean of several copies moved along a line."""
+    steps = np.linspace(-0.5, 0.5, 5) * length
+    moved = [
+        ndimage.shift(light, (np.sin(angle) * step, np.cos(angle) * step, 0), order=1, mode="nearest") for step in steps
+    ]
+    return np.mean(moved, axis=0, dtype=np.float32)
