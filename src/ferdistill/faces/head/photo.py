@@ -18,36 +18,30 @@ def background(view: View, side: int) -> Floats:
     rng = np.random.Generator(np.random.PCG64(view.background_seed))
     coarse = 48
     axis = ((np.arange(coarse) + 0.5) / coarse * 2 - 1).astype(np.float32)
-    across, down = np.meshgrid(axis, axis)
-    base = np.array(view.background)
-    slope = rng.normal(0, 0.35, 2)
-    picture = base * (1 + np.clip(slope[0] * across + slope[1] * down, -0.8, 1.5))[..., None]
+    across, down = axis[None], axis[:, None]
+    slope = rng.normal(0, 0.35, 2).astype(np.float32)
+    base = np.array(view.background, np.float32)[:, None, None]
+    picture = base * (1 + np.clip(slope[0] * across + slope[1] * down, -0.8, 1.5))
     for _ in range(rng.poisson(5) * (rng.random() < 0.75)):
         colour = rng.dirichlet([12, 12, 12]) * 3 * rng.beta(1.2, 1.8)
         angle, offset = rng.uniform(0, np.pi), rng.uniform(-1, 1)
-        ahead = np.cos(angle) * across + np.sin(angle) * down
         kind = rng.integers(3)
-        if kind == 0:  # a wall's edge
-            inside = ahead > offset
-        elif kind == 1:  # a post, a shelf, a frame
-            inside = np.abs(ahead - offset) < rng.uniform(0.03, 0.3)
-        else:
-            x, y, size = rng.uniform(-1, 1), rng.uniform(-1, 1), rng.uniform(0.1, 0.6)
-            inside = np.hypot(across - x, (down - y) * rng.uniform(0.6, 1.6)) < size
-        picture = np.where(inside[..., None], colour, picture)
+        if kind == 2:  # a lamp, a head, a leaf
+            x, y, size, tall = rng.uniform(-1, 1), rng.uniform(-1, 1), rng.uniform(0.1, 0.6), rng.uniform(0.6, 1.6)
+            inside = (across - x) ** 2 + ((down - y) * tall) ** 2 < size**2
+        else:  # a wall's edge, or a post, a shelf, a frame
+            ahead = np.cos(angle) * across + np.sin(angle) * down - offset
+            inside = ahead > 0 if kind == 0 else np.abs(ahead) < rng.uniform(0.03, 0.3)
+        picture[:, inside] = colour[:, None]
     if rng.random() < 0.5:
         grain = noise.tile(float(rng.choice([1.0, 2.0, 6.0])))
-        rows, columns = rng.integers(0, 256, 2)
-        texture = np.roll(grain, (rows, columns), (0, 1))[:coarse, :coarse]
-        picture = picture * np.exp(rng.uniform(0.05, 0.45) * texture)[..., None]
-    blur = rng.choice([0.0, rng.uniform(0.5, 3.0)], p=[0.3, 0.7])
-    if blur:
-        picture = ndimage.gaussian_filter(picture, (blur, blur, 0))
-    picture = np.clip(picture, 0.001, 1.2).astype(np.float32)
-    bands = [
-        Image.fromarray(band).resize((side, side), Image.Resampling.BILINEAR) for band in np.moveaxis(picture, 2, 0)
-    ]
-    return np.stack([np.asarray(band) for band in bands], axis=-1)
+        row, column = rng.integers(0, noise.SIDE - coarse, 2)
+        texture = grain[row : row + coarse, column : column + coarse]
+        picture *= np.exp(np.float32(rng.uniform(0.05, 0.45)) * texture)
+    if rng.random() < 0.7:
+        picture = ndimage.gaussian_filter(picture, (0, *[rng.uniform(0.5, 3.0)] * 2), truncate=2.0)
+    bands = [Image.fromarray(band).resize((side, side), Image.Resampling.BILINEAR) for band in picture]
+    return np.clip(np.stack([np.asarray(band) for band in bands], axis=-1), 0.001, 1.2)
 
 
 def develop(light: Floats, view: View) -> NDArray[np.uint8]:
@@ -68,7 +62,7 @@ def develop(light: Floats, view: View) -> NDArray[np.uint8]:
     grain = rng.standard_normal((size, size, 1), dtype=np.float32)
     grain = 0.85 * grain + 0.4 * rng.standard_normal((size, size, 3), dtype=np.float32)
     if size > 60:
-        grain = ndimage.gaussian_filter(grain, (size / 160, size / 160, 0))
+        grain = ndimage.gaussian_filter(grain, (size / 250, size / 250, 0))
         grain = grain / grain.std()
     tone = tone + view.noise * (0.7 + 0.5 * np.sqrt(np.clip(tone, 0, 255) / 255)) * grain
     pixels = np.clip(np.rint(tone), 0, 255).astype(np.uint8)

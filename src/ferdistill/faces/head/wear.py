@@ -251,10 +251,27 @@ def cloth(kind: str, base: Floats, colour: Floats, seed: int) -> list[Layer]:
 
     layers = [_shell(base, thickness.astype(np.float32), (present / 6).astype(np.float32), paint, keep)]
     if kind in ("scarf", "hood"):  # whose inside shows beside the face
-        layers = [replace(layers[0], one_sided=False)]
+        layers = [replace(layers[0], one_sided=False), _drape(layers[0], kind)]
     if kind == "cap":
         layers.append(_brim(base, paint))
     return layers
+
+
+def _drape(above: Layer, kind: str) -> Layer:
+    """What hangs from a scarf or a hood onto the shoulders."""
+    columns = np.arange(8, 53) if kind == "hood" else np.arange(61)  # a hood is open in front
+    root = above.points.reshape(60, -1, 3)[columns % 60, -1]
+    share = np.linspace(0, 1, 4)[None, :, None]
+    fall = np.array([0, -2.0, 0]) + (root - mesh.CENTRE)[:, None] * (0.5, 0, 0.3)
+    points = root[:, None] + share * fall
+    shown = np.stack(np.broadcast_arrays(columns[:, None] * 6.0, -48 - 60 * share[..., 0], 1.0, 0.1), axis=-1)
+    return replace(
+        above,
+        points=points.reshape(-1, 3).astype(np.float32),
+        triangles=_grid(len(columns), 4, False),
+        attributes=shown.reshape(-1, 4).astype(np.float32),
+        one_sided=False,
+    )
 
 
 def _radius(base: Floats) -> Floats:

@@ -4,6 +4,7 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from PIL import Image
 from scipy import ndimage
 
 from . import mesh, noise, photo, skin, wear
@@ -41,9 +42,9 @@ def render(identity: Identity, aus: ArrayLike, view: View, size: int) -> NDArray
     array of uint8, shape (size, size, 3)
         sRGB.
     """
-    finer = 2
-    side = size * finer
-    units = dict(zip(ACTION_UNITS, (identity.mobility * np.asarray(aus, dtype=np.float64)).tolist(), strict=True))
+    side = 2 * size  # of what is drawn: four samples a pixel
+    mobile = np.where(np.array(ACTION_UNITS) == 43, 1.0, identity.mobility)  # everybody's eyes close
+    units = dict(zip(ACTION_UNITS, (mobile * np.asarray(aus, dtype=np.float64)).tolist(), strict=True))
     lean = _lean(view)
     points = move(identity, face_units(list(units.values()), lean), view.gaze)
     right, left_side = ({unit: much * (1 + side * lean[unit]) for unit, much in units.items()} for side in (-1, 1))
@@ -83,8 +84,13 @@ def render(identity: Identity, aus: ArrayLike, view: View, size: int) -> NDArray
         light *= METERED / 0.2
         shaded *= (METERED / max(float(shaded[:, on_skin].mean()), 1e-3)) ** 0.7
     light[shown.pixel] = shaded.T
-    light = light.reshape(size, finer, size, finer, 3).mean(axis=(1, 3))
-    return photo.develop(light, view)
+    rows = light.reshape(size, 2, 2 * size, 3).sum(axis=1)
+    return photo.develop((rows[:, ::2] + rows[:, 1::2]) / 4, view)
+
+
+def grey(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A colour picture (H, W, 3) in grey, (H, W), as Pillow weighs it (BT.601)."""
+    return np.asarray(Image.fromarray(picture).convert("L"))
 
 
 def _lean(view: View) -> dict[int, float]:
@@ -121,7 +127,7 @@ def _closing(identity: Identity) -> tuple[float, float]:
         closed = head.moves[head.units[name]].reshape(-1, 3)
         gap = (rest[upper] - rest[lower])[:, 1].mean()
         change = (closed[lower] - closed[upper])[:, 1].mean()
-        gains.append(float(np.clip(gap / change, 0.6, 1.6)))
+        gains.append(float(np.clip(1.06 * gap / change, 0.6, 1.7)))
     return gains[0], gains[1]
 
 
@@ -318,11 +324,11 @@ def _shadowed(seen: Floats, solid: NDArray[np.bool_], view: View) -> Floats:
     depth = np.full(cells * cells, -9, np.float32)
     column, row = np.clip(flat, 0, cells - 1).astype(np.int64).T
     np.maximum.at(depth, (row * cells + column)[solid], turned[solid, 2])
-    depth = ndimage.grey_closing(depth.reshape(cells, cells), (3, 3))
+    depth = ndimage.grey_closing(depth.reshape(cells, cells), (3, 3)).ravel()
+    column, row = (np.clip(axis, 1, cells - 2) for axis in (column, row))
     found = np.zeros(len(seen), np.float32)
-    for across, down in ((-0.7, -0.7), (0.7, -0.7), (-0.7, 0.7), (0.7, 0.7)):
-        column, row = np.clip(flat + np.array((across, down), np.float32), 0, cells - 1).astype(np.int64).T
-        found += np.clip((turned[:, 2] - depth[row, column] + np.float32(0.34)) / np.float32(0.16), 0, 1)
+    for beside in (-cells - 1, 1 - cells, cells - 1, cells + 1):
+        found += np.clip((turned[:, 2] - depth[row * cells + column + beside] + np.float32(0.34)) * np.float32(6), 0, 1)
     return found / 4
 
 
