@@ -53,7 +53,10 @@ def _module(path: Path) -> Path:
 
 
 def closure(file: Path) -> set[str]:
-    """A file, and all that it imports, at whatever remove, but for what cannot change a result."""
+    """A file, and all that it imports, at whatever remove, but for what cannot change a result.
+
+    Tensors of a module's name beside it are what it reads.
+    """
     found, waiting = {file}, [file]
     while waiting:
         new = imports(waiting.pop()) - found
@@ -64,6 +67,7 @@ def closure(file: Path) -> set[str]:
         for path in found
         if any(not isinstance(node, ast.Expr) for node in ast.parse(path.read_text(encoding="utf-8")).body)
     }
+    names |= {data.as_posix() for path in found if (data := path.with_suffix(".safetensors")).is_file()}
     # The version is a result where a stage's own code asks for it.
     version = {"src/ferdistill/__init__.py"} if SOURCE / "__init__.py" in found else set()
     return (names - CANNOT_CHANGE_A_RESULT.keys()) | version

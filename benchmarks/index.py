@@ -42,13 +42,12 @@ def draw(folder: Path, number: int) -> None:
     """Write face `number` as PNG; of each hundred the last three are copies of the first three, one of each kind."""
     from PIL import Image
 
-    from ferdistill.faces.rendered import draw_expression
-    from ferdistill.faces.renderer import draw_identity, draw_view, render
+    from ferdistill.faces.head import draw_expression, draw_identity, draw_view, grey, render
 
     kind = number % 100 - 97
     rng = np.random.default_rng((2013, number - 97 if kind >= 0 else number))
     identity, (_, units), view = draw_identity(rng), draw_expression(rng), draw_view(rng)
-    picture = Image.fromarray(render(identity, units, view, 48))
+    picture = Image.fromarray(grey(render(identity, units, view, 48)))
     if kind == 2:
         picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     if kind == 1:

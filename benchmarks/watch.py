@@ -36,7 +36,7 @@ from rich.table import Table
 from skimage import data
 from skimage.feature import Cascade as PatternCascade
 
-from ferdistill.faces import renderer as drawn
+from ferdistill.faces import head as drawn
 from ferdistill.faces.camera import Frame, open_frames, open_writer
 from ferdistill.faces.detector import FULL_RANGE, Cascade, Detector, Face, FullRange, iou, open_detector
 from ferdistill.faces.tracker import Smoothing, Tracker
@@ -97,8 +97,8 @@ def rendered(people: int, sharpness: float = 1.7) -> Iterator[tuple[np.ndarray, 
     rng = np.random.default_rng(2026)
     number = 0
     for _ in range(people):
-        identity = replace(drawn.draw_identity(rng), glasses=False)
-        view = replace(drawn.draw_view(rng), occluder="", contrast=0.8, noise=0.0, blur=0.3, scale=1.0)
+        identity = replace(drawn.draw_identity(rng), glasses="")
+        view = replace(drawn.draw_view(rng), occluder="", noise=0.0, blur=0.0, motion=0.0, scale=1.0)
         for expression in rng.permutation(drawn.CLASSES).tolist():
             for step in range(HOLD + 2 * RAMP):
                 strength = min(1.0, (step + 1) / RAMP, (HOLD + 2 * RAMP - step) / RAMP)
@@ -106,7 +106,7 @@ def rendered(people: int, sharpness: float = 1.7) -> Iterator[tuple[np.ndarray, 
                 truth = drawn.CLASSES[int(drawn.perceived(aus[None], sharpness)[0].argmax())]
                 sway = math.sin(number / 17)
                 seen = replace(view, yaw=0.15 * sway, pitch=0.08 * math.cos(number / 23), roll=0.06 * sway)
-                small = drawn.render(identity, aus, seen, 48) + rng.normal(0, NOISE, (48, 48))
+                small = drawn.grey(drawn.render(identity, aus, seen, 48)) + rng.normal(0, NOISE, (48, 48))
                 picture = Image.fromarray(np.clip(np.rint(small), 0, 255).astype(np.uint8))
                 face = np.asarray(picture.resize((240, 240), Image.Resampling.BICUBIC))
                 frame = background(number).copy()

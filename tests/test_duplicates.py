@@ -15,8 +15,8 @@ from conftest import face
 from ferdistill.data import duplicates
 from ferdistill.data.duplicates import CROWD, FLAT, MAX_DISTANCE, SIDE, find, near_pairs, phash, thumbnail
 from ferdistill.errors import CheckError, UsageError
+from ferdistill.faces.head import draw_identity, draw_view, grey, prototype, render
 from ferdistill.faces.rendered import write_corpus
-from ferdistill.faces.renderer import draw_identity, draw_view, prototype, render
 
 
 def rgb(grey):
@@ -40,10 +40,7 @@ def mirror(pixels):
 def rendered_faces():
     rng = np.random.default_rng(5)
     emotions = ["angry", "disgust", "fear", "happy", "neutral", "sad", "surprise"]
-    return [
-        rgb(render(draw_identity(rng), prototype(emotions[k % 7]), draw_view(rng), 48).reshape(48, 48))
-        for k in range(100)
-    ]
+    return [rgb(grey(render(draw_identity(rng), prototype(emotions[k % 7]), draw_view(rng), 48))) for k in range(100)]
 
 
 def photographed_faces():

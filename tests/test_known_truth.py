@@ -6,7 +6,8 @@ import pytest
 
 from ferdistill.evaluation import known_truth
 from ferdistill.evaluation.metrics import score
-from ferdistill.faces.rendered import CLASSES, vote
+from ferdistill.faces.head import CLASSES
+from ferdistill.faces.rendered import vote
 
 
 def laws(n: int = 200, classes: int = 7, seed: int = 0) -> np.ndarray:

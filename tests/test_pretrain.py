@@ -7,8 +7,8 @@ from safetensors import safe_open
 
 from conftest import CLASSES
 from ferdistill.distill import models
+from ferdistill.faces import head as faces
 from ferdistill.faces import pretrain
-from ferdistill.faces import renderer as faces
 from ferdistill.params import ImageParams, NetworkParams
 
 GREY = ImageParams(size=32, channels=1)

@@ -18,7 +18,7 @@ from skimage import data
 from conftest import CLASSES, face
 from ferdistill.faces import server
 from ferdistill.faces.detector import FullRange
-from ferdistill.faces.renderer import draw_identity, draw_view, prototype, render
+from ferdistill.faces.head import draw_identity, draw_view, prototype, render
 from ferdistill.files import sha256_file, write_json
 from ferdistill.image_files import resize
 from ferdistill.runtime.classifier import SCHEMA_VERSION, Classifier
@@ -207,9 +207,9 @@ def drawn_face(side=240):
     rng = np.random.default_rng(3)
     identity, view = draw_identity(rng), draw_view(rng)
     drawn = render(identity, prototype("happy"), view, side)
-    frame = np.full((480, 640, 3), round(view.background), np.uint8)
+    frame = np.full((480, 640, 3), 90, np.uint8)
     left, top = 300, 140
-    frame[top : top + side, left : left + side] = drawn[..., None]
+    frame[top : top + side, left : left + side] = drawn
     return Image.fromarray(frame), (left, top, side)
 
 

@@ -12,13 +12,13 @@ from PIL import Image
 
 from ferdistill.errors import UsageError
 from ferdistill.faces import rendered as synthetic
-from ferdistill.faces.rendered import draw_expression, vote, write_corpus
-from ferdistill.faces.renderer import ACTION_UNITS, CLASSES, perceived
+from ferdistill.faces.head import ACTION_UNITS, CLASSES, draw_expression, perceived
+from ferdistill.faces.rendered import vote, write_corpus
 
 # Written out from the corpora's own documentation, not taken from the module under test.
 FER = {"0": "angry", "1": "disgust", "2": "fear", "3": "happy", "4": "sad", "5": "surprise", "6": "neutral"}
 RAF = {"1": "surprise", "2": "fear", "3": "disgust", "4": "happy", "5": "sad", "6": "angry", "7": "neutral"}
-ARGUMENTS: dict[str, Any] = {"seed": 11, "subjects": 40, "images": 400, "annotators": 5, "sharpness": 1.6}
+ARGUMENTS: dict[str, Any] = {"seed": 11, "subjects": 30, "images": 160, "annotators": 5, "sharpness": 1.6}
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def files(root: Path) -> dict[str, bytes]:
 def test_two_runs_give_the_same_bytes_and_another_seed_others(corpus: Path, tmp_path: Path) -> None:
     write_corpus(tmp_path / "again", **ARGUMENTS)
     assert files(tmp_path / "again") == files(corpus)
-    write_corpus(tmp_path / "other", **{**ARGUMENTS, "seed": 12, "images": 160})
+    write_corpus(tmp_path / "other", **{**ARGUMENTS, "seed": 12, "subjects": 20, "images": 100})
     assert (tmp_path / "other" / "subjects.csv").read_bytes() != (corpus / "subjects.csv").read_bytes()
 
 
@@ -191,7 +191,7 @@ def test_subjects_keep_to_one_part_except_where_planted(corpus: Path) -> None:
     assert not fer["public"] & fer["private"]
 
 
-@pytest.mark.parametrize(("images", "subjects"), [(100, 25), (200, 20), (233, 31)])
+@pytest.mark.parametrize(("images", "subjects"), [(100, 25), (117, 20)])
 def test_tiny_corpora_have_every_part_and_every_trap(tmp_path: Path, images: int, subjects: int) -> None:
     counts = write_corpus(tmp_path / "corpus", seed=0, subjects=subjects, images=images, annotators=3, sharpness=2.0)
     assert counts["images"] == images
@@ -231,7 +231,7 @@ def test_expressions_follow_the_prior_and_stay_in_range() -> None:
         {"seed": -1},
         {"subjects": 19},
         {"images": 99, "subjects": 20},
-        {"images": 150},
+        {"images": 119},
         {"annotators": 0},
         {"sharpness": 0.0},
         {"sharpness": float("nan")},

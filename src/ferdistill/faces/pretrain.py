@@ -22,7 +22,7 @@ from ..distill.loop import adamw
 from ..files import atomic
 from ..params import ImageParams, NetworkParams
 from ..progress import track
-from . import renderer as faces
+from . import head as faces
 
 # Words that no corpus seeds its generators with, so that its identities are not drawn here.
 STREAM = (0xFACE, 0xAC7)
@@ -42,10 +42,10 @@ def draw_renders(count: int, seed: int, image: ImageParams, plain: bool) -> tupl
         intensities[row] = rng.uniform(0.4, 1, shape) * (rng.uniform(0, 1, shape) < 1 / 3)
         view = faces.draw_view(rng)
         if plain:
-            weak = {name: getattr(view, name) / 3 for name in ("yaw", "pitch", "roll", "light")}
-            view = replace(view, **weak, contrast=1.0, noise=3.0, blur=0.0, occluder="")
+            weak = {name: getattr(view, name) / 3 for name in ("yaw", "pitch", "roll")}
+            view = replace(view, **weak, contrast=1.0, noise=3.0, blur=0.0, motion=0.0, occluder="", quality=100)
         face = faces.render(faces.draw_identity(rng), intensities[row], view, image.size)
-        images[row] = face[..., None]
+        images[row] = faces.grey(face)[..., None] if image.channels == 1 else face
     return images, intensities
 
 

@@ -1,11 +1,16 @@
-"""The embedded corpus: drawn faces with known annotators, written as three raw sources in public layouts."""
+"""The embedded corpus: rendered faces with known annotators, written as three raw sources in public layouts."""
 
 import math
+import multiprocessing
 import os
 import shutil
 import tempfile
 from collections import Counter
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +22,17 @@ from PIL import Image
 from ..errors import UsageError
 from ..files import write_json, write_text
 from ..progress import track
-from .renderer import ACTION_UNITS, CLASSES, draw_identity, draw_view, perceived, prototype, render
-
-# How often each class is meant, after the class balance of FER2013.
-PRIOR = {
-    "angry": 0.135, "disgust": 0.055, "fear": 0.13, "happy": 0.25, "neutral": 0.18, "sad": 0.15, "surprise": 0.10,
-}  # fmt: skip
+from .head import (
+    ACTION_UNITS,
+    CLASSES,
+    Identity,
+    draw_expression,
+    draw_identity,
+    draw_view,
+    grey,
+    perceived,
+    render,
+)
 
 # (source, official part, share of the images)
 PARTS = (
@@ -42,6 +52,8 @@ RAF_CODES = ("surprise", "fear", "disgust", "happy", "sad", "angry", "neutral") 
 
 # First words of the seed sequences, so that no two kinds of draw share a stream.
 _LAYOUT, _SUBJECT, _IMAGE = range(3)
+CHUNK = 50  # images that a process renders at a time
+Job = tuple[tuple[int, int], tuple[str, str], int]  # an image's own place, its source and official part, its subject
 
 _SOURCES = """\
 sources:            # in order of precedence
@@ -71,6 +83,9 @@ samples.csv, a line an image
   q_<class>   probability with which an annotator names the class on seeing these units
   votes_<class>  the annotators' votes
   occluded    1 if part of the face is covered
+  tone        of the skin, 1 to 10 on Monk's scale
+  age         years
+  sex         of the mesh, female or male
 
 planted.json, what a clean-up should find; in each pair the first path is the original
   exact       two files with the same pixels and label
@@ -95,8 +110,10 @@ class Sample:
     q: NDArray[np.float64]  # (7,)
     votes: NDArray[np.int64]  # (7,)
     occluded: bool
-    pixels: NDArray[np.uint8]  # grey, (48, 48); (100, 100) in rafdb
-    warmth: float = 0.0  # of the skin colour, where the source has colour
+    tone: int  # of the skin, 1 to 10 on Monk's scale
+    age: int  # years
+    sex: str  # of the mesh
+    pixels: NDArray[np.uint8]  # grey, (48, 48); RGB, (100, 100, 3), in rafdb
     quality: int = 92  # of the JPEG, where the source has JPEG
 
 
@@ -128,7 +145,7 @@ def write_corpus(
     annotators : int
         Votes an image, at least 1.
     sharpness : float
-        How much annotators agree, above 0; see `faces.perceived`.
+        How much annotators agree, above 0; see `head.perceived`.
     votes : bool
         Whether their votes lie beside the images, in `votes.csv`, which `corpus.yaml` then names.
     transfer : int
@@ -159,10 +176,9 @@ def write_corpus(
     samples, planted, shared = _draw(seed, subjects, images, annotators, sharpness)
     # As many images a person as the others have.
     strangers = range(subjects, subjects + -(-transfer * subjects // images))
-    for place in track(range(transfer), "drawing unlabelled faces", total=transfer):
-        stranger = strangers[place % len(strangers)]
-        sample = _sample(seed, (len(PARTS), place), UNLABELLED, stranger, annotators, sharpness)
-        samples.append(replace(sample, label=""))
+    jobs = [((len(PARTS), place), UNLABELLED, strangers[place % len(strangers)]) for place in range(transfer)]
+    rendered = _render_all(seed, jobs, annotators, sharpness)
+    samples += [replace(one, label="") for one in track(rendered, "rendering unlabelled faces", total=transfer)]
 
     root.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=root.parent, prefix=f".{root.name}-"))
@@ -202,29 +218,6 @@ def _apportion(total: int, shares: list[float]) -> list[int]:
     return counts.tolist()
 
 
-def draw_expression(rng: np.random.Generator) -> tuple[str, NDArray[np.float64]]:
-    """Draw the class meant by a face and its action units.
-
-    Returns
-    -------
-    str
-        One of `CLASSES`, by `PRIOR`.
-    array of float64, shape (A,)
-        Intensities in [0, 1]: the class's prototype at some strength, at times blended with another class,
-        each unit off by a little, and now and then a unit that belongs to neither.
-    """
-    prior = np.array([PRIOR[emotion] for emotion in CLASSES])
-    intended, second = rng.choice(len(CLASSES), size=2, p=prior / prior.sum())
-    strength, second_strength = rng.beta(3.0, 1.3), rng.uniform(0.2, 0.7)
-    blended = rng.random() < 0.15
-    gain = rng.normal(1.0, 0.15, size=len(ACTION_UNITS))
-    stray = rng.uniform(0.0, 0.5, size=len(ACTION_UNITS)) * (rng.random(len(ACTION_UNITS)) < 0.10)
-    aus = strength * prototype(CLASSES[intended])
-    if blended:
-        aus = np.maximum(aus, second_strength * prototype(CLASSES[second]))
-    return CLASSES[intended], np.clip(np.maximum(gain * aus, stray), 0.0, 1.0)
-
-
 def vote(q: NDArray[np.float64], annotators: int, rng: np.random.Generator) -> tuple[NDArray[np.int64], str]:
     """Draw `annotators` votes from `q`, shape (7,); return them and the plurality.
 
@@ -257,38 +250,64 @@ def _draw(
     room = [share * (1 - planted_in[source] / (of_source[source] * images)) for source, _, share in PARTS]
     counts = _apportion(images - sum(copies.values()), room)
 
-    samples = []
-    plan = [(part, place) for part, count in enumerate(counts) for place in range(count)]
-    for part, place in track(plan, "drawing faces", total=len(plan)):
-        source, name, _ = PARTS[part]
-        subject = pools[source, name][place % len(pools[source, name])]
-        samples.append(_sample(seed, (part, place), (source, name), subject, annotators, sharpness))
+    jobs: list[Job] = []
+    for number, count in enumerate(counts):
+        part = PARTS[number][:2]
+        jobs += [((number, place), part, pools[part][place % len(pools[part])]) for place in range(count)]
+    samples = list(track(_render_all(seed, jobs, annotators, sharpness), "rendering faces", total=len(jobs)))
     return samples, _plant(samples, copies, conflicts_in_folders, _generator(seed, _LAYOUT, images)), shared
 
 
-def _sample(
-    seed: int, place: tuple[int, int], part: tuple[str, str], subject: int, annotators: int, sharpness: float
-) -> Sample:
-    """Draw one image: `place` is its own, `part` its source and official part."""
-    rng = _generator(seed, _IMAGE, *place)
-    intended, aus = draw_expression(rng)
-    q = perceived(aus[None], sharpness)[0]
-    votes, label = vote(q, annotators, rng)
-    view = draw_view(rng)
-    identity = draw_identity(_generator(seed, _SUBJECT, subject))
-    return Sample(
-        source=part[0],
-        part=part[1],
-        subject=subject,
-        intended=intended,
-        label=label,
-        aus=aus,
-        q=q,
-        votes=votes,
-        occluded=bool(view.occluder),
-        pixels=render(identity, aus, view, 100 if part[0] == "rafdb" else 48),
-        warmth=rng.uniform(0.3, 1.0),
-    )
+def _render_all(seed: int, jobs: list[Job], annotators: int, sharpness: float) -> Iterator[Sample]:
+    """The sample of each job, in their order. Every core renders."""
+    chunks = [(seed, jobs[start : start + CHUNK], annotators, sharpness) for start in range(0, len(jobs), CHUNK)]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = min(cores, len(chunks) // 4 or 1)
+    with ExitStack() as stack:
+        results: Iterable[list[Sample]] = map(_render_chunk, chunks)
+        if workers > 1:
+            # Spawned, not forked: a fork of a process whose libraries run threads may hang.
+            context = multiprocessing.get_context("spawn")
+            pool = stack.enter_context(ProcessPoolExecutor(workers, mp_context=context))
+            stack.callback(pool.shutdown, cancel_futures=True)
+            results = pool.map(_render_chunk, chunks)
+        yield from (sample for chunk in results for sample in chunk)
+
+
+def _render_chunk(chunk: tuple[int, list[Job], int, float]) -> list[Sample]:
+    seed, jobs, annotators, sharpness = chunk
+    samples = []
+    for place, (source, part), subject in jobs:
+        identity = _identity(seed, subject)
+        rng = _generator(seed, _IMAGE, *place)
+        intended, aus = draw_expression(rng)
+        q = perceived(aus[None], sharpness)[0]
+        votes, label = vote(q, annotators, rng)
+        view = draw_view(rng)
+        pixels = render(identity, aus, view, 100 if source == "rafdb" else 48)
+        samples.append(
+            Sample(
+                source=source,
+                part=part,
+                subject=subject,
+                intended=intended,
+                label=label,
+                aus=aus,
+                q=q,
+                votes=votes,
+                occluded=bool(view.occluder),
+                tone=round(identity.tone),
+                age=round(identity.age),
+                sex="male" if identity.sex > 0.5 else "female",
+                pixels=pixels if source == "rafdb" else grey(pixels),
+            )
+        )
+    return samples
+
+
+@lru_cache(maxsize=256)
+def _identity(seed: int, subject: int) -> Identity:
+    return draw_identity(_generator(seed, _SUBJECT, subject))
 
 
 def _plant(
@@ -323,8 +342,9 @@ def _plant(
         plant("exact", position, source="folders", part=same_part(position))
     for _ in range(copies["reencoded"]):
         position = rest.pop()
-        larger = np.asarray(Image.fromarray(samples[position].pixels).resize((100, 100), Image.Resampling.BICUBIC))
-        plant("reencoded", position, source="rafdb", part=same_part(position), pixels=larger, warmth=0.0, quality=75)
+        small = Image.fromarray(samples[position].pixels).convert("RGB")
+        larger = np.asarray(small.resize((100, 100), Image.Resampling.BICUBIC))
+        plant("reencoded", position, source="rafdb", part=same_part(position), pixels=larger, quality=75)
     for _ in range(copies["mirrored"]):
         position = rest.pop()
         flipped = samples[position].pixels[:, ::-1].copy()
@@ -364,8 +384,7 @@ def _write_sources(root: Path, samples: list[Sample]) -> list[str]:
             name = f"{sample.part}_{numbered[sample.part]:05d}"
             raf_lines.append(f"{name}.jpg {RAF_CODES.index(sample.label) + 1}\n")
             paths[position] = f"rafdb/Image/aligned/{name}_aligned.jpg"
-            colour = Image.fromarray(_tint(sample.pixels, sample.warmth))
-            colour.save(root / paths[position], quality=sample.quality)
+            Image.fromarray(sample.pixels).save(root / paths[position], quality=sample.quality)
         else:
             folder = f"folders/{sample.part}/{sample.label}" if sample.label else "unlabelled"
             (root / folder).mkdir(exist_ok=True)
@@ -377,13 +396,6 @@ def _write_sources(root: Path, samples: list[Sample]) -> list[str]:
     _write_csv(root / "fer2013" / "fer2013.csv", ["emotion", "pixels", "Usage"], rows)
     write_text(root / "rafdb" / "EmoLabel" / "list_patition_label.txt", "".join(raf_lines))
     return paths
-
-
-def _tint(grey: NDArray[np.uint8], warmth: float) -> NDArray[np.uint8]:
-    """Colour a grey image like skin, (H, W) to (H, W, 3), keeping its BT.601 luma where nothing clips."""
-    tint = np.array([1 + 0.10 * warmth, 1 - 0.02 * warmth, 1 - 0.18 * warmth])
-    tint /= tint @ np.array([0.299, 0.587, 0.114])
-    return np.clip(np.rint(grey[..., None] * tint), 0, 255).astype(np.uint8)
 
 
 def _write_notes(
@@ -402,8 +414,9 @@ def _write_notes(
     for position in positions:
         sample = samples[position]
         known = [paths[position], sample.source, _subject_name(sample.subject), sample.intended, sample.label]
-        rows.append([*known, *sample.aus.tolist(), *sample.q.tolist(), *sample.votes.tolist(), int(sample.occluded)])
-    _write_csv(root / "truth" / "samples.csv", [*header, "occluded"], rows)
+        seen = [*sample.aus.tolist(), *sample.q.tolist(), *sample.votes.tolist()]
+        rows.append([*known, *seen, int(sample.occluded), sample.tone, sample.age, sample.sex])
+    _write_csv(root / "truth" / "samples.csv", [*header, "occluded", "tone", "age", "sex"], rows)
 
     pairs = {kind: [[paths[original], paths[copy]] for original, copy in found] for kind, found in planted.items()}
     pairs["subjects_in_two_sources"] = [[_subject_name(s), "rafdb/train", "folders/test"] for s in shared]
