@@ -13,20 +13,20 @@ Floats = NDArray[np.float64]
 
 CLASSES = ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise")
 
-# 18 and 22 are the lips' in speech, 43 closes the eyes: no prototype has them, so annotators see through them.
+# 18 and 22 are the lips' in speech too, 43 closes the eyes. No prototype has 18 or 43: annotators see through them.
 ACTION_UNITS = (1, 2, 4, 5, 6, 7, 9, 10, 12, 15, 16, 17, 18, 20, 22, 23, 25, 26, 43)
 SPEECH = ((18, 25), (22, 25), (25, 26), (22, 26))  # units of a sound
 
 # EMFACS names the units of each emotion. The intensities are this corpus's own: 1 for a unit that makes the
 # emotion, less for one that only often comes with it.
 PROTOTYPES: dict[str, dict[int, float]] = {
-    "angry": {4: 1.0, 5: 0.3, 7: 0.8, 23: 1.0, 10: 0.2, 17: 0.4},
-    "disgust": {9: 1.0, 10: 1.0, 15: 0.5, 16: 0.6, 17: 0.3},
-    "fear": {1: 1.0, 2: 0.7, 4: 0.6, 5: 0.9, 7: 0.3, 20: 1.0, 25: 0.7},
-    "happy": {6: 1.0, 12: 1.0, 25: 0.7},
+    "angry": {4: 1.0, 5: 0.4, 7: 0.8, 10: 0.3, 22: 0.4, 23: 0.5, 25: 0.6, 26: 0.5},
+    "disgust": {9: 1.0, 10: 1.0, 6: 0.4, 7: 0.4, 15: 0.2, 16: 0.2, 17: 0.6},
+    "fear": {1: 1.0, 2: 0.5, 4: 0.6, 5: 1.0, 7: 0.3, 20: 1.0, 25: 0.9, 26: 0.3},
+    "happy": {6: 0.9, 12: 1.0, 25: 0.8},
     "neutral": {},
-    "sad": {1: 1.0, 4: 0.6, 15: 1.0, 17: 0.5},
-    "surprise": {1: 1.0, 2: 1.0, 5: 0.8, 25: 0.8, 26: 1.0},
+    "sad": {1: 1.0, 4: 0.8, 15: 1.0, 17: 0.7},
+    "surprise": {1: 0.9, 2: 0.9, 5: 0.9, 25: 0.7, 26: 1.0},
 }
 
 # How often each class is meant, after the class balance of FER2013.
@@ -38,24 +38,24 @@ WEAKEST = 0.7  # least intensity at which a prototype is still the full expressi
 
 # How far an action unit at full intensity moves each face unit of the mesh; L and R stand for Left and Right.
 FACE_UNITS: dict[int, dict[str, float]] = {
-    1: {"browInnerUp": 1.6},
-    2: {"browOuterUp*": 1.4},
-    4: {"browDown*": 2.0, "noseSneer*": 0.25},
-    5: {"eyeWide*": 1.5},
-    6: {"cheekSquint*": 1.3, "eyeSquint*": 0.5},
-    7: {"eyeSquint*": 1.4, "eyeBlink*": 0.12},
-    9: {"noseSneer*": 1.5, "browDown*": 0.5, "cheekSquint*": 0.4},
-    10: {"mouthUpperUp*": 1.1},
-    12: {"mouthSmile*": 1.35, "mouthDimple*": 0.2},
-    15: {"mouthFrown*": 1.7},
+    1: {"browInnerUp": 1.5},
+    2: {"browOuterUp*": 1.2},
+    4: {"browDown*": 2.3, "noseSneer*": 0.35},
+    5: {"eyeWide*": 1.8, "browOuterUp*": 0.2},
+    6: {"cheekSquint*": 1.5, "eyeSquint*": 0.5},
+    7: {"eyeSquint*": 1.4, "browDown*": 0.2},
+    9: {"noseSneer*": 2.3, "browDown*": 0.2, "cheekSquint*": 0.5, "eyeSquint*": 0.6, "eyeBlink*": 0.1},
+    10: {"mouthUpperUp*": 0.7, "mouthFrown*": 0.1},
+    12: {"mouthSmile*": 1.9, "mouthDimple*": 0.3, "mouthUpperUp*": 0.1},
+    15: {"mouthFrown*": 1.9, "mouthLowerDown*": 0.15},
     16: {"mouthLowerDown*": 1.0},
-    17: {"mouthShrugLower": 1.1, "mouthShrugUpper": 0.2},
+    17: {"mouthShrugLower": 0.95, "mouthPucker": 0.1},
     18: {"mouthPucker": 0.8},
-    20: {"mouthStretch*": 1.5},
+    20: {"mouthStretch*": 1.9},
     22: {"mouthFunnel": 0.8},
-    23: {"mouthPress*": 0.4, "mouthRollLower": 0.5, "mouthRollUpper": 0.4, "mouthPucker": 0.2, "mouthFrown*": 0.3},
-    25: {"mouthLowerDown*": 0.4, "mouthUpperUp*": 0.5, "jawOpen": 0.15},
-    26: {"jawOpen": 0.8},
+    23: {"mouthPress*": 0.45, "mouthRollLower": 0.5, "mouthRollUpper": 0.35, "mouthPucker": 0.2, "mouthFrown*": 0.35},
+    25: {"mouthLowerDown*": 0.35, "mouthUpperUp*": 0.6, "jawOpen": 0.05},
+    26: {"jawOpen": 1.05},
     43: {"eyeBlink*": 1.0},
 }
 

@@ -58,6 +58,7 @@ class Identity:
     glasses: str  # of GLASSES
     lipstick: tuple[float, float, float] | None
     eye_shadow: float  # 0 to 1
+    lids: float  # how far they hang at rest, 0 to 1
     mobility: float  # how far a unit moves this face, about 1
     seed: int  # of freckles, moles, strands of hair
 
@@ -197,7 +198,8 @@ def draw_identity(rng: np.random.Generator) -> Identity:
         glasses=str(rng.choice(GLASSES, p=[0.83, 0.06, 0.07, 0.03, 0.01])),
         lipstick=lipstick,
         eye_shadow=rng.uniform(0.3, 1) if not man and age > 15 and rng.random() < 0.25 else 0.0,
-        mobility=rng.uniform(0.8, 1.15),
+        lids=float(np.clip(rng.normal(0.14, 0.06), 0.0, 0.3)),
+        mobility=rng.uniform(0.85, 1.15),
         seed=int(rng.integers(2**62)),
     )
 

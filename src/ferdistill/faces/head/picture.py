@@ -19,7 +19,7 @@ Floats = NDArray[np.floating]
 PIVOT = np.array([0.0, -0.5, -0.6], np.float32)  # about what the head turns
 RELIEF = np.float32(0.02)  # height of the lines of the skin, in distances between the pupils
 VERGENCE = 0.1  # how far in eyes turn that look at a camera
-METERED = 0.40  # mean linear light of a face as cameras like it
+METERED = 0.34  # mean linear light of a face as cameras like it
 BROWS, EYES = (1, 2, 4), (5, 6, 7, 43)  # action units whose sides differ together
 
 
@@ -107,7 +107,8 @@ def move(identity: Identity, amounts: dict[str, float], gaze: tuple[float, float
     for side, closes in zip(("Left", "Right"), _closing(identity), strict=True):
         blink = f"eyeBlink{side}"
         # Looking down lowers the lid, and lids that are pressed together go no further.
-        amounts[blink] = closes * min(amounts.get(blink, 0.0) + 0.25 * max(-gaze[1], 0.0), 1.0)
+        hang = identity.lids + 0.25 * max(-gaze[1], 0.0)
+        amounts[blink] = closes * min(amounts.get(blink, 0.0) + hang, 1.0)
         out = (gaze[0] if side == "Left" else -gaze[0]) - VERGENCE
         amounts[f"eyeLook{'Out' if out > 0 else 'In'}{side}"] = abs(out)
         amounts[f"eyeLook{'Up' if gaze[1] > 0 else 'Down'}{side}"] = abs(gaze[1])

@@ -60,12 +60,12 @@ def draw_view(rng: np.random.Generator) -> View:
     headwear = str(rng.choice(HEADWEAR, p=[0.86, 0.03, 0.04, 0.03, 0.03, 0.01]))
     dark = rng.random() < 0.35
     return View(
-        yaw=float(np.clip(rng.normal(0, 0.26), -0.7, 0.7)),
-        pitch=float(np.clip(rng.normal(0.0, 0.15), -0.5, 0.5)),
-        roll=float(np.clip(rng.normal(0, 0.1), -0.4, 0.4)),
+        yaw=float(np.clip(rng.normal(0, 0.22), -0.7, 0.7)),
+        pitch=float(np.clip(rng.normal(0.0, 0.12), -0.5, 0.5)),
+        roll=float(np.clip(rng.normal(0, 0.09), -0.4, 0.4)),
         distance=float(np.exp(rng.uniform(np.log(6.5), np.log(30)))),
-        gaze=(float(np.clip(rng.normal(0, 0.3), -1, 1)), float(np.clip(rng.normal(0, 0.2), -1, 1))),
-        scale=float(np.exp(rng.normal(0.0, 0.08))),
+        gaze=(float(np.clip(rng.normal(0, 0.22), -1, 1)), float(np.clip(rng.normal(0, 0.15), -1, 1))),
+        scale=float(np.exp(rng.normal(0.0, 0.07))),
         shift=(rng.normal(0, 0.035), rng.normal(0, 0.035)),
         key=tuple(key.tolist()),
         key_light=tuple(key_light.tolist()),
@@ -83,14 +83,14 @@ def draw_view(rng: np.random.Generator) -> View:
         occluder=str(rng.choice(OCCLUDERS)) if covered else "",
         occluder_place=(rng.uniform(-1, 1), rng.uniform(-1, 1)),
         asymmetry=tuple(rng.normal(0, 0.12, 3).tolist()),
-        exposure=float(np.exp(rng.normal(0, 0.22))),
-        contrast=float(np.exp(rng.normal(0, 0.16))),
+        exposure=float(np.exp(rng.normal(0, 0.18))),
+        contrast=float(np.exp(rng.normal(0.05, 0.13))),
         warmth=rng.normal(0, 0.06),
-        blur=float(rng.choice([0.0, rng.uniform(0, 10), rng.uniform(5, 20)], p=[0.35, 0.45, 0.2])),
-        motion=rng.uniform(8, 40) if rng.random() < 0.1 else 0.0,
+        blur=float(rng.choice([0.0, rng.uniform(0, 6), rng.uniform(4, 14)], p=[0.6, 0.32, 0.08])),
+        motion=rng.uniform(8, 25) if rng.random() < 0.03 else 0.0,
         motion_angle=rng.uniform(0, np.pi),
-        noise=float(rng.gamma(1.3, 1.8)),
-        quality=int(rng.integers(50, 97)) if rng.random() < 0.5 else 100,
+        noise=float(rng.gamma(1.2, 1.2)),
+        quality=int(rng.integers(70, 98)) if rng.random() < 0.4 else 100,
         seed=int(rng.integers(2**62)),
     )
 
