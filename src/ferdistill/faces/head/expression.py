@@ -20,7 +20,7 @@ SPEECH = ((18, 25), (22, 25), (25, 26), (22, 26))  # units of a sound
 # EMFACS names the units of each emotion. The intensities are this corpus's own: 1 for a unit that makes the
 # emotion, less for one that only often comes with it.
 PROTOTYPES: dict[str, dict[int, float]] = {
-    "angry": {4: 1.0, 5: 0.4, 7: 0.8, 10: 0.3, 22: 0.4, 23: 0.5, 25: 0.6, 26: 0.5},
+    "angry": {4: 1.0, 5: 0.5, 7: 0.6, 10: 0.3, 22: 0.4, 23: 0.5, 25: 0.6, 26: 0.5},
     "disgust": {9: 1.0, 10: 1.0, 6: 0.4, 7: 0.4, 15: 0.2, 16: 0.2, 17: 0.6},
     "fear": {1: 1.0, 2: 0.5, 4: 0.6, 5: 1.0, 7: 0.3, 20: 1.0, 25: 0.9, 26: 0.3},
     "happy": {6: 0.9, 12: 1.0, 25: 0.8},
@@ -46,7 +46,7 @@ FACE_UNITS: dict[int, dict[str, float]] = {
     7: {"eyeSquint*": 1.4, "browDown*": 0.2},
     9: {"noseSneer*": 2.3, "browDown*": 0.2, "cheekSquint*": 0.5, "eyeSquint*": 0.6, "eyeBlink*": 0.1},
     10: {"mouthUpperUp*": 0.7, "mouthFrown*": 0.1},
-    12: {"mouthSmile*": 1.9, "mouthDimple*": 0.3, "mouthUpperUp*": 0.1},
+    12: {"mouthSmile*": 1.9, "mouthDimple*": 0.3, "mouthUpperUp*": 0.3},
     15: {"mouthFrown*": 1.9, "mouthLowerDown*": 0.15},
     16: {"mouthLowerDown*": 1.0},
     17: {"mouthShrugLower": 0.95, "mouthPucker": 0.1},

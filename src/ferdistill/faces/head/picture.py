@@ -185,8 +185,8 @@ def crop(flat: Floats, view: View) -> tuple[float, float, float]:
     """
     left, right, lip = flat[list(_landmarks()), :2]
     eyes = (left + right) / 2
-    box = max(2.7 * float(np.hypot(*(lip - eyes))), 2.55 * float(np.hypot(*(right - left))))
-    middle = (eyes + 0.62 * (lip - eyes)) * (0.65, 1) + np.array(view.shift) * box
+    box = max(2.9 * float(np.hypot(*(lip - eyes))), 2.6 * float(np.hypot(*(right - left))))
+    middle = (eyes + 0.45 * (lip - eyes)) * (0.65, 1) + np.array(view.shift) * box
     box *= view.scale
     return float(middle[0] - box / 2), float(middle[1] - box / 2), box
 

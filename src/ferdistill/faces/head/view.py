@@ -84,7 +84,7 @@ def draw_view(rng: np.random.Generator) -> View:
         occluder_place=(rng.uniform(-1, 1), rng.uniform(-1, 1)),
         asymmetry=tuple(rng.normal(0, 0.12, 3).tolist()),
         exposure=float(np.exp(rng.normal(0, 0.18))),
-        contrast=float(np.exp(rng.normal(0.05, 0.13))),
+        contrast=float(np.exp(rng.normal(0.1, 0.13))),
         warmth=rng.normal(0, 0.06),
         blur=float(rng.choice([0.0, rng.uniform(0, 6), rng.uniform(4, 14)], p=[0.6, 0.32, 0.08])),
         motion=rng.uniform(8, 25) if rng.random() < 0.03 else 0.0,
