@@ -36,7 +36,7 @@ class Head:
     local: dict[str, int]
     shapes: sparse.csr_array  # (s, 3 n)
     units: dict[str, int]
-    moves: Floats  # (u, 3 n)
+    moves: sparse.csr_array  # (u, 3 n)
     shell: tuple[NDArray[np.int64], Floats]  # (60, 24, 3) corners and weights of the points that rays from CENTRE meet
 
 
@@ -64,7 +64,7 @@ def head() -> Head:
         local={name: len(names["macro"]) + row for row, name in enumerate(names["local"])},
         shapes=sparse.csr_array(sparse.vstack(kinds[:2])),
         units={name: row for row, name in enumerate(names["units"])},
-        moves=kinds[2].toarray(),
+        moves=kinds[2],
         shell=(content["shell.corners"].astype(np.int64), content["shell.weights"]),
     )
 

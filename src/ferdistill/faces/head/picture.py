@@ -42,7 +42,7 @@ def render(identity: Identity, aus: ArrayLike, view: View, size: int) -> NDArray
     array of uint8, shape (size, size, 3)
         sRGB.
     """
-    side = 2 * size  # of what is drawn: four samples a pixel
+    side = 2 * size if size <= 64 else round(1.5 * size)  # of what is drawn: edges need samples within a pixel
     mobile = np.where(np.array(ACTION_UNITS) == 43, 1.0, identity.mobility)  # everybody's eyes close
     units = dict(zip(ACTION_UNITS, (mobile * np.asarray(aus, dtype=np.float64)).tolist(), strict=True))
     lean = _lean(view)
@@ -55,7 +55,7 @@ def render(identity: Identity, aus: ArrayLike, view: View, size: int) -> NDArray
     starts = np.cumsum([0] + [len(layer.points) for layer in layers])
     triangles = np.concatenate([layer.triangles + start for layer, start in zip(layers, starts, strict=False)])
     owner = np.repeat(np.arange(len(layers)), [len(layer.triangles) for layer in layers])
-    attributes = np.zeros((starts[-1], 7), np.float32)
+    attributes = np.zeros((starts[-1], 13), np.float32)
     for layer, start in zip(layers, starts, strict=False):
         attributes[start : start + len(layer.points), : layer.attributes.shape[1]] = layer.attributes
     turn = _rotation(view)
@@ -65,27 +65,26 @@ def render(identity: Identity, aus: ArrayLike, view: View, size: int) -> NDArray
     screen[:, :2] = (screen[:, :2] - np.array((left, top), np.float32)) * np.float32(side / box)
     one_sided = np.array([layer.one_sided for layer in layers])[owner]
     fragments = rasterise(screen, triangles, side, side, one_sided)
-    fragments = _without_holes(fragments, layers, attributes, triangles, owner)
-    shown = nearest(fragments, side * side)
+    shown = nearest(fragments, side * side, _holes(fragments, layers, attributes[:, :4], triangles, owner))
+    shown = shown.of(np.argsort(owner[shown.triangle], kind="stable"))
+    ends = np.searchsorted(owner[shown.triangle], np.arange(len(layers) + 1)).tolist()
 
     solid = np.repeat([layer.solid for layer in layers], np.diff(starts))
     lit = _shadowed(seen, solid, view)
     at_vertices = np.concatenate([mesh.normals(seen, triangles), seen, lit[:, None], attributes], axis=1)
     values = np.ascontiguousarray(shown.interpolate(at_vertices, triangles).T)
-    whose = owner[shown.triangle]
-    on_skin = np.flatnonzero(whose == 0)
+    on_skin = slice(0, ends[1])
     depth, *slopes = skin.look_up(folds, values[7:10, on_skin].T)
     values[:3, on_skin] += RELIEF * turn[:, :2] @ np.array(slopes)
     values[13, on_skin] = depth
-    light = photo.background(view, side).reshape(-1, 3)
-    shaded = _shade(shown, layers, whose, values, view, side)
-    if len(on_skin):
+    light = photo.background(view, side).reshape(3, -1)
+    shaded = _shade(shown, layers, ends, values, view, side)
+    if ends[1]:
         # Cameras expose for the face, though not all the way: the dark stays darker than the pale.
         light *= METERED / 0.2
         shaded *= (METERED / max(float(shaded[:, on_skin].mean()), 1e-3)) ** 0.7
-    light[shown.pixel] = shaded.T
-    rows = light.reshape(size, 2, 2 * size, 3).sum(axis=1)
-    return photo.develop((rows[:, ::2] + rows[:, 1::2]) / 4, view)
+    light[:, shown.pixel] = shaded
+    return photo.develop(photo.resized(light.reshape(3, side, side), size, Image.Resampling.BOX), view)
 
 
 def grey(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -112,8 +111,10 @@ def move(identity: Identity, amounts: dict[str, float], gaze: tuple[float, float
         out = (gaze[0] if side == "Left" else -gaze[0]) - VERGENCE
         amounts[f"eyeLook{'Out' if out > 0 else 'In'}{side}"] = abs(out)
         amounts[f"eyeLook{'Up' if gaze[1] > 0 else 'Down'}{side}"] = abs(gaze[1])
-    rows = [head.units[name] for name in amounts]
-    moved = rest + np.einsum("u,un->n", np.array(list(amounts.values()), np.float32), head.moves[rows]).reshape(-1, 3)
+    row = np.zeros(len(head.units), np.float32)
+    for name, amount in amounts.items():
+        row[head.units[name]] = amount
+    moved = rest + (head.moves.T @ row).reshape(-1, 3)
     return _outside_the_eyes(moved, rest)
 
 
@@ -125,7 +126,7 @@ def _closing(identity: Identity) -> tuple[float, float]:
     gains = []
     for side, name in ((1, "eyeBlinkLeft"), (-1, "eyeBlinkRight")):
         upper, lower = _lid_edge(side)
-        closed = head.moves[head.units[name]].reshape(-1, 3)
+        closed = head.moves[[head.units[name]]].toarray().reshape(-1, 3)
         gap = (rest[upper] - rest[lower])[:, 1].mean()
         change = (closed[lower] - closed[upper])[:, 1].mean()
         gains.append(float(np.clip(1.06 * gap / change, 0.6, 1.7)))
@@ -144,19 +145,25 @@ def _lid_edge(side: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 def _outside_the_eyes(points: Floats, rest: Floats) -> Floats:
     """Push the skin about the eyes out of the eyeballs."""
-    head = mesh.head()
-    chosen, _ = mesh.part(mesh.SKIN, mesh.LASHES)
-    points = points.copy()
-    for eye, side in ((mesh.LEFT_EYE, 1), (mesh.RIGHT_EYE, -1)):
-        ball = rest[head.material == eye]
-        middle = ball.mean(axis=0)
-        radius = np.linalg.norm(ball - middle, axis=1).max() * 1.015
-        near = chosen[(np.abs(head.rest[chosen] - (side * 0.5, 0, 0.15)) < (0.36, 0.3, 0.3)).all(axis=1)]
+    for eye in (mesh.LEFT_EYE, mesh.RIGHT_EYE):
+        ball, near = _socket(eye)
+        middle = rest[ball].mean(axis=0)
+        radius = np.sqrt(((rest[ball] - middle) ** 2).sum(axis=1).max()) * np.float32(1.015)
         away = points[near] - middle
-        distance = np.linalg.norm(away, axis=1)
+        distance = np.sqrt((away * away).sum(axis=1))
         inside = (distance < radius) & (away[:, 2] > 0)
         points[near[inside]] = middle + away[inside] / distance[inside, None] * radius
     return points
+
+
+@lru_cache(maxsize=2)
+def _socket(eye: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Vertices of an eyeball, and of the skin about it."""
+    head = mesh.head()
+    chosen, _ = mesh.part(mesh.SKIN, mesh.LASHES)
+    side = 1 if eye == mesh.LEFT_EYE else -1
+    near = (np.abs(head.rest[chosen] - (side * 0.5, 0, 0.15)) < (0.36, 0.3, 0.3)).all(axis=1)
+    return np.flatnonzero(head.material == eye), chosen[near]
 
 
 def _rotation(view: View) -> Floats:
@@ -204,14 +211,12 @@ def _layers(identity: Identity, view: View, points: Floats, units: dict[int, flo
     """All surfaces of the picture; the skin is the first."""
     head = mesh.head()
     bare, triangles = mesh.part(mesh.SKIN)
-    masks = np.stack([head.masks[name][bare] for name in ("lips", "lids", "mouth")], axis=1)
-    attributes = np.concatenate([head.rest[bare], masks], axis=1)
     cloth = np.array(view.cloth, np.float32)
 
     def paint_skin(place: Floats) -> tuple[Floats, Floats]:
-        return skin.paint(identity, place[:, :3], place[:, 3:6], place[:, 6], lifts, cloth)
+        return skin.paint(identity, place, lifts, cloth)
 
-    layers = [Layer(points[bare], triangles, attributes, paint_skin, None, True)]
+    layers = [Layer(points[bare], triangles, skin.attributes(identity.beard), paint_skin, None, True)]
     layers += _eyes(identity, points)
     if max(units[unit] for unit in (10, 12, 16, 20, 22, 25, 26)) > 0.05:
         layers += _mouth(points, units)
@@ -294,20 +299,22 @@ def _mouth(points: Floats, units: dict[int, float]) -> list[Layer]:
     return [teeth, Layer(low.astype(np.float32), triangles, head.rest[chosen], paint_tongue, None, True, 20.0)]
 
 
-def _without_holes(
+def _holes(
     fragments: Fragments,
     layers: list[Layer],
     attributes: Floats,
     triangles: NDArray[np.int64],
     owner: NDArray[np.int64],
-) -> Fragments:
-    """The fragments at which their layer is there."""
-    there = np.ones(len(fragments.pixel), bool)
+) -> NDArray[np.int64]:
+    """The fragments at which their layer is not there."""
+    found = [np.empty(0, np.int64)]
+    whose = owner[fragments.triangle]
+    attributes = np.ascontiguousarray(attributes)
     for number, layer in enumerate(layers):
         if layer.keep:
-            rows = np.flatnonzero(owner[fragments.triangle] == number)
-            there[rows] = layer.keep(fragments.of(rows).interpolate(attributes, triangles))
-    return fragments.of(there)
+            rows = np.flatnonzero(whose == number)
+            found.append(rows[~layer.keep(fragments.of(rows).interpolate(attributes, triangles))])
+    return np.concatenate(found)
 
 
 def _shadowed(seen: Floats, solid: NDArray[np.bool_], view: View) -> Floats:
@@ -333,22 +340,20 @@ def _shadowed(seen: Floats, solid: NDArray[np.bool_], view: View) -> Floats:
     return found / 4
 
 
-def _shade(
-    shown: Fragments, layers: list[Layer], whose: NDArray[np.int64], values: Floats, view: View, side: int
-) -> Floats:
+def _shade(shown: Fragments, layers: list[Layer], ends: list[int], values: Floats, view: View, side: int) -> Floats:
     """Light that each shown fragment sends to the camera, linear RGB (3, f).
 
-    `values` are those of the fragments, (7 + k, f): normal, place, whether the key light reaches it, attributes.
+    `values` are those of the fragments, (7 + k, f): normal, place, whether the key light reaches it, attributes. They
+    stand layer by layer; `ends` says where each begins, and where the last ends.
     """
     normal, place, open_to_key = values[:3], values[3:6], values[6]
     normal = normal * (np.where(normal[2] < 0, np.float32(-1), np.float32(1)) / np.maximum(_length(normal), 1e-6))
     colour = np.empty_like(normal)
-    gloss, sharp = np.empty(len(whose), np.float32), np.empty(len(whose), np.float32)
-    for number, layer in enumerate(layers):
-        rows = np.flatnonzero(whose == number)
-        if len(rows):
-            colour[:, rows], gloss[rows] = layer.paint(values[7:, rows].T)
-            sharp[rows] = layer.sharpness
+    gloss, sharp = np.empty(values.shape[1], np.float32), np.empty(values.shape[1], np.float32)
+    for layer, start, end in zip(layers, ends, ends[1:], strict=False):
+        if end > start:
+            colour[:, start:end], gloss[start:end] = layer.paint(values[7:, start:end].T)
+            sharp[start:end] = layer.sharpness
     hidden = _cavities(place[2], shown.pixel, side)
 
     key, fill, sky, ground, key_light, fill_light = (

@@ -72,8 +72,9 @@ def rasterise(points: Floats, triangles: Whole, width: int, height: int, one_sid
     place = np.arange(len(owner), dtype=np.int32) - np.repeat((np.cumsum(counts) - counts).astype(np.int32), counts)
     y, x = np.divmod(place, wide[owner])
     planes = np.stack([*plane(b, c), *plane(c, a)], axis=1, dtype=np.float32)[owner]
-    u = planes[:, 0] + planes[:, 1] * x + planes[:, 2] * y
-    v = planes[:, 3] + planes[:, 4] * x + planes[:, 5] * y
+    beside, below = x.astype(np.float32), y.astype(np.float32)
+    u = planes[:, 0] + planes[:, 1] * beside + planes[:, 2] * below
+    v = planes[:, 3] + planes[:, 4] * beside + planes[:, 5] * below
     inside = np.flatnonzero((u >= 0) & (v >= 0) & (u + v <= 1))
     owner, u, v = owner[inside], u[inside], v[inside]
     w = 1 - u - v
@@ -82,9 +83,14 @@ def rasterise(points: Floats, triangles: Whole, width: int, height: int, one_sid
     return Fragments(pixel, shown[owner], np.stack([u, v, w], axis=1), depth)
 
 
-def nearest(fragments: Fragments, pixels: int) -> Fragments:
-    """The nearest fragment of each pixel that has any."""
-    order = np.argsort(fragments.depth, kind="stable")
+def nearest(fragments: Fragments, pixels: int, without: Whole | None = None) -> Fragments:
+    """The nearest fragment of each pixel that has any, `without` some; of equally near ones the last."""
+    # Depths above 0 are ordered as their bits are, and a sort of whole numbers has no ties.
+    bits = fragments.depth.astype(np.float32).view(np.uint32).astype(np.uint64)
+    order = bits << np.uint64(32) | np.arange(len(bits), dtype=np.uint64)
+    if without is not None:
+        order = np.delete(order, without)
+    rows = (np.sort(order) & np.uint64(0xFFFFFFFF)).astype(np.int64)
     winner = np.full(pixels, -1)
-    winner[fragments.pixel[order]] = order  # of several in one pixel the last stays
+    winner[fragments.pixel[rows]] = rows  # of several in one pixel the last stays
     return fragments.of(winner[winner >= 0])

@@ -9,7 +9,7 @@ from functools import cache, lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from . import noise
+from . import mesh, noise
 from .person import MONK, Identity, linear
 
 Floats = NDArray[np.floating]
@@ -124,12 +124,42 @@ def beard_growth(place: Floats, kind: str) -> Floats:
     return (grown * front * mouth).astype(np.float32)
 
 
+@cache
+def attributes(beard: str) -> Floats:
+    """What the skin is at each of its vertices, (n, 13), the same for all people; the order is that of `paint`'s names.
+
+    The seventh is left for the depth of lines, which moves with the face.
+    """
+    head = mesh.head()
+    bare, _ = mesh.part(mesh.SKIN)
+    place = head.rest[bare]
+    beside = np.abs(place[:, 0])
+    red = np.maximum(_spot(place, 0.66, -0.5, 0.34, 0.28), 0.9 * _spot(place, 0, -0.6, 0.22, 0.16))
+    below = noise.step(place[:, 1], -1.74, -2.05) * noise.step(place[:, 2], 0.35, -0.2)
+    grown = beard_growth(place, "full" if beard in ("stubble", "short") else beard) if beard else np.zeros(len(place))
+    columns = [
+        *place.T,
+        *(head.masks[name][bare] for name in ("lips", "lids", "mouth")),
+        np.zeros(len(place)),
+        np.maximum(red, noise.step(beside, 1.2, 1.3)),
+        _spot(place, 0.48, -0.22, 0.22, 0.09),
+        _spot(place, 0.5, 0.12, 0.32, 0.12),
+        np.maximum(_spot(place, 0, 0.1, 0.5, 0.9), 0.5),
+        1 - 0.5 * below - 0.25 * noise.step(beside, 1.22, 1.3),
+        grown,
+    ]
+    return np.stack(columns, axis=1, dtype=np.float32, casting="same_kind")
+
+
 def brow(identity: Identity, place: Floats, lifts: Floats) -> Floats:
     """How far the hair of the brows hides the skin, (p,), 0 to 1.
 
     `lifts` (2, 2) says how far the inner and the outer ends slide over the skull beyond what the mesh moves, right side
     and left: its face units move the ridge as a whole, and less than muscles do.
     """
+    hidden = np.zeros(len(place), np.float32)
+    near = np.flatnonzero((place[:, 1] > 0.05) & (place[:, 1] < 0.75) & (place[:, 2] > -0.6))
+    place = place[near]
     across, down = np.abs(place[:, 0]), place[:, 1]
     left = (place[:, 0] > 0).astype(np.int64)
     inner, outer = lifts[left].T
@@ -138,12 +168,13 @@ def brow(identity: Identity, place: Floats, lifts: Floats) -> Floats:
     middle = 0.31 + identity.brow_height + (0.07 + identity.brow_arch) * np.sin(np.pi * share**1.25) - 0.05 * share**2
     middle = middle + identity.brow_slope * (share - 0.5) + inner * (1 - share) ** 1.5 + outer * share
     half = 0.064 * identity.brow_thickness * (1 - 0.62 * share**1.5)
-    near = 0.22 + 0.4 * np.minimum(inner, 0)  # brows that are drawn down are drawn together
-    ends = noise.step(across - near, -0.05, 0.05) * noise.step(across, 0.93, 0.82)
+    start = 0.22 + 0.4 * np.minimum(inner, 0)  # brows that are drawn down are drawn together
+    ends = noise.step(across - start, -0.05, 0.05) * noise.step(across, 0.93, 0.82)
     grain = noise.at(noise.tile(0.7), 110 * across - 60 * down + identity.seed % 97, 40 * down + 20 * across)
     body = noise.step(np.abs(down - middle), half * 1.15, half * 0.45)
     strands = np.clip(0.85 + 0.2 * grain, 0.3, 1)
-    return (body * ends * strands * identity.brow_density * (place[:, 2] > -0.6)).astype(np.float32)
+    hidden[near] = body * ends * strands * identity.brow_density
+    return hidden
 
 
 def brow_lifts(units: dict[int, float]) -> list[float]:
@@ -152,41 +183,32 @@ def brow_lifts(units: dict[int, float]) -> list[float]:
     return [inner, 0.06 * units.get(2, 0) - 0.01 * units.get(4, 0)]
 
 
-def paint(
-    identity: Identity, place: Floats, masks: Floats, depth: Floats, lifts: Floats, cloth: Floats
-) -> tuple[Floats, Floats]:
+def paint(identity: Identity, seen: Floats, lifts: Floats, cloth: Floats) -> tuple[Floats, Floats]:
     """Colour of the skin, linear RGB (3, p), and how much it shines, (p,).
 
     Parameters
     ----------
-    place : array, shape (p, 3)
-        On the mean head.
-    masks : array, shape (p, 3)
-        How far the point belongs to the lips, to the lids, to the inside of the mouth; 0 to 1.
-    depth : array, shape (p,)
-        Of the lines of the face.
+    seen : array, shape (p, 13)
+        `attributes` of this person's kind of beard, as they are at the points, with the depth of lines among them.
     lifts : array, shape (2, 2)
         Of the brows; see `brow`.
     cloth : array, shape (3,)
         Colour of what is worn below the neck.
     """
+    across, down, ahead, lips, lids, inside, depth, red, tired, above, oily, open_, grown = seen.T
+    place = seen[:, :3]
     base = tone(identity)
-    across, down = place[:, 0], place[:, 1]
     darkness = (identity.tone - 1) / 9
     rough = noise.at(noise.tile(1.0), 60 * across + identity.seed % 251, 60 * down)
     cloudy = noise.at(noise.tile(12.0), 60 * across + identity.seed % 211, 60 * down + identity.seed % 127)
-    shade = 1 + (0.015 + 0.025 * identity.lines) * rough + 0.05 * cloudy
-    colour = base[:, None] * shade
+    colour = base[:, None] * (1 + (0.015 + 0.025 * identity.lines) * rough + 0.05 * cloudy)
 
     def blend(share: Floats, towards: Floats) -> None:
         nonlocal colour
         aim = np.asarray(towards, np.float32)
-        colour += share.astype(np.float32) * ((aim if aim.ndim > 1 else aim[:, None]) - colour)
+        colour += share * ((aim if aim.ndim > 1 else aim[:, None]) - colour)
 
-    red = np.maximum(_spot(place, 0.66, -0.5, 0.34, 0.28), 0.9 * _spot(place, 0, -0.6, 0.22, 0.16))
-    red = np.maximum(red, noise.step(np.abs(across), 1.2, 1.3))
-    blend(red * (0.15 + 0.45 * identity.redness) * (1 - 0.5 * darkness), base * np.array([1.05, 0.74, 0.72]))
-    tired = _spot(place, 0.48, -0.22, 0.22, 0.09)
+    blend(red * ((0.15 + 0.45 * identity.redness) * (1 - 0.5 * darkness)), base * np.array([1.05, 0.74, 0.72]))
     blend(tired * (0.2 + 0.4 * identity.lines), base * np.array([0.72, 0.64, 0.66]))
     if identity.freckles:
         dots = noise.at(noise.tile(0.8), 110 * across + identity.seed % 199, 110 * down)
@@ -195,31 +217,28 @@ def paint(
     rng = np.random.Generator(np.random.PCG64(identity.seed))
     for _ in range(rng.poisson(2.5)):
         x, y, size = rng.uniform(-0.95, 0.95), rng.uniform(-1.6, 0.9), rng.uniform(0.012, 0.035)
-        mole = np.exp(-(((across - x) ** 2 + (down - y) ** 2) / size**2)) * (place[:, 2] > -0.4)
+        mole = np.exp(((across - x) ** 2 + (down - y) ** 2) * (-1 / size**2)) * (ahead > -0.4)
         blend(0.75 * mole, base * np.array([0.3, 0.22, 0.18]))
     blend(np.clip(0.38 * depth, 0, 0.6), base * np.array([0.42, 0.3, 0.26]))
 
-    lips, lids, inside = masks.T
     lip = base * np.array([0.86, 0.56, 0.56]) if identity.lipstick is None else np.array(identity.lipstick)
     blend(lips * (0.75 if identity.lipstick is None else 0.92), lip)
     blend(0.25 * lids, base * np.array([0.8, 0.62, 0.6]))
     if identity.eye_shadow:
-        above = _spot(place, 0.5, 0.12, 0.32, 0.12)
         blend(identity.eye_shadow * 0.7 * above, base * np.array([0.35, 0.25, 0.32]))
         blend(identity.eye_shadow * np.clip(lids * 1.2, 0, 1), np.array([0.01, 0.01, 0.012]))
     hair = np.array(identity.hair)
     blend(0.95 * brow(identity, place, lifts), np.minimum(hair * 0.5, base * 0.32))
     if identity.beard:
-        grown = beard_growth(place, "full" if identity.beard in ("stubble", "short") else identity.beard)
         grain = np.clip(0.75 + 0.3 * noise.at(noise.tile(0.6), 120 * across, 120 * down), 0.3, 1.1)
         blend(grown * grain * (0.45 if identity.beard == "stubble" else 0.75), np.minimum(hair * 0.7, base * 0.75))
-    chin = noise.step(down, -1.74, -2.05) * noise.step(place[:, 2], 0.35, -0.2)
-    # Ambient light does not reach below the chin and behind the ears.
-    colour *= 1 - 0.5 * chin - 0.25 * noise.step(np.abs(across), 1.22, 1.3)
+    colour *= open_  # ambient light does not reach below the chin and behind the ears
     blend(inside, np.array([0.16, 0.035, 0.03]))
+    gloss = 0.025 + 0.07 * identity.shine * oily + 0.12 * lips + 0.1 * inside
     neckline = down if identity.seed % 3 else down + 0.35 * np.abs(across) + 0.2
-    worn = noise.step(neckline, -2.55, -2.65)
-    weave = 1 + 0.12 * noise.at(noise.tile(1.5), 40 * across, 40 * down)
-    blend(worn, cloth[:, None] * weave)
-    gloss = 0.025 + 0.07 * identity.shine * np.maximum(_spot(place, 0, 0.1, 0.5, 0.9), 0.5) + 0.12 * lips + 0.1 * inside
-    return colour, (gloss * (1 - worn)).astype(np.float32)
+    if (low := np.flatnonzero(neckline < -2.5)).size:
+        worn = noise.step(neckline[low], -2.55, -2.65)
+        weave = 1 + 0.12 * noise.at(noise.tile(1.5), 40 * across[low], 40 * down[low])
+        colour[:, low] += worn * (cloth[:, None] * weave - colour[:, low])
+        gloss[low] *= 1 - worn
+    return colour, gloss

@@ -194,7 +194,7 @@ def beard(identity: Identity, points: Floats, outward: Floats) -> list[Layer]:
     head = mesh.head()
     chosen, triangles = mesh.part(mesh.SKIN)
     rest = head.rest[chosen]
-    grown = skin.beard_growth(rest, "full" if identity.beard == "short" else identity.beard)
+    grown = skin.attributes(identity.beard)[:, -1]
     grown = grown * (1 - head.masks["lips"][chosen]) * (1 - head.masks["mouth"][chosen])
     below = noise.step(rest[:, 1], -1.2, -1.8)[:, None] * np.array([0, -0.6, 0.2], np.float32)
     moved = points + length * (0.5 + identity.volume) * grown[:, None] * (outward + below)
