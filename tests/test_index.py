@@ -156,7 +156,7 @@ def test_the_embedded_corpus_is_cleaned_as_its_truth_says(tmp_path):
     from ferdistill.faces.rendered import write_corpus
 
     root = tmp_path / "embedded"
-    write_corpus(root, seed=3, subjects=100, images=500, annotators=5, sharpness=1.7)
+    write_corpus(root, seed=3, subjects=50, images=240, annotators=5, sharpness=1.7)
     planted = json.loads((root / "truth" / "planted.json").read_text())
     rows, report = make(root, CLASSES)
     assert {frozenset(c["labels"]) for c in report["conflicts"]} == {frozenset(pair) for pair in planted["conflicts"]}
