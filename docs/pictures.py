@@ -10,6 +10,7 @@ from PIL import Image
 
 from ferdistill import params, workspace
 from ferdistill.data import images, index
+from ferdistill.faces import head
 
 OUT = Path(__file__).parent / "images"
 
@@ -29,6 +30,19 @@ def faces(settings: params.Params, columns: int = 12, zoom: int = 2) -> Image.Im
     return sheet.resize((sheet.width * zoom, sheet.height * zoom), Image.Resampling.BICUBIC)
 
 
+def heads(columns: int = 12, size: int = 96) -> Image.Image:
+    """A row of rendered people for each class, none of them in a corpus, as a corpus shows them but for their size."""
+    rows = []
+    for code, name in enumerate(head.CLASSES):
+        row = []
+        for column in range(columns):
+            rng = np.random.default_rng((2026, column, code))
+            identity, view = head.draw_identity(rng), head.draw_view(rng)
+            row.append(head.render(identity, rng.uniform(0.8, 1) * head.prototype(name), view, size))
+        rows.append(np.hstack(row))
+    return Image.fromarray(np.vstack(rows))
+
+
 def plot(file: str) -> bytes:
     """One of DVC's plots as a PNG."""
     shown = subprocess.run(["dvc", "plots", "show", file, "--json"], capture_output=True, text=True, check=True)
@@ -38,6 +52,7 @@ def plot(file: str) -> bytes:
 
 if __name__ == "__main__":
     OUT.mkdir(exist_ok=True)
+    heads().save(OUT / "heads.jpg", quality=88)
     faces(params.load()).save(OUT / "faces.png", optimize=True)
     for name in ("reliability", "per_class_f1"):
         (OUT / f"{name}.png").write_bytes(plot(f"plots/{name}.csv"))

@@ -92,7 +92,7 @@ def read_images(root):
 
 def test_what_was_planted_in_the_embedded_corpus_is_found_and_nothing_else(tmp_path):
     root = tmp_path / "embedded"
-    write_corpus(root, seed=3, subjects=60, images=320, annotators=5, sharpness=1.7)
+    write_corpus(root, seed=3, subjects=100, images=500, annotators=5, sharpness=1.7)
     paths, pictures = zip(*read_images(root), strict=True)
     found = find(thumbnails_of(pictures))
     of_kind = {
