@@ -245,6 +245,13 @@ def test_fear_and_surprise_are_confused(emotion: str, runner_up: str) -> None:
     assert CLASSES[q.argsort()[-2]] == runner_up
 
 
+def test_intensity_is_the_strength_at_which_a_prototype_is_shown() -> None:
+    for emotion in CLASSES:
+        shown = np.array([strength * prototype(emotion) for strength in (0.0, 0.3, 0.8, 1.0)])
+        expected = np.zeros(4) if emotion == "neutral" else np.array([0.0, 0.3, 0.8, 1.0])
+        np.testing.assert_allclose(head.intensity(shown), expected, atol=0.02)
+
+
 def test_a_blink_changes_the_picture_and_nothing_that_annotators_see() -> None:
     units = 0.8 * prototype("sad")
     blinking = units.copy()

@@ -30,6 +30,7 @@ from .head import (
     draw_identity,
     draw_view,
     grey,
+    intensity,
     perceived,
     render,
 )
@@ -82,6 +83,7 @@ samples.csv, a line an image
   au01 ...    intensity of each FACS action unit, 0 to 1
   q_<class>   probability with which an annotator names the class on seeing these units
   votes_<class>  the annotators' votes
+  intensity   how far the units go along the nearest class's, 0 to 1
   occluded    1 if part of the face is covered
   tone        of the skin, 1 to 10 on Monk's scale
   age         years
@@ -415,8 +417,9 @@ def _write_notes(
         sample = samples[position]
         known = [paths[position], sample.source, _subject_name(sample.subject), sample.intended, sample.label]
         seen = [*sample.aus.tolist(), *sample.q.tolist(), *sample.votes.tolist()]
-        rows.append([*known, *seen, int(sample.occluded), sample.tone, sample.age, sample.sex])
-    _write_csv(root / "truth" / "samples.csv", [*header, "occluded", "tone", "age", "sex"], rows)
+        strength = float(intensity(sample.aus[None])[0])
+        rows.append([*known, *seen, strength, int(sample.occluded), sample.tone, sample.age, sample.sex])
+    _write_csv(root / "truth" / "samples.csv", [*header, "intensity", "occluded", "tone", "age", "sex"], rows)
 
     pairs = {kind: [[paths[original], paths[copy]] for original, copy in found] for kind, found in planted.items()}
     pairs["subjects_in_two_sources"] = [[_subject_name(s), "rafdb/train", "folders/test"] for s in shared]

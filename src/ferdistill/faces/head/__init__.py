@@ -1,6 +1,6 @@
 """Rendered faces: people, expressions, views, and pictures of them, from a free mesh of the head."""
 
-from .expression import ACTION_UNITS, CLASSES, PRIOR, WEAKEST, draw_expression, perceived, prototype
+from .expression import ACTION_UNITS, CLASSES, PRIOR, WEAKEST, draw_expression, intensity, perceived, prototype
 from .person import Identity, draw_identity
 from .picture import grey, render
 from .view import OCCLUDERS, View, draw_view
@@ -17,6 +17,7 @@ __all__ = [
     "draw_identity",
     "draw_view",
     "grey",
+    "intensity",
     "perceived",
     "prototype",
     "render",

@@ -103,6 +103,13 @@ def perceived(aus: ArrayLike, sharpness: float) -> Floats:
     return odds / odds.sum(axis=1, keepdims=True)
 
 
+def intensity(aus: ArrayLike) -> Floats:
+    """How far expressions, (N, A), go along the ray through the prototype that they go along farthest, (N,), 0 to 1."""
+    expressions = np.asarray(aus, dtype=np.float64)
+    rays = np.array([prototype(emotion) for emotion in CLASSES if PROTOTYPES[emotion]])
+    return np.clip(expressions @ rays.T / (rays * rays).sum(axis=1), 0.0, 1.0).max(axis=1)
+
+
 def face_units(aus: ArrayLike, asymmetry: dict[int, float]) -> dict[str, float]:
     """How far each face unit of the mesh moves.
 
