@@ -18,7 +18,7 @@ from ferdistill.faces.rendered import vote, write_corpus
 # Written out from the corpora's own documentation, not taken from the module under test.
 FER = {"0": "angry", "1": "disgust", "2": "fear", "3": "happy", "4": "sad", "5": "surprise", "6": "neutral"}
 RAF = {"1": "surprise", "2": "fear", "3": "disgust", "4": "happy", "5": "sad", "6": "angry", "7": "neutral"}
-ARGUMENTS: dict[str, Any] = {"seed": 11, "subjects": 30, "images": 160, "annotators": 5, "sharpness": 1.6}
+ARGUMENTS: dict[str, Any] = {"seed": 11, "subjects": 30, "images": 120, "annotators": 5, "sharpness": 1.6}
 
 
 @pytest.fixture(scope="module")
