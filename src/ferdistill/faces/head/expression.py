@@ -148,8 +148,8 @@ def draw_expression(rng: np.random.Generator) -> tuple[str, Floats]:
     intended, second = rng.choice(len(CLASSES), size=2, p=prior / prior.sum())
     strength, second_strength = rng.beta(3.0, 1.3), rng.uniform(0.2, 0.7)
     blended = rng.random() < 0.15
-    gain = rng.normal(1.0, 0.15, size=len(ACTION_UNITS))
-    stray = rng.uniform(0.0, 0.5, size=len(ACTION_UNITS)) * (rng.random(len(ACTION_UNITS)) < 0.08)
+    gain = rng.normal(1.0, 0.12, size=len(ACTION_UNITS))
+    stray = rng.uniform(0.0, 0.5, size=len(ACTION_UNITS)) * (rng.random(len(ACTION_UNITS)) < 0.04)
     if rng.random() < 0.12:
         for unit in SPEECH[rng.integers(len(SPEECH))]:
             stray[ACTION_UNITS.index(unit)] = rng.uniform(0.2, 0.6)
