@@ -23,29 +23,37 @@ from ..files import atomic
 from ..params import ImageParams, NetworkParams
 from ..progress import track
 from . import head as faces
+from .rendered import CHUNK, on_every_core
 
 # Words that no corpus seeds its generators with, so that its identities are not drawn here.
 STREAM = (0xFACE, 0xAC7)
 
 
 def draw_renders(count: int, seed: int, image: ImageParams, plain: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Faces with random action units, in full view if `plain`, else as a corpus shows them.
+    """Faces with random action units, in full view if `plain`, else as a corpus shows them. Every core renders.
 
     Gives images, uint8 (count, size, size, channels), and intensities, float32 (count, len(faces.ACTION_UNITS)): each
     unit is at rest in two faces of three, else uniform in [0.4, 1].
     """
-    images = np.empty((count, image.size, image.size, image.channels), np.uint8)
-    intensities = np.empty((count, len(faces.ACTION_UNITS)), np.float32)
-    for row in track(range(count), "rendering", total=count):
+    chunks = [(range(start, min(start + CHUNK, count)), seed, image, plain) for start in range(0, count, CHUNK)]
+    found = [*track(on_every_core(_draw_chunk, chunks), "rendering", total=len(chunks))]
+    return np.concatenate([images for images, _ in found]), np.concatenate([units for _, units in found])
+
+
+def _draw_chunk(chunk: tuple[range, int, ImageParams, bool]) -> tuple[np.ndarray, np.ndarray]:
+    rows, seed, image, plain = chunk
+    images = np.empty((len(rows), image.size, image.size, image.channels), np.uint8)
+    intensities = np.empty((len(rows), len(faces.ACTION_UNITS)), np.float32)
+    for place, row in enumerate(rows):
         rng = np.random.default_rng([*STREAM, seed, int(plain), row])
         shape = intensities.shape[1]
-        intensities[row] = rng.uniform(0.4, 1, shape) * (rng.uniform(0, 1, shape) < 1 / 3)
+        intensities[place] = rng.uniform(0.4, 1, shape) * (rng.uniform(0, 1, shape) < 1 / 3)
         view = faces.draw_view(rng)
         if plain:
             weak = {name: getattr(view, name) / 3 for name in ("yaw", "pitch", "roll")}
             view = replace(view, **weak, contrast=1.0, noise=3.0, blur=0.0, motion=0.0, occluder="", quality=100)
-        face = faces.render(faces.draw_identity(rng), intensities[row], view, image.size)
-        images[row] = faces.grey(face)[..., None] if image.channels == 1 else face
+        face = faces.render(faces.draw_identity(rng), intensities[place], view, image.size)
+        images[place] = faces.grey(face)[..., None] if image.channels == 1 else face
     return images, intensities
 
 

@@ -6,13 +6,13 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -54,6 +54,7 @@ RAF_CODES = ("surprise", "fear", "disgust", "happy", "sad", "angry", "neutral") 
 # First words of the seed sequences, so that no two kinds of draw share a stream.
 _LAYOUT, _SUBJECT, _IMAGE = range(3)
 CHUNK = 50  # images that a process renders at a time
+Work, Result = TypeVar("Work"), TypeVar("Result")
 Job = tuple[tuple[int, int], tuple[str, str], int]  # an image's own place, its source and official part, its subject
 
 _SOURCES = """\
@@ -263,17 +264,21 @@ def _draw(
 def _render_all(seed: int, jobs: list[Job], annotators: int, sharpness: float) -> Iterator[Sample]:
     """The sample of each job, in their order. Every core renders."""
     chunks = [(seed, jobs[start : start + CHUNK], annotators, sharpness) for start in range(0, len(jobs), CHUNK)]
+    return (sample for chunk in on_every_core(_render_chunk, chunks) for sample in chunk)
+
+
+def on_every_core(function: Callable[[Work], Result], chunks: list[Work]) -> Iterator[Result]:
+    """What `function` gives for each chunk, in their order; in one process where there is too little to share."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = min(cores, len(chunks) // 4 or 1)
+    if workers == 1:
+        yield from map(function, chunks)
+        return
+    # Spawned, not forked: a fork of a process whose libraries run threads may hang.
     with ExitStack() as stack:
-        results: Iterable[list[Sample]] = map(_render_chunk, chunks)
-        if workers > 1:
-            # Spawned, not forked: a fork of a process whose libraries run threads may hang.
-            context = multiprocessing.get_context("spawn")
-            pool = stack.enter_context(ProcessPoolExecutor(workers, mp_context=context))
-            stack.callback(pool.shutdown, cancel_futures=True)
-            results = pool.map(_render_chunk, chunks)
-        yield from (sample for chunk in results for sample in chunk)
+        pool = stack.enter_context(ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")))
+        stack.callback(pool.shutdown, cancel_futures=True)
+        yield from pool.map(function, chunks)
 
 
 def _render_chunk(chunk: tuple[int, list[Job], int, float]) -> list[Sample]:
