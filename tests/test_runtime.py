@@ -140,7 +140,7 @@ def test_a_task_is_filled_up_with_the_words_that_fit_any(bundle: Path) -> None:
 
 
 def test_a_bundle_that_does_not_say_how_it_was_cropped_has_the_margin_of_those_before_it(bundle: Path) -> None:
-    assert Classifier(bundle, device="cpu").info["crop"] == {"margin": 0.07}
+    assert Classifier(bundle, device="cpu").info["crop"] == {"margin": 0.0}
 
 
 def test_an_unknown_device_is_refused(bundle: Path) -> None:

@@ -131,18 +131,15 @@ def full_range_model(path, names=("boxes", "scores")):
     path.write_bytes(graph.finish({"images": ["n", 3, 192, 192]}, outputs))
 
 
-def test_the_full_range_detector_gives_the_cascades_boxes_and_tilts(tmp_path):
+def test_the_full_range_detector_gives_boxes_and_tilts(tmp_path):
     full_range_model(tmp_path / "full_range.onnx")
     detect = FullRange(tmp_path / "full_range.onnx")
     frame = np.zeros((200, 384, 3), np.uint8)  # at half its size, 46 below the top of the square
     assert detect(frame) == []
     frame[100:108, 160:168] = 255  # the cell of row 24 and column 20 there, whose middle is (82, 98)
     (face,) = detect(frame)
-    turn, side = math.radians(45), 2 * 30
-    across, down = 2 * (82 + 2), 2 * (98 + 3 - 46)
-    across, down = across + 0.09 * side * math.sin(turn), down - 0.09 * side * math.cos(turn)
-    assert face.tilt == pytest.approx(45) and face.box[2:] == pytest.approx((1.03 * side,) * 2)
-    assert face.box[:2] == pytest.approx((across - 1.03 * side / 2, down - 1.03 * side / 2))
+    assert face.tilt == pytest.approx(45)
+    assert face.box == pytest.approx((2 * (82 + 2 - 15), 2 * (98 + 3 - 46 - 15), 60, 60))
     frame[100:108, 168:176] = 255
     assert len(detect(frame)) == 1  # two cells see one face
     frame[:8, :8] = 255

@@ -15,7 +15,7 @@ SCHEMA_VERSION = 2
 # What a bundle that names no task of its own classifies; `detector` is the room whose detector belongs in front of it.
 TASK = {"thing": "image", "things": "images", "label": "class", "labels": "classes", "detector": None}
 # What is taken around what a detector found, as a share of its side on each side, where a bundle does not say.
-CROP = {"margin": 0.07}
+CROP = {"margin": 0.0}
 CONFIDENCE = 0.5  # below which there is no label, where the bundle does not say
 TOLERANCE = 1e-3  # of the sum of an answer's probabilities; float32 and int8 networks keep within 1e-5
 MAX_SIZE = 1024  # pixels of a side, as in params.yaml

@@ -7,9 +7,6 @@ const STRIDE = 4; // between its anchors
 const VALUES = 16; // of a find: middle, size, and points
 const LEAST = 0.5; // probability of a find
 const OVERLAP = 0.3; // finds of a larger intersection over union are one face
-// The box that the margin of a bundle is measured from: so much wider, and so much higher in the face, by its side.
-const WIDER = 1.03;
-const HIGHER = 0.09;
 
 /**
  * @returns {Promise<(picture: HTMLCanvasElement) => Promise<{left: number, top: number, width: number,
@@ -56,15 +53,13 @@ function surest(logits) {
   return [...logits.keys()].filter((place) => logits[place] >= least).sort((a, b) => logits[b] - logits[a]);
 }
 
-/** The square box of a find: offsets from its anchor, of its middle, its size, and the two eyes. */
-function faceAt(place, [x, y, width, height, rightX, rightY, leftX, leftY], { left, top, scale }) {
+/** The square box of a find: offsets from its anchor, of its middle, and its size. */
+function faceAt(place, [x, y, width, height], { left, top, scale }) {
   const row = SIDE / STRIDE;
   const side = Math.max(width, height) / scale;
-  const tilt = Math.atan2(leftY - rightY, leftX - rightX);
-  const across = (x + STRIDE * ((place % row) + 0.5) - left) / scale + HIGHER * side * Math.sin(tilt);
-  const down = (y + STRIDE * (Math.floor(place / row) + 0.5) - top) / scale - HIGHER * side * Math.cos(tilt);
-  const wide = WIDER * side;
-  return { left: across - wide / 2, top: down - wide / 2, width: wide, height: wide };
+  const across = (x + STRIDE * ((place % row) + 0.5) - left) / scale;
+  const down = (y + STRIDE * (Math.floor(place / row) + 0.5) - top) / scale;
+  return { left: across - side / 2, top: down - side / 2, width: side, height: side };
 }
 
 function overlap(a, b) {

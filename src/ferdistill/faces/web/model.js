@@ -6,7 +6,7 @@ const SCHEMA_VERSION = 2;
 // As in the classifier: what a bundle that names no task classifies, what one that names no crop takes around what was
 // found, and how far its probabilities may be from 1.
 const TASK = { thing: "image", things: "images", label: "class", labels: "classes", detector: null };
-const CROP = { margin: 0.07 };
+const CROP = { margin: 0 };
 const TOLERANCE = 1e-3;
 
 /** A stop that the page shows as it stands. */
