@@ -258,3 +258,18 @@ def test_a_corpus_that_fails_half_way_leaves_nothing(tmp_path: Path, monkeypatch
     with pytest.raises(OSError, match="disk full"):
         write_corpus(tmp_path / "corpus", seed=0, subjects=20, images=100, annotators=3, sharpness=2.0)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_test_set_has_other_people_and_nothing_planted(tmp_path: Path) -> None:
+    made = write_corpus(tmp_path / "fresh", **{**ARGUMENTS, "seed": 12}, plant=False)
+    assert (
+        made["images"] == 120
+        and made["subjects_in_two_sources"] == 0
+        and planted(tmp_path / "fresh") == {"subjects_in_two_sources": []}
+    )
+    pictures = [grey(tmp_path / "fresh", path).tobytes() for path in truth(tmp_path / "fresh")]
+    assert len(set(pictures)) == len(pictures) == 120
+    parts: dict[str, set[str]] = defaultdict(set)
+    for path, row in truth(tmp_path / "fresh").items():
+        parts[row["subject"]].add(official_part(tmp_path / "fresh", path))
+    assert all(len(of) == 1 for of in parts.values())

@@ -18,7 +18,7 @@ from .commands.score import score
 from .commands.study import study_cli
 from .commands.teachers import teachers_cli
 from .errors import UsageError
-from .faces.commands import crops_cli, detector_cli, fetch_teachers, pretrain, serve, watch, witness
+from .faces.commands import crops_cli, detector_cli, fetch_teachers, pretrain, render_corpus, serve, watch, witness
 from .output import one_message
 
 cli = typer.Typer(
@@ -32,6 +32,7 @@ groups = {"align": align_cli, "corpus": corpus_cli, "crops": crops_cli, "data": 
 groups |= {"index": index_cli, "study": study_cli, "teachers": teachers_cli}
 for name, group in groups.items():
     cli.add_typer(group, name=name)
+corpus_cli.command("render")(render_corpus)
 corpus_cli.command("witness")(witness)
 teachers_cli.command("fetch")(fetch_teachers)
 for command in (repro, audit, score, serve, bench, predict, watch, pretrain):

@@ -26,6 +26,7 @@ EVALUATION_METRICS = METRICS / "evaluation.json"
 EXPORT_METRICS = METRICS / "export.json"
 BENCHMARK_METRICS = METRICS / "benchmark.json"
 SUMMARY = METRICS / "study/results_summary.csv"
+RESCORED = METRICS / "study/rescored.csv"
 
 PLOTS = Path("plots")
 STUDENT_CURVES = PLOTS / "student"

@@ -174,6 +174,36 @@ def collect(
         say(f"{out}: {len(rows)} runs, {len(unfit)} experiments left out")
 
 
+@study_cli.command("rescore")
+def rescore(
+    corpus: Annotated[Path, typer.Argument(metavar="DIR", help="Corpus directory, with a corpus.yaml.")],
+    results: Annotated[Path | None, typer.Option("--results", help="Table of runs; the workspace's if none.")] = None,
+    out: Annotated[Path, typer.Option("--out", help="Table to write.")] = workspace.RESCORED,
+    as_json: As_json = False,
+) -> None:
+    """Score the students of a table on another corpus, as a large test set, and write the table anew with that.
+
+    Every labelled image is scored, at each run's own T*; nothing is fitted or chosen. The students come from DVC's
+    cache. `compare` reads the new table by `--results`. Examples:
+
+        ferdistill corpus render data/raw/fresh --images 20000 --subjects 4000 --seed 2026
+
+        ferdistill study rescore data/raw/fresh
+
+        ferdistill study compare --results metrics/study/rescored.csv --baseline none --candidate 6E:kd
+    """
+    from .. import params
+    from ..study import collect
+    from ..study import rescore as library
+
+    rows = library.rescore(_table(results), corpus, params.load())
+    collect.write(out, rows)
+    if as_json:
+        print(json.dumps({"out": str(out), "rows": len(rows), "corpus": corpus.as_posix()}, indent=2))
+    else:
+        say(f"{out}: {len(rows)} runs, scored on {corpus}")
+
+
 def _table(named: Path | None) -> Path:
     """The table named, or the workspace's own."""
     from .. import params

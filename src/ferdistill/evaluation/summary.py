@@ -29,7 +29,6 @@ def scores(
     """
     bins = settings.bins
     calib, val, test = parts["calib"], parts["val"], parts["test"]
-    raw, scaled = (score(test.logits, test.labels, classes, t, bins) for t in (1.0, t_star))
     validation = score(val.logits, val.labels, classes, bins=bins)
     fitted, fitted_truth, _ = fitted_to(calib, settings)
     fallbacks = {}
@@ -38,19 +37,26 @@ def scores(
         # Neither keeps the arg-max.
         fallbacks[name] = {key: fallback[key] for key in ("macro_f1", "nll", "brier", "ece")}
     return {
-        "test": {
-            "n": raw["n"],
-            "macro_f1": raw["macro_f1"],
-            "accuracy": raw["accuracy"],
-            "f1": {name: raw["per_class"][name]["f1"] for name in classes},
-            "raw": {name: raw[name] for name in RELIABILITY},
-            "scaled": {name: scaled[name] for name in RELIABILITY},
-            "ece_null": scaled["ece_null"],
-            "fallbacks": fallbacks,
-            "truth": {of: _by_truth(known, test.logits, test.labels, t_star, bins) for of, known in truth.items()}
-            | _by_votes(test, t_star, bins),
-        },
+        "test": {**of_test(test, truth, classes, t_star, bins), "fallbacks": fallbacks},
         "validation": {name: validation[name] for name in ("n", "macro_f1", "accuracy")},
+    }
+
+
+def of_test(
+    test: Predictions, truth: Mapping[str, np.ndarray], classes: Sequence[str], t_star: float, bins: int
+) -> dict[str, Any]:
+    """Scores of images that nothing was fitted to or chosen by, raw and scaled by T*; `truth` as in `scores`."""
+    raw, scaled = (score(test.logits, test.labels, classes, t, bins) for t in (1.0, t_star))
+    return {
+        "n": raw["n"],
+        "macro_f1": raw["macro_f1"],
+        "accuracy": raw["accuracy"],
+        "f1": {name: raw["per_class"][name]["f1"] for name in classes},
+        "raw": {name: raw[name] for name in RELIABILITY},
+        "scaled": {name: scaled[name] for name in RELIABILITY},
+        "ece_null": scaled["ece_null"],
+        "truth": {of: _by_truth(known, test.logits, test.labels, t_star, bins) for of, known in truth.items()}
+        | _by_votes(test, t_star, bins),
     }
 
 

@@ -309,6 +309,44 @@ def fetch_teachers(
         print(f"\n# To train on them, into params.yaml:\n{public.in_params(recipes, settings)}", end="")
 
 
+def render_corpus(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where it is written; absent, or empty.")],
+    images: Annotated[int, typer.Option(min=100, help="Images, at least 4 of a person.")] = 20_000,
+    subjects: Annotated[int, typer.Option(min=20, help="People.")] = 4_000,
+    seed: Annotated[int, typer.Option(min=0, help="Another than the corpus' own: other people.")] = 2026,
+) -> None:
+    """Render a corpus of other people, as a large test set; its annotators are those of the scale in params.yaml.
+
+    Its layouts are those of the embedded corpus, but nothing is planted: no copy, no conflict, nobody in two sources.
+    The same arguments give the same bytes. `ferdistill study rescore DIR` scores students on it. Examples:
+
+        ferdistill corpus render data/raw/fresh
+
+        ferdistill corpus render data/raw/few --images 2000 --subjects 400 --seed 7
+    """
+    from .. import params
+    from .rendered import write_corpus
+
+    settings = params.load()
+    drawn = settings.scale_.corpus
+    if seed == drawn.seed:
+        raise UsageError(
+            "these would be the people of the embedded corpus",
+            where=f"--seed {seed}",
+            expected=f"another than scales.{settings.scale}.corpus.seed of params.yaml",
+        )
+    write_corpus(
+        directory,
+        seed=seed,
+        subjects=subjects,
+        images=images,
+        annotators=drawn.annotators,
+        sharpness=drawn.sharpness,
+        plant=False,
+    )
+    say(f"{directory}: {images} images of {subjects} people")
+
+
 def witness(
     directory: Annotated[
         Path | None, typer.Argument(metavar="[DIR]", help="Corpus directory; params.yaml's if not given.")

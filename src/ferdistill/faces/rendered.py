@@ -130,6 +130,7 @@ def write_corpus(
     sharpness: float,
     votes: bool = False,
     transfer: int = 0,
+    plant: bool = True,
 ) -> dict[str, int]:
     """Write the embedded corpus: three sources, `corpus.yaml`, `subjects.csv`, and the truth about them.
 
@@ -153,6 +154,8 @@ def write_corpus(
         Whether their votes lie beside the images, in `votes.csv`, which `corpus.yaml` then names.
     transfer : int
         Images without a label beside those, of people whom no other image shows: a fourth source, `unlabelled`.
+    plant : bool
+        Whether copies and conflicts are planted among the images, and people in two sources.
 
     Returns
     -------
@@ -176,7 +179,7 @@ def write_corpus(
             raise UsageError("the corpus cannot be drawn", where=argument, expected=expected)
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise UsageError("the corpus would overwrite what is there", where=str(root), hint="remove it first")
-    samples, planted, shared = _draw(seed, subjects, images, annotators, sharpness)
+    samples, planted, shared = _draw(seed, subjects, images, annotators, sharpness, plant)
     # As many images a person as the others have.
     strangers = range(subjects, subjects + -(-transfer * subjects // images))
     jobs = [((len(PARTS), place), UNLABELLED, strangers[place % len(strangers)]) for place in range(transfer)]
@@ -232,17 +235,17 @@ def vote(q: NDArray[np.float64], annotators: int, rng: np.random.Generator) -> t
 
 
 def _draw(
-    seed: int, subjects: int, images: int, annotators: int, sharpness: float
+    seed: int, subjects: int, images: int, annotators: int, sharpness: float, plant: bool
 ) -> tuple[list[Sample], dict[str, list[tuple[int, int]]], list[int]]:
     """Draw all samples, the planted pairs (as positions among them), and the subjects in two sources."""
     numbers = _generator(seed, _LAYOUT).permutation(subjects).tolist()
     counts = _apportion(subjects, [share for *_, share in PARTS])
     ends = np.cumsum(counts)
     pools = {part[:2]: numbers[end - n : end] for part, n, end in zip(PARTS, counts, ends, strict=True)}
-    shared = pools["rafdb", "train"][: max(2, round(0.01 * subjects))]
+    shared = pools["rafdb", "train"][: max(2, round(0.01 * subjects))] if plant else []
     pools["folders", "test"] = shared + pools["folders", "test"]
 
-    copies = {kind: max(1, round(share * images)) for kind, share in PLANTED.items()}
+    copies = {kind: max(1, round(share * images)) if plant else 0 for kind, share in PLANTED.items()}
     conflicts_in_folders = (copies["conflicts"] + 1) // 2
     planted_in = {
         "fer2013": copies["conflicts"] - conflicts_in_folders,
@@ -258,6 +261,8 @@ def _draw(
         part = PARTS[number][:2]
         jobs += [((number, place), part, pools[part][place % len(pools[part])]) for place in range(count)]
     samples = list(track(_render_all(seed, jobs, annotators, sharpness), "rendering faces", total=len(jobs)))
+    if not plant:
+        return samples, {}, []
     return samples, _plant(samples, copies, conflicts_in_folders, _generator(seed, _LAYOUT, images)), shared
 
 
