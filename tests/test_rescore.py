@@ -27,6 +27,7 @@ def row_of(project):
 
 
 def write_table(path, row):
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(row))
         writer.writeheader()
@@ -37,16 +38,14 @@ def write_table(path, row):
 def test_images(project):
     """The test split's images as the index packed them, as a corpus of folders with the same annotators known."""
     rows = pd.read_csv(project / "data/index/ixNextAffFull.csv", dtype=str, keep_default_na=False)
-    test = rows[rows["split"] == "test"]
     known = pd.read_csv(project / "data/raw/embedded/truth/samples.csv", index_col="path")
     root = project / "data/raw/other"
     truth = []
-    for number, (pixels, (_, row)) in enumerate(
-        zip(unpack(project / "data/images/ixNextAffFull", test), test.iterrows(), strict=True)
-    ):
+    pictures = unpack(project / "data/images/ixNextAffFull", rows)
+    for number, row in rows[rows["split"] == "test"].iterrows():
         path = f"all/{row['label']}/{number:04d}.png"
         (root / path).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels.squeeze(-1)).save(root / path)
+        Image.fromarray(pictures[number].squeeze(-1)).save(root / path)
         truth.append(known.loc[row["path"]].to_dict() | {"path": path})
     (root / "truth").mkdir()
     pd.DataFrame(truth).to_csv(root / "truth/samples.csv", index=False)
