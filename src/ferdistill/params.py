@@ -218,6 +218,7 @@ class FrozenTeacher(StrictModel):
     )
     model: str | None = Field(description="the timm model that a safetensors file is of; null for ONNX")
     options: dict[str, Any] = Field(description="passed on to `timm.create_model`")
+    stem: Literal["stock", "low_resolution"] = Field(default="stock", description="as in a recipe")
     classes: Classes = Field(description="in the order of its logits")
     size: int = Field(ge=16, le=1024, description="pixels of a side that it takes")
     channels: Literal[1, 3] = Field(description="1 for grey, 3 for RGB")

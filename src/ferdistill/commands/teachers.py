@@ -111,6 +111,35 @@ def weigh(
         say(f"family {write} added to {workspace.PARAMS}: `dvc exp run -S family={write}`", err=as_json)
 
 
+@teachers_cli.command("freeze")
+def freeze(
+    names: Annotated[list[str], typer.Argument(metavar="TEACHER...", help="Teachers that are trained here.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON: the file of each teacher.")] = False,
+) -> None:
+    """Keep teachers as they are: new images then bring their soft labels and a student, and no training of theirs.
+
+    The weights go to pretrained/, where DVC keeps them, with a JSON that says what they were made of; params.yaml
+    names them in place of the recipe, which stands in that JSON. Soft labels stay the same to the byte. Of new images
+    each teacher forwards those alone. Leave index.seed and the shares of the splits as they are: under others, images
+    that a teacher learnt from could come into val, calib and test. Examples:
+
+        ferdistill teachers freeze resnet18 vit_ban
+
+        ferdistill teachers freeze resnet18 --json
+    """
+    from .. import params
+    from ..distill import freezing
+
+    files = freezing.freeze(params.load(), names)
+    if as_json:
+        print(json_text({name: file.as_posix() for name, file in files.items()}))
+        return
+    for name, file in files.items():
+        say(f"{name}: {file}")
+    added = " ".join(f"{file}.dvc {file.with_suffix('.json')}" for file in files.values())
+    say(f"Commit them: `git add params.yaml {workspace.PRETRAINED / '.gitignore'} {added}`; then `dvc repro`.")
+
+
 def _print_weights(report: dict[str, Any]) -> None:
     console = wide()
     title = f"Weights fitted to val: {report['n']} images of {report['people']} people"
