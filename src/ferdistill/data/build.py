@@ -327,7 +327,10 @@ def _resolve_conflicts(found: pd.DataFrame, policy: str) -> tuple[pd.DataFrame, 
             }
         )
     label_of = {conflict["kept"]: conflict["label"] for conflict in conflicts}
-    kept["label"] = [label_of.get(path, label) for path, label in zip(kept["path"], kept["label"], strict=True)]
+    kept["label"] = [
+        label_of.get(path, label)
+        for path, label in zip(kept["path"].to_numpy(object), kept["label"].to_numpy(object), strict=True)
+    ]
     return kept[kept["label"].notna()].copy(), conflicts
 
 
@@ -464,8 +467,8 @@ def _count(step: str, rows: pd.DataFrame) -> dict[str, Any]:
     split = "split" if "split" in rows else "official_split"
 
     def by(*names: str) -> dict[str, int]:
-        keys = zip(*(rows[name].replace("", "none") for name in names), strict=True)  # no official split: none
-        return dict(sorted(Counter("/".join(key) for key in keys).items()))
+        columns = [rows[name].replace("", "none").to_numpy(object) for name in names]  # no official split: none
+        return dict(sorted(Counter(map("/".join, zip(*columns, strict=True))).items()))
 
     return {
         "step": step,
