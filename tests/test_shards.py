@@ -24,7 +24,7 @@ from conftest import THREE
 from ferdistill.data import images, index, looks, packing
 from ferdistill.data.build import build
 from ferdistill.data.memo import NOTHING_KNOWN, memo
-from ferdistill.distill import labelling
+from ferdistill.distill.answers import answers as answered_by
 from ferdistill.errors import CheckError, UsageError
 from ferdistill.files import sha256
 from ferdistill.params import ImageParams
@@ -394,7 +394,7 @@ def test_only_images_that_a_teacher_has_not_answered_are_forwarded_and_the_bytes
     def answers(rows, identity="a", known=tmp_path / "memo"):
         forwarded.clear()
         with memo(known) as answered:
-            return labelling.answers(network, pixels[rows], identity, answered)
+            return answered_by(network, pixels[rows], identity, answered)
 
     answers(np.arange(590))
     assert forwarded == [256] * 3
