@@ -1,5 +1,6 @@
 """Thumbnails in a file, so that memory does not grow with their number."""
 
+import errno
 import tempfile
 
 import numpy as np
@@ -45,7 +46,8 @@ class Thumbnails:
         """Raises CheckError if there is no room on the disk."""
         try:
             self._file.seek(int(self._places[row]) * SIDE**2)
-            self._file.write(bytes(picture))
+            if self._file.write(bytes(picture)) != SIDE**2:
+                raise OSError(errno.ENOSPC, "a part was written")
         except OSError as error:
             if not is_full(error):
                 raise
