@@ -85,6 +85,23 @@ def logits_of(network: Any, images: np.ndarray) -> np.ndarray:
         return network(torch.from_numpy(pixels.copy())).numpy()
 
 
+# Nothing is guaranteed of abstention, and the third class is in every set.
+ACTING: dict[str, Any] = {
+    "sets": {
+        "method": "lac",
+        "coverage": 0.9,
+        "by_class": True,
+        "limits": dict(zip(CONFIG["classes"], (0.8, 0.8, None), strict=True)),
+    },
+    "abstention": {"risk": 0.1, "failure": 0.1, "people": 33, "threshold": None},
+    "alerts": {
+        "precision": 0.9,
+        "failure": 0.1,
+        "thresholds": dict(zip(CONFIG["classes"], (0.6, None, None), strict=True)),
+    },
+}
+
+
 def export_to(
     directory: Path,
     network: Any,
@@ -92,9 +109,10 @@ def export_to(
     evaluated: np.ndarray | None = None,
     settings: ExportParams = SETTINGS,
     task: TaskParams = TASK,
+    acting: dict[str, Any] = ACTING,
 ) -> dict[str, Any]:
     splits = splits_of(network, images, evaluated)
-    student = bundles.EvaluatedStudent(network, CONFIG, 1.7, EVALUATION["test"], images, splits)
+    student = bundles.EvaluatedStudent(network, CONFIG, 1.7, acting, EVALUATION["test"], images, splits)
     return bundles.write(student, directory, settings, task, SOURCES, caution_for(task))
 
 
@@ -231,6 +249,25 @@ def test_predictions_of_another_preprocessing_are_refused(network: Any, images: 
     with pytest.raises(CheckError, match="not those that were evaluated"):
         export_to(tmp_path / "bundle", network, images, evaluated)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_guaranteed_threshold_is_deployed_with_its_guarantee(
+    network: Any, images: np.ndarray, tmp_path: Path
+) -> None:
+    fitted = ACTING | {"abstention": ACTING["abstention"] | {"threshold": 0.7}}
+    result = export_to(tmp_path / "bundle", network, images, acting=fitted)
+    classifier = Classifier(tmp_path / "bundle", 1, "cpu")
+    assert classifier.confidence == 0.7
+    assert classifier.info["guarantee"] == {"risk": 0.1, "failure": 0.1, "people": 33}
+    probabilities = classifier.predict(images)
+    assert result["abstention"]["coverage"] == pytest.approx((probabilities[20:].max(axis=1) >= 0.7).mean(), abs=0.01)
+    answer = classifier.answer(probabilities[0], classifier.confidence)
+    names = classifier.classes
+    shares = dict(zip(names, probabilities[0], strict=True))
+    assert answer["set"] == [name for name in names if name == names[2] or shares[name] >= 0.2]
+    assert answer["alerts"] == [name for name in names[:1] if shares[name] >= 0.6]
+    card = (tmp_path / "bundle" / "README.md").read_text(encoding="utf-8")
+    assert "33 people" in card and f"always hold {names[2]}" in card
 
 
 def test_images_of_another_size_are_refused(network: Any, images: np.ndarray, tmp_path: Path) -> None:

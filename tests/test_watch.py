@@ -240,7 +240,7 @@ def test_the_pipeline_takes_any_frames_and_any_detector(tone_bundle):
         return [Face((10.0, 20.0, 20.0, 20.0)), Face((80.0, 20.0, 20.0, 20.0))]
 
     classifier = Classifier(tone_bundle, 1, "cpu")
-    lines = [record(seen, classifier.classes) for seen in watch(frames, classifier, detect, margin=0.0)]
+    lines = [record(seen, classifier) for seen in watch(frames, classifier, detect, margin=0.0)]
     assert known == [0, 2, 2, 2]
     assert [line["frame"] for line in lines] == [0, 1, 2, 3] and lines[3]["time"] == 0.12
     for line in lines:

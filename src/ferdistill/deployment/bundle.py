@@ -32,6 +32,7 @@ class EvaluatedStudent:
     network: torch.nn.Module  # with its config, as `distill.models.load_network` gives them
     config: dict[str, Any]
     t_star: float  # the calibrated temperature
+    acting: dict[str, Any]  # its sets, abstention and alerts, as the stage `calibrate` fitted them
     test: dict[str, Any]  # its scores on test, as the stage `evaluate` wrote them
     images: Pixels
     splits: dict[str, EvaluatedSplit]  # val, calib and test
@@ -58,7 +59,8 @@ def write(
         - `argmax_equal`: share of images that both give the same class; 1.0 in every bundle written.
         - `evaluated_max_abs`: largest difference of a probability, at T = 1, from what was evaluated.
         - `size_bytes`: of `model.onnx`.
-        - `abstention`: on test, `coverage` of `settings.confidence`, and `accuracy` where it answers (None if nowhere).
+        - `abstention`: on test, `coverage` of the threshold, and `accuracy` where it answers (None if nowhere). The
+          threshold is the guaranteed one, or `settings.confidence` where none is.
         - `int8`: as `precision.quantise` says, `val_and_calib` and `test` (losses of the last attempt), `size_bytes`
           if taken; only where it was asked for.
 
@@ -86,7 +88,10 @@ def write(
         export_onnx(graph, model, settings.opset)
         result = check_parity(graph, model, student.images, student.splits["test"], settings.tolerance)
         result["size_bytes"] = model.stat().st_size
-        result["abstention"] = abstention(student.splits["test"], student.t_star, settings.confidence)
+        acting = student.acting
+        guaranteed = acting["abstention"]["threshold"]
+        confidence = settings.confidence if guaranteed is None else guaranteed
+        result["abstention"] = abstention(student.splits["test"], student.t_star, confidence)
         variants = {"fp32": model.name}
         if settings.int8 is not None:
             path = bundle / "model.int8.onnx"
@@ -100,7 +105,12 @@ def write(
             "image": config["image"],
             "crop": {"margin": settings.margin},
             "t_star": student.t_star,
-            "thresholds": {"confidence": settings.confidence},
+            "thresholds": {"confidence": confidence},
+            "guarantee": None
+            if guaranteed is None
+            else {name: acting["abstention"][name] for name in ("risk", "failure", "people")},
+            "sets": acting["sets"],
+            "alerts": {name: acting["alerts"][name] for name in ("precision", "failure", "thresholds")},
             "variants": variants,
             **{name: config[name] for name in ("run_family", "run_mode", "seed")},
             "architecture": config["model"],

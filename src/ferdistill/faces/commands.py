@@ -110,7 +110,8 @@ def watch(
     from .tracker import Smoothing
 
     classifier = Classifier(bundle, threads, device)
-    settings = Smoothing(smoothing, classifier.confidence if confidence is None else confidence, hysteresis)
+    strict = confidence is None and classifier.info["guarantee"] is not None
+    settings = Smoothing(smoothing, classifier.confidence if confidence is None else confidence, hysteresis, strict)
     located = room_of(classifier.info["task"], detector) is not None
     detect = open_detector(detector, whole or not located, smallest, thorough=False, threads=threads)
     margin = classifier.info["crop"]["margin"] if margin is None else margin
@@ -136,7 +137,7 @@ def watch(
             times.append(time.perf_counter())
             if lines:
                 dropped = {"dropped": watched.dropped} if watched.live else {}
-                record = library.record(seen, classifier.classes, located) | dropped
+                record = library.record(seen, classifier, located) | dropped
                 print(json.dumps(record, allow_nan=False), file=lines, flush=True)
             if video or show:
                 speed = (len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 else 0.0

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..runtime import pictures
 from ..runtime.classifier import Classifier
+from ..runtime.guarantees import acted_on
 from .camera import Frame
 from .detector import MARGIN, Detector, Face, crop
 from .tracker import Smoothing, Track, Tracker
@@ -49,20 +50,27 @@ def watch(
     The detector is told where the faces were a moment ago. `smoothing` has the bundle's confidence, if not given;
     `margin` is that of `classify`.
     """
-    tracker = Tracker(smoothing or Smoothing(confidence=classifier.confidence))
+    tracker = Tracker(
+        smoothing or Smoothing(confidence=classifier.confidence, strict=classifier.info["guarantee"] is not None)
+    )
     for frame in frames:
         faces = detector(frame.pixels, [track.face for track in tracker.tracks])
         yield Seen(frame, tracker.update(frame.time, faces, classify(classifier, frame.pixels, faces, margin)))
 
 
-def record(seen: Seen, classes: list[str], located: bool = True) -> dict[str, Any]:
-    """What is written of a frame, as JSON takes it; if not `located`, its one track is the frame, and has no place."""
+def record(seen: Seen, classifier: Classifier, located: bool = True) -> dict[str, Any]:
+    """What is written of a frame, as JSON takes it; if not `located`, its one track is the frame, and has no place.
+
+    `label`, `set` and `alerts` are the track's, by its smoothed probabilities.
+    """
+    classes = classifier.classes
     tracks = [
         ({"track": track.number} | track.face.record() if located else {})
         | {
             "probabilities": dict(zip(classes, track.probabilities.tolist(), strict=True)),
             "smoothed": dict(zip(classes, track.smoothed.tolist(), strict=True)),
             "label": None if track.label is None else classes[track.label],
+            **acted_on(track.smoothed, classes, classifier.info),
         }
         for track in seen.tracks
     ]

@@ -24,10 +24,12 @@ def run(params: Params) -> None:
         where=f"{workspace.STUDENT / 'config.json'}, against {workspace.index_csv(params.index_tag)}",
         hint="run `dvc repro student`",
     )
+    fitted = read_json(workspace.CALIBRATION_METRICS, "t_star", "sets", "abstention", "alerts")
     student = bundle.EvaluatedStudent(
         network,
         config,
-        read_json(workspace.CALIBRATION_METRICS, "t_star")["t_star"],
+        fitted["t_star"],
+        fitted,
         read_json(workspace.EVALUATION_METRICS, "test")["test"],
         images.load(workspace.images(params.index_tag), rows),
         {split: read_split(rows, split, config["classes"]) for split in ("val", "calib", "test")},
@@ -35,6 +37,8 @@ def run(params: Params) -> None:
     sources = pd.crosstab(rows.rows["source"], rows.rows["split"])
     result = bundle.write(student, workspace.BUNDLE, params.export, params.task, sources, caution_for(params.task))
     write_json(workspace.EXPORT_METRICS, result)
+    if fitted["abstention"]["threshold"] is None:
+        print(f"no guarantee of abstention: export.confidence, {params.export.confidence:g}, is in the bundle")
     if params.export.int8 is not None and not result["int8"]["taken"]:
         print(f"no int8 file: {bundle.refusal(result['int8'], params.export.int8)}")
 
