@@ -339,6 +339,15 @@ class AlertParams(StrictModel):
     failure: Failure
 
 
+class GroupParams(StrictModel):
+    """Whose scores are reported apart: see `evaluation.groups`."""
+
+    truth: Annotated[list[Name], AfterValidator(_distinct)]
+    images: Positive
+    people: Positive
+    permutations: Annotated[int, Field(ge=100)]
+
+
 class CalibrateParams(StrictModel):
     against: Literal["labels", "votes"]
     grid: Annotated[list[PositiveFloat], Field(min_length=1)]
@@ -419,6 +428,7 @@ class Params(StrictModel):
     families: dict[Name, Family]
     training: TrainingParams
     calibrate: CalibrateParams
+    groups: GroupParams
     export: ExportParams
     benchmark: BenchmarkParams
     decide: DecideParams
