@@ -13,7 +13,7 @@ from scipy.special import softmax
 from scipy.stats import binom
 from typer.testing import CliRunner
 
-from ferdistill.cli import app
+from ferdistill.cli import cli
 from ferdistill.evaluation import guarantees
 from ferdistill.evaluation.guarantees import (
     Wanted,
@@ -188,7 +188,7 @@ def predictions(tmp_path: Path) -> Path:
 
 
 def score(file: Path, *arguments: str) -> Any:
-    return CliRunner().invoke(app, ["score", str(file), "--no-intervals", "--split", "test", *arguments])
+    return CliRunner().invoke(cli, ["score", str(file), "--no-intervals", "--split", "test", *arguments])
 
 
 def test_score_fits_on_one_split_and_tries_on_the_other(predictions: Path, tmp_path: Path) -> None:
