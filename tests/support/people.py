@@ -13,6 +13,7 @@ class People:
     classes: int = 5
     spread: float = 0.5  # standard deviation of the persons' clearness, on the scale of the logarithm
     images: float = 10.0  # of a person, in the mean
+    clearness: float = 1.0  # of all images
 
     @property
     def names(self) -> list[str]:
@@ -23,7 +24,7 @@ class People:
         """Probabilities (N, K), labels (N,) or shares of five votes (N, K), and whose each image is (N,)."""
         each = 1 + rng.poisson(self.images - 1, count)
         of = np.repeat(np.arange(count), each)
-        clearness = np.exp(rng.normal(0, self.spread, count))[of]
+        clearness = self.clearness * np.exp(rng.normal(0, self.spread, count))[of]
         logits = 1.6 * clearness[:, None] * rng.normal(0, 1.5, (len(of), self.classes))
         law = softmax(logits, axis=1)
         seen = softmax(1.3 * logits + rng.normal(0, 0.5, logits.shape), axis=1)
