@@ -12,6 +12,7 @@ RAW = Path("data/raw")
 EMBEDDED = RAW / "embedded"
 PRETRAINED = Path("pretrained")
 TARGETS = Path("data/targets")
+CROSS_FIT = Path("data/cross_fit")
 MISALIGNMENT = Path("data/study/misalignment")
 
 TEACHERS = Path("models/teachers")

@@ -19,10 +19,10 @@ from .description import read_description
 from .index import ATTRIBUTE, COLUMNS, SCHEMA_VERSION, SPLITS, TRANSFER, digests, splits_of
 from .looks import look_at
 from .memo import NOTHING_KNOWN, Memo
-from .reader import Votes, read_attributes, read_rows, read_subjects, read_votes
+from .reader import Votes, read_attributes, read_corrections, read_rows, read_subjects, read_votes
 from .sources import Dropped, Record, wrong
 from .thumbnails import Thumbnails
-from .told import agreed
+from .told import agreed, corrected
 
 # Where copies or a subject straddle official parts, the evaluation part keeps its image.
 RANK = {"test": 0, "val": 1, "train": 2, "": 2}
@@ -110,6 +110,10 @@ def build(
         "conflicts": conflicts,
         "leaks": _dropped(leaks, {"group": "group"}),
     }
+    if corrections := read_corrections(corpus_dir, classes):
+        report["relabelled"] = [
+            {"path": path} | one._asdict() for path, one in sorted(corrections.items()) if one.label != ""
+        ]
     return Built(rows[[*COLUMNS, *optional]], excluded, report)
 
 
@@ -168,13 +172,21 @@ def _read(
             records.append(row)
             sources.append(source)
     subjects, votes = read_subjects(corpus_dir), read_votes(corpus_dir, classes)
-    attributes = read_attributes(corpus_dir)
+    attributes, corrections = read_attributes(corpus_dir), read_corrections(corpus_dir, classes)
     if all_known:
         paths = source_of.keys() | {out["path"] for out in left_out}
         _require_known(subjects, "subjects", corpus_dir, paths)
         _require_known(votes, "votes", corpus_dir, paths)
         _require_known(attributes, "attributes", corpus_dir, paths)
+        _require_known(corrections, "corrections", corpus_dir, paths)
     del source_of
+    for number in reversed(range(len(records) if corrections else 0)):
+        correction = corrections.get(records[number].path)
+        if correction:
+            records[number] = corrected(records[number], correction, corpus_dir)
+            if not correction.label:
+                reason = f"label error, by {correction.by}"
+                left_out.append(_excluded(records.pop(number).path, sources.pop(number), "dropped", reason))
 
     sample_ids, thumbnails = look_at(corpus_dir, records, memo, workers)
     readable = []

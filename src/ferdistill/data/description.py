@@ -51,7 +51,7 @@ class SourceDescription(BaseModel):
 class CorpusDescription(BaseModel):
     """The sources, in order of precedence, and optional tables.
 
-    These are `path,subject`; `path` with annotators' votes; and `path,attribute,value`.
+    These are `path,subject`; `path` with annotators' votes; `path,attribute,value`; and `path,was,label,by`.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -60,6 +60,7 @@ class CorpusDescription(BaseModel):
     subjects: SafePath | None = None
     votes: SafePath | None = None
     attributes: SafePath | None = None
+    corrections: SafePath | None = None
 
 
 def read_description(corpus_dir: Path, classes: list[str] | None = None) -> CorpusDescription:

@@ -10,7 +10,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from pydantic import ValidationError
@@ -46,7 +46,15 @@ def read_rows(corpus_dir: Path, classes: list[str]) -> Iterator[tuple[str, Row]]
     for source in description.sources:
         labels = labels_of(source, classes)
         for row in source_rows(
-            corpus_dir, source, labels, (description.subjects, description.votes, description.attributes)
+            corpus_dir,
+            source,
+            labels,
+            (
+                description.subjects,
+                description.votes,
+                description.attributes,
+                description.corrections,
+            ),
         ):
             labelled = labelled or (isinstance(row, Record) and row.label != "")
             yield source.name, row
@@ -255,6 +263,33 @@ def read_attributes(corpus_dir: Path) -> dict[str, dict[str, str]]:
                 expected="one value",
                 hint="take one of the rows out",
             )
+    return found
+
+
+class Correction(NamedTuple):
+    """What a person decided of a label."""
+
+    was: str  # the class that the label was, and still must be
+    label: str  # the class that it is, or "" if the image is to be left out
+    by: str  # who decided
+
+
+def read_corrections(corpus_dir: Path, classes: list[str]) -> dict[str, Correction]:
+    """Path -> correction, from the table that `corpus.yaml` names; empty where it names none.
+
+    It has columns path, was, label (empty: the image is left out) and by.
+    """
+    columns = ("was", "label", "by")
+    file = _table(corpus_dir, read_description(corpus_dir).corrections, "corrections", list(columns))
+    found = {}
+    for path, where, (was, label, by) in _by_path(file, "corrections", columns) if file else ():
+        if was not in classes or label not in (*classes, "") or was == label or not by.strip():
+            raise CheckError(
+                f"no correction: from {was!r} to {label!r}, by {by!r}",
+                where=where,
+                expected=f"two classes, or one and nothing, out of {', '.join(classes)}; and who says so",
+            )
+        found[path] = Correction(was, label, by.strip())
     return found
 
 
