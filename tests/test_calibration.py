@@ -17,6 +17,7 @@ from scipy.special import softmax
 from scipy.stats import binom
 from sklearn.metrics import log_loss
 
+from conftest import make_index
 from ferdistill import params
 from ferdistill.errors import CheckError
 from ferdistill.evaluation.calibration import (
@@ -216,7 +217,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     Path("models/student").mkdir(parents=True)
     pd.concat(parts).to_parquet("models/student/predictions.parquet")
     settings = params.load(ROOT / "params.yaml").calibrate.model_copy(update={"draws": 100})
-    return SimpleNamespace(classes=CLASSES, calibrate=settings, corpus="real")
+    make_index(Path("data/index/real.csv"), dict.fromkeys(["train", "val", "calib", "test"], 7), CLASSES)
+    groups = params.load(ROOT / "params.yaml").groups
+    return SimpleNamespace(classes=CLASSES, calibrate=settings, corpus="real", index_tag="real", groups=groups)
 
 
 def run_stages(params: Any) -> dict[str, bytes]:

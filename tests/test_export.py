@@ -22,7 +22,7 @@ from ferdistill.deployment import graph, precision
 from ferdistill.deployment.card import model_card
 from ferdistill.deployment.graph import EvaluatedSplit, InferenceGraph
 from ferdistill.errors import CheckError, UsageError
-from ferdistill.faces.caution import caution_for
+from ferdistill.faces.caution import caution_for, use_for
 from ferdistill.files import read_json, sha256_file
 from ferdistill.image_files import resize
 from ferdistill.params import BenchmarkParams, ExportParams, Int8Params, TaskParams
@@ -113,7 +113,7 @@ def export_to(
 ) -> dict[str, Any]:
     splits = splits_of(network, images, evaluated)
     student = bundles.EvaluatedStudent(network, CONFIG, 1.7, acting, EVALUATION["test"], images, splits)
-    return bundles.write(student, directory, settings, task, SOURCES, caution_for(task))
+    return bundles.write(student, directory, settings, task, SOURCES, bundles.Told(caution_for(task), use_for(task)))
 
 
 def splits_of(network: Any, images: np.ndarray, evaluated: np.ndarray | None = None) -> dict[str, EvaluatedSplit]:
@@ -288,11 +288,14 @@ def test_the_card_of_another_task_speaks_of_that_task(network: Any, images: np.n
     digits = TaskParams(thing="scan", things="scans", label="digit", labels="digits", detector=None)
     export_to(tmp_path / "bundle", network, images, task=digits)
     assert read_json(tmp_path / "bundle" / "bundle.json")["task"] == digits.model_dump()
+    assert read_json(tmp_path / "bundle" / "bundle.json")["use"] is None
     card = (tmp_path / "bundle" / "README.md").read_text(encoding="utf-8")
     assert "# Classifier of scans by digit\n" in card and "probabilities of 3 digits" in card
     assert not re.search("face|facial|expression|emotion|Ethics", card)
     export_to(tmp_path / "bundle", network, images)
     assert "is not an emotion" in (tmp_path / "bundle" / "README.md").read_text(encoding="utf-8")
+    use = read_json(tmp_path / "bundle" / "bundle.json")["use"]
+    assert use["prohibited"] and "Article 50(3)" in " ".join(use["sources"]) and "being estimated" in use["notice"]
 
 
 def with_an_outlier(network: Any) -> Any:

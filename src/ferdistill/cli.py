@@ -13,6 +13,7 @@ from .commands.corpus import corpus_cli
 from .commands.data import data_cli
 from .commands.index import index_cli
 from .commands.labels import labels_cli
+from .commands.monitor import monitor
 from .commands.predict import predict
 from .commands.repro import repro
 from .commands.score import score
@@ -35,7 +36,7 @@ for name, group in groups.items():
     cli.add_typer(group, name=name)
 corpus_cli.command("witness")(witness)
 teachers_cli.command("fetch")(fetch_teachers)
-for command in (repro, audit, score, serve, bench, predict, watch, pretrain):
+for command in (repro, audit, score, monitor, serve, bench, predict, watch, pretrain):
     cli.command()(command)
 
 

@@ -4,7 +4,7 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -17,6 +17,7 @@ from scipy.special import softmax
 from .. import __version__
 from ..data.images import Pixels
 from ..errors import CheckError
+from ..evaluation import drift
 from ..files import sha256_file, write_json, write_text
 from ..params import ExportParams, Int8Params, TaskParams
 from ..runtime.classifier import SCHEMA_VERSION
@@ -38,18 +39,25 @@ class EvaluatedStudent:
     splits: dict[str, EvaluatedSplit]  # val, calib and test
 
 
+class Told(NamedTuple):
+    """What must be said of the use of such a model."""
+
+    caution: str = ""  # Markdown, for the model card
+    use: dict[str, Any] | None = None  # for machines, into bundle.json: intended, prohibited, notice, sources
+
+
 def write(
     student: EvaluatedStudent,
     directory: Path,
     settings: ExportParams,
     task: TaskParams,
     sources: pd.DataFrame,
-    caution: str = "",
+    told: Told,
 ) -> dict[str, Any]:
     """Export a student, compare it with torch on the test split, and write the bundle if they agree.
 
-    `directory` is replaced as a whole, and left as it was on an error. `sources` and `caution` are for the model card:
-    see `card.model_card`.
+    `directory` is replaced as a whole, and left as it was on an error. `sources` are for the model card: see
+    `card.model_card`.
 
     Returns
     -------
@@ -101,6 +109,7 @@ def write(
         info = {
             "schema_version": SCHEMA_VERSION,
             "task": task.model_dump(mode="json"),
+            "use": told.use,
             "classes": config["classes"],
             "image": config["image"],
             "crop": {"margin": settings.margin},
@@ -110,6 +119,7 @@ def write(
             if guaranteed is None
             else {name: acting["abstention"][name] for name in ("risk", "failure", "people")},
             "sets": acting["sets"],
+            "reference": drift.reference(softmax(student.splits["test"].logits / student.t_star, axis=1), confidence),
             "alerts": {name: acting["alerts"][name] for name in ("precision", "failure", "thresholds")},
             "variants": variants,
             **{name: config[name] for name in ("run_family", "run_mode", "seed")},
@@ -124,7 +134,7 @@ def write(
                 **{library.__name__: library.__version__ for library in (torch, timm, onnx, onnxruntime)},
             },
         }
-        write_text(bundle / "README.md", model_card(info, sources, caution))
+        write_text(bundle / "README.md", model_card(info, sources, told.caution))
         info["files"] = {path.name: sha256_file(path) for path in sorted(bundle.iterdir())}
         write_json(bundle / "bundle.json", info)
         shutil.rmtree(directory, ignore_errors=True)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..errors import CheckError
 from ..f1 import f1
 from ..params import CalibrateParams, GroupParams
 from ..runtime.guarantees import prediction_sets
@@ -172,5 +173,15 @@ def _acted(probabilities: np.ndarray, labels: np.ndarray, acting: dict[str, Any]
 
 
 def joined(attributes: pd.DataFrame, paths: Sequence[str], rows: pd.Series) -> pd.DataFrame:
-    """The attributes of an index, by `rows` its paths, of the images at `paths`."""
-    return attributes.set_index(rows).reindex(list(paths)).fillna("").reset_index(drop=True)
+    """The attributes of an index, by `rows` its paths, of the images at `paths`; a CheckError if it lacks one."""
+    if attributes.empty:
+        return pd.DataFrame(index=range(len(paths)))
+    places = pd.Index(rows).get_indexer(list(paths))
+    if places.min() < 0:
+        raise CheckError(
+            f"the index lacks `{paths[int(places.argmin())]}`",
+            where="the student's predictions, against the index",
+            expected="paths of the index",
+            hint="run `dvc repro student`",
+        )
+    return attributes.iloc[places].reset_index(drop=True)

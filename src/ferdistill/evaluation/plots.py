@@ -76,6 +76,25 @@ def risk_curve(path: Path, table: pd.DataFrame, acting: dict[str, Any] | None, t
         panel.spines[["top", "right"]].set_visible(False)
 
 
+def drift(path: Path, report: dict[str, Any], classes: Sequence[str], title: str) -> None:
+    """Draw a report of `drift.compare`: predicted classes and bins of the confidence, of log and reference."""
+    with png(path, (9, 4)) as figure:
+        for panel, name in zip(figure.subplots(1, 2), ("classes", "confidence"), strict=True):
+            of = report["tests"][name]
+            places = np.arange(len(of["shares"]))
+            panel.bar(places - 0.2, of["reference"], 0.4, color=GREY, label="test split")
+            panel.bar(places + 0.2, of["shares"], 0.4, color=BLUE, label="log")
+            panel.set_title(f"{name}, p = {of['p_holm']:.3g}")
+            if name == "classes":
+                panel.set_xticks(places, classes, rotation=30, ha="right")
+            else:
+                panel.set_xticks([])
+                panel.set_xlabel("from the least confident tenth of the test split to the most")
+            panel.spines[["top", "right"]].set_visible(False)
+        panel.legend(frameon=False)
+        figure.suptitle(title)
+
+
 def teacher_diversity(path: Path, report: dict[str, Any], title: str) -> None:
     """Draw a report of `diversity.measure`: who differs from whom, how soft each is, and how far from the truth."""
     names = [*report["teachers"], "fused"]

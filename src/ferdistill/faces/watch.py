@@ -79,8 +79,11 @@ def record(seen: Seen, classifier: Classifier, located: bool = True) -> dict[str
     )
 
 
-def annotate(seen: Seen, classes: list[str], fps: float) -> np.ndarray:
-    """A copy of the frame with box, label and bars of each face, and frames a second; RGB uint8 (H, W, 3)."""
+def annotate(seen: Seen, classes: list[str], fps: float, notice: str = "") -> np.ndarray:
+    """A copy of the frame with box, label and bars of each face, frames a second, and `notice` at its foot.
+
+    RGB uint8 (H, W, 3).
+    """
     canvas = seen.frame.pixels.copy()
     unit = max(0.4, min(canvas.shape[:2]) / 900)  # of the text
     for track in seen.tracks:
@@ -94,6 +97,8 @@ def annotate(seen: Seen, classes: list[str], fps: float) -> np.ndarray:
         _text(canvas, text, (max(0, left), max(round(34 * unit), top - 8)), 1.4 * unit, colour)
         _bars(canvas, track, classes, unit)
     _text(canvas, f"{fps:.0f} FPS", (8, round(40 * unit)), 1.4 * unit, (255, 255, 255))
+    if notice:
+        _text(canvas, notice, (8, canvas.shape[0] - 8), 0.7 * unit, (255, 255, 255))
     return canvas
 
 

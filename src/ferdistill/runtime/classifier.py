@@ -17,8 +17,8 @@ SCHEMA_VERSION = 2
 TASK = {"thing": "image", "things": "images", "label": "class", "labels": "classes", "detector": None}
 # What is taken around what a detector found, as a share of its side on each side, where a bundle does not say.
 CROP = {"margin": 0.07}
-# What bundles written before there were such guarantees lack.
-GUARANTEES: dict[str, Any] = {"guarantee": None, "sets": None, "alerts": None}
+# What bundles of before lack.
+GUARANTEES: dict[str, Any] = {"guarantee": None, "sets": None, "alerts": None, "use": None}
 CONFIDENCE = 0.5  # below which there is no label, where the bundle does not say
 TOLERANCE = 1e-3  # of the sum of an answer's probabilities; float32 and int8 networks keep within 1e-5
 MAX_SIZE = 1024  # pixels of a side, as in params.yaml
@@ -49,6 +49,7 @@ ENTRIES: dict[str, Callable[[Any], bool]] = {
         or (isinstance(value, dict) and value.get("method") in ("lac", "aps") and _are_limits(value.get("limits")))
     ),
     "alerts": lambda value: value is None or (isinstance(value, dict) and _are_limits(value.get("thresholds"))),
+    "use": lambda value: value is None or (isinstance(value, dict) and isinstance(value.get("notice"), str)),
     "guarantee": lambda value: value is None or (isinstance(value, dict) and all(map(_is_number, value.values()))),
     "classes": lambda value: (
         isinstance(value, list) and all(isinstance(name, str) for name in value) and 2 <= len(set(value)) == len(value)

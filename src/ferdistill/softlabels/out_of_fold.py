@@ -31,9 +31,8 @@ def read(file: Path, told: pd.DataFrame, classes: list[str]) -> np.ndarray:
     elif {name for name in found if name.startswith("logit_")} != set(columns):
         what = "it is for other classes"
     else:
-        table = pd.DataFrame(found)
-        if table[["path", "label"]].equals(told[["path", "label"]].astype(object).reset_index(drop=True)):
-            return table[columns].to_numpy(np.float64)
+        if all(found[name].tolist() == told[name].tolist() for name in ("path", "label")):
+            return np.column_stack([found[name] for name in columns]).astype(np.float64)
         what = "it is for other images or labels than those of train"
     raise CheckError(
         what,

@@ -9,7 +9,7 @@ from ..deployment.graph import EvaluatedSplit
 from ..distill.models import load_network
 from ..errors import CheckError, require_same
 from ..evaluation.metrics import read_predictions
-from ..faces.caution import caution_for
+from ..faces.caution import caution_for, use_for
 from ..files import read_json, write_json
 from ..params import Params
 
@@ -35,7 +35,8 @@ def run(params: Params) -> None:
         {split: read_split(rows, split, config["classes"]) for split in ("val", "calib", "test")},
     )
     sources = pd.crosstab(rows.rows["source"], rows.rows["split"])
-    result = bundle.write(student, workspace.BUNDLE, params.export, params.task, sources, caution_for(params.task))
+    told = bundle.Told(caution_for(params.task), use_for(params.task))
+    result = bundle.write(student, workspace.BUNDLE, params.export, params.task, sources, told)
     write_json(workspace.EXPORT_METRICS, result)
     if fitted["abstention"]["threshold"] is None:
         print(f"no guarantee of abstention: export.confidence, {params.export.confidence:g}, is in the bundle")

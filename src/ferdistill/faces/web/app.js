@@ -87,6 +87,7 @@ function showTask() {
   document.querySelector("h1").textContent = capital(labels);
   element("result-title").textContent = capital(label);
   element("seen").ariaLabel = `The ${thing} as the model sees it`;
+  element("notice").textContent = model.info.use?.notice ?? "";
   element("note").textContent = `Scores hold for ${things} like those of the test split.`;
   if (detector === "faces") showFaces();
 }
