@@ -67,7 +67,7 @@ def score(
 
         ferdistill score predictions.npz --no-intervals --json
 
-        ferdistill score predictions.csv --split test --fit calib --coverage 0.95 --risk 0.05 --curve risk.png
+        ferdistill score models/student/predictions.parquet --split test --fit calib --risk 0.05 --curve risk.png
 
     With --fit, prediction sets, a threshold of abstention and thresholds of alerts are fitted on one split and tried on
     the other: docs/acting.md. They hold for people who are like those of the first.

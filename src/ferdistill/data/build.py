@@ -95,7 +95,7 @@ def build(
     steps.append(_count("indexed", rows))
 
     optional = [name for name in ("box", *(f"vote_{name}" for name in classes), "votes") if name in rows]
-    optional += [name for name in map(str, rows) if name.startswith(ATTRIBUTE) and (rows[name] != "").any()]
+    optional += [name for name in map(str, rows) if name.startswith(ATTRIBUTE) and rows[name].ne("").any()]
     excluded = pd.DataFrame(left_out, columns=["path", "source", "step", "reason", "kept"])
     excluded = excluded.sort_values(["path", "source", "reason"]).reset_index(drop=True)
     assert len(excluded) + len(rows) == listed, "a row is neither in the index nor listed as left out"

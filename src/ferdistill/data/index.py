@@ -68,7 +68,7 @@ class Index:
 
     def attributes(self) -> pd.DataFrame:
         """What sources and tables say of who is shown: a column an attribute, by its name; "" where nothing is said."""
-        columns = [name for name in self.rows if name.startswith(ATTRIBUTE)]
+        columns = [name for name in map(str, self.rows) if name.startswith(ATTRIBUTE)]
         return self.rows[columns].rename(columns=lambda name: name.removeprefix(ATTRIBUTE))
 
     def voters(self) -> np.ndarray:

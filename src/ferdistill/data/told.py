@@ -24,7 +24,7 @@ def agreed(record: Record, told: dict[str, str], corpus_dir: Path) -> dict[str, 
 
 
 def corrected(record: Record, correction: Correction, corpus_dir: Path) -> Record:
-    """A record with the label that a person decided on; a CheckError where its label is not that which was looked at."""
+    """A record with the label that a person decided on; a CheckError where another label was looked at."""
     was, label, by = correction
     if was != record.label:
         raise CheckError(

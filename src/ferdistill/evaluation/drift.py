@@ -77,8 +77,8 @@ def read(file: Path, classes: Sequence[str], detector: str | None) -> Log:
             ) from None
     if not last:
         raise CheckError("a log without answers", where=str(file), expected="at least one")
-    shares, answered, sides = zip(*last.values(), strict=True)
-    return Log(np.array(shares), np.array(answered), np.array(sides), unread)
+    every_share, answered, sides = map(np.array, zip(*last.values(), strict=True))
+    return Log(every_share, answered, sides, unread)
 
 
 def compare(log: Log, known: dict[str, Any], classes: Sequence[str], size: int, level: float = 0.05) -> dict[str, Any]:

@@ -40,11 +40,14 @@ def group_names(values: pd.Series) -> np.ndarray:
 
 def counts_of(labels: np.ndarray, predicted: np.ndarray, of: np.ndarray, classes: int) -> np.ndarray:
     """Hits, images and predictions of each class, in rows by `of` (N,), numbers from 0: (U, 3, K)."""
-    table = np.zeros((int(of.max()) + 1, 3, classes))
-    np.add.at(table, (of, 0, labels), labels == predicted)
-    np.add.at(table, (of, 1, labels), 1)
-    np.add.at(table, (of, 2, predicted), 1)
-    return table
+    units = int(of.max()) + 1
+
+    def counted(found: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        return np.bincount(of[rows] * classes + found[rows], minlength=units * classes).reshape(units, classes)
+
+    every = np.ones(len(of), bool)
+    parts = [counted(labels, labels == predicted), counted(labels, every), counted(predicted, every)]
+    return np.stack(parts, axis=1).astype(float)
 
 
 def macro_f1_of(counts: np.ndarray) -> np.ndarray:
@@ -111,7 +114,7 @@ def measure(
     classes = probabilities.shape[1]
     _, person = np.unique(test.clusters, return_inverse=True)
     found: dict[str, Any] = {}
-    for name in attributes:
+    for name in map(str, attributes):
         of = group_names(attributes[name])
         scored = {}
         groups: dict[str, Any] = {}
