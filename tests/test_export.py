@@ -280,7 +280,14 @@ def test_model_card_says_what_was_measured_and_on_what(network: Any, images: np.
     card = (tmp_path / "bundle" / "README.md").read_text(encoding="utf-8")
     for text in ("n = 300", "family 6E, mode kd", "about 0.030", "| fer2013 | 10 | 300 |", "| Macro F1 | 0.500 |"):
         assert text in card, text
+    assert "For whom it errs" not in card
     info = read_json(tmp_path / "bundle" / "bundle.json") | {"run_family": "none", "run_mode": "none"}
+    scored = {"images": 90, "people": 9, "macro_f1": 0.61, "low": 0.5, "high": 0.7}
+    groups = {"a": scored, "b": scored, "c": {"images": 3, "people": 1, "too_few": True}}
+    by_group = {"sex": {"groups": groups, "unknown": 0, "gap": 0.2, "gap_p": 0.01, "gap_p_holm": 0.02}}
+    told = model_card(info | {"test": info["test"] | {"groups": by_group}}, SOURCES)
+    assert "| a | 90 | 9 | 0.610 | 0.500 to 0.700 |" in told and "| c | 3 | 1 | too few | |" in told
+    assert "p = 0.02" in told
     assert "cross-entropy alone, without teachers" in model_card(info, SOURCES)
 
 

@@ -82,7 +82,7 @@ an ECE near it is no sign of miscalibration.
 
 ## What may be acted on
 {_acting(info, answers)}
-
+{_groups(test.get("groups", {}))}
 ## Limits
 - One training run. Another seed gives other numbers; differences between runs need several seeds.
 - Scores hold for images like the test split's. Other cameras, crops and subjects were not measured.
@@ -120,6 +120,28 @@ def _acting(info: dict[str, Any], answers: str) -> str:
         else f"- No class may raise alerts: of none could a precision of {alerts['precision']:.0%} be shown on calib."
     )
     return "\n".join(lines)
+
+
+def _groups(groups: dict[str, Any]) -> str:
+    """For whom it errs, by what sources say of who is shown; nothing where they say nothing."""
+    if not groups:
+        return ""
+    lines = ["\n## For whom it errs", "Nothing was inferred from an image: attributes are those that sources name."]
+    for name, of in groups.items():
+        lines += [f"\n| {escaped(name)} | Images | People | Macro F1 | Interval |", "|---|---|---|---|---|"]
+        for group, one in of["groups"].items():
+            scores = (
+                "too few | "
+                if "macro_f1" not in one
+                else f"{one['macro_f1']:.3f} | {one['low']:.3f} to {one['high']:.3f}"
+            )
+            lines.append(f"| {escaped(group)} | {one['images']} | {one['people']} | {scores} |")
+        if of["gap"] is not None:
+            lines.append(
+                f"\nThe largest gap is {of['gap']:.3f}; chance alone makes one as large with p = "
+                f"{of['gap_p_holm']:.3g}, adjusted over the attributes."
+            )
+    return "\n".join(lines) + "\n"
 
 
 def _files(info: dict[str, Any]) -> str:

@@ -23,7 +23,7 @@ def run(params: Params) -> None:
     if params.groups.truth:
         told = told.join(truth.attributes(workspace.corpus(params.corpus), test.paths.tolist(), params.groups.truth))
     by_group = groups.measure(test, told, t_star, fitted, settings, params.groups)
-    write_json(workspace.METRICS / "groups.json", by_group)
+    write_json(workspace.GROUP_METRICS, by_group)
     write_json(workspace.METRICS / "intervals.json", summary.score_intervals(test, t_star, settings))
     tables = summary.tables(test, classes, t_star, settings)
     tables["risk_coverage"] = guarantees.risk_table(test.logits, test.labels, t_star)
