@@ -131,7 +131,7 @@ def _groups(groups: dict[str, Any]) -> str:
         lines += [f"\n| {escaped(name)} | Images | People | Macro F1 | Interval |", "|---|---|---|---|---|"]
         for group, one in of["groups"].items():
             scores = (
-                "too few | "
+                "too few |"
                 if "macro_f1" not in one
                 else f"{one['macro_f1']:.3f} | {one['low']:.3f} to {one['high']:.3f}"
             )
