@@ -27,6 +27,7 @@ from .files import folded
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Failure = Annotated[float, Field(gt=0, lt=0.5)]  # of a guarantee: the probability that a fit misses it
 Positive = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -315,6 +316,38 @@ class Scale(StrictModel):
     student: StudentParams
 
 
+class SetParams(StrictModel):
+    """Prediction sets: see `evaluation.guarantees.fit_sets`."""
+
+    method: Literal["lac", "aps"]
+    coverage: Fraction
+    by_class: bool
+
+
+class AbstentionParams(StrictModel):
+    """Which share of the answers may be wrong, and how often that may fail: see `evaluation.guarantees`."""
+
+    risk: Fraction
+    failure: Failure
+    beside: list[Fraction]
+
+
+class AlertParams(StrictModel):
+    """Which share of a class's alerts is right, and how often that may fail: see `evaluation.guarantees`."""
+
+    precision: Fraction
+    failure: Failure
+
+
+class GroupParams(StrictModel):
+    """Whose scores are reported apart: see `evaluation.groups`."""
+
+    truth: Annotated[list[Name], AfterValidator(_distinct)]
+    images: Positive
+    people: Positive
+    permutations: Annotated[int, Field(ge=100)]
+
+
 class CalibrateParams(StrictModel):
     against: Literal["labels", "votes"]
     grid: Annotated[list[PositiveFloat], Field(min_length=1)]
@@ -323,6 +356,9 @@ class CalibrateParams(StrictModel):
     draws: Annotated[int, Field(ge=100)]
     level: Fraction
     seed: Seed
+    sets: SetParams
+    abstention: AbstentionParams
+    alerts: AlertParams
 
 
 class Int8Params(StrictModel):
@@ -392,6 +428,7 @@ class Params(StrictModel):
     families: dict[Name, Family]
     training: TrainingParams
     calibrate: CalibrateParams
+    groups: GroupParams
     export: ExportParams
     benchmark: BenchmarkParams
     decide: DecideParams

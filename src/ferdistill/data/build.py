@@ -16,12 +16,13 @@ from ..params import IndexParams
 from ..progress import track
 from . import duplicates
 from .description import read_description
-from .index import COLUMNS, SCHEMA_VERSION, SPLITS, TRANSFER, digests, splits_of
+from .index import ATTRIBUTE, COLUMNS, SCHEMA_VERSION, SPLITS, TRANSFER, digests, splits_of
 from .looks import look_at
 from .memo import NOTHING_KNOWN, Memo
-from .reader import Votes, read_rows, read_subjects, read_votes
+from .reader import Votes, read_attributes, read_corrections, read_rows, read_subjects, read_votes
 from .sources import Dropped, Record, wrong
 from .thumbnails import Thumbnails
+from .told import agreed, corrected
 
 # Where copies or a subject straddle official parts, the evaluation part keeps its image.
 RANK = {"test": 0, "val": 1, "train": 2, "": 2}
@@ -33,7 +34,8 @@ NAMED = 10  # unreadable rows that an error names, and copies that a conflict do
 class Built:
     """What `build` made of a corpus.
 
-    `rows` is the index: `index.COLUMNS` and, where a source has them, `box`, `vote_<class>` and `votes`; by path.
+    `rows` is the index: `index.COLUMNS` and, where a source has them, `box`, `vote_<class>`, `votes` and
+    `attribute_<name>`; by path.
     `left_out` has every other row of every source: path, source, step, reason, kept (the path of the copy that stays).
     """
 
@@ -93,6 +95,7 @@ def build(
     steps.append(_count("indexed", rows))
 
     optional = [name for name in ("box", *(f"vote_{name}" for name in classes), "votes") if name in rows]
+    optional += [name for name in map(str, rows) if name.startswith(ATTRIBUTE) and rows[name].ne("").any()]
     excluded = pd.DataFrame(left_out, columns=["path", "source", "step", "reason", "kept"])
     excluded = excluded.sort_values(["path", "source", "reason"]).reset_index(drop=True)
     assert len(excluded) + len(rows) == listed, "a row is neither in the index nor listed as left out"
@@ -107,6 +110,10 @@ def build(
         "conflicts": conflicts,
         "leaks": _dropped(leaks, {"group": "group"}),
     }
+    if corrections := read_corrections(corpus_dir, classes):
+        report["relabelled"] = [
+            {"path": path} | one._asdict() for path, one in sorted(corrections.items()) if one.label != ""
+        ]
     return Built(rows[[*COLUMNS, *optional]], excluded, report)
 
 
@@ -165,11 +172,21 @@ def _read(
             records.append(row)
             sources.append(source)
     subjects, votes = read_subjects(corpus_dir), read_votes(corpus_dir, classes)
+    attributes, corrections = read_attributes(corpus_dir), read_corrections(corpus_dir, classes)
     if all_known:
         paths = source_of.keys() | {out["path"] for out in left_out}
         _require_known(subjects, "subjects", corpus_dir, paths)
         _require_known(votes, "votes", corpus_dir, paths)
+        _require_known(attributes, "attributes", corpus_dir, paths)
+        _require_known(corrections, "corrections", corpus_dir, paths)
     del source_of
+    for number in reversed(range(len(records) if corrections else 0)):
+        correction = corrections.get(records[number].path)
+        if correction:
+            records[number] = corrected(records[number], correction, corpus_dir)
+            if not correction.label:
+                reason = f"label error, by {correction.by}"
+                left_out.append(_excluded(records.pop(number).path, sources.pop(number), "dropped", reason))
 
     sample_ids, thumbnails = look_at(corpus_dir, records, memo, workers)
     readable = []
@@ -183,6 +200,9 @@ def _read(
     if not readable:
         raise CheckError("no image can be read", where=str(corpus_dir), hint="see the rows set aside")
     found = _table([_with_votes(records[number], votes, corpus_dir) for number in readable], subjects)
+    told = [agreed(records[number], attributes.get(records[number].path, {}), corpus_dir) for number in readable]
+    for name in sorted({name for one in told for name in one}):
+        found[f"{ATTRIBUTE}{name}"] = [one.get(name, "") for one in told]
     found["sample_id"] = [str(sample_ids[number]) for number in readable]
     found["source"] = [sources[number] for number in readable]
     order = {source.name: place for place, source in enumerate(read_description(corpus_dir).sources)}

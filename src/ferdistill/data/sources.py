@@ -74,6 +74,7 @@ class Record:
     inside: Inside | None = None  # where in that file, if it holds many
     box: tuple[int, int, int, int] | None = None  # left, top, and the first right and bottom outside, in upright pixels
     votes: Mapping[str, float] | None = None
+    attributes: Mapping[str, str] | None = None  # what the source says of who is shown, by name: {"sex": "female"}
     voters: int | None = None  # how many votes these are shares of, where that is known; set by `Labels.row`
 
 

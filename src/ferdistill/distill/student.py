@@ -27,8 +27,8 @@ from .training_canary import TrainingCanary, named_classes
 # Params that no student depends on, but through its targets, its index, its images and its scale. Any other, one of a
 # new mode too, is part of a checkpoint's name.
 NOT_ITS_OWN = {
-    "benchmark", "calibrate", "corpus", "decide", "export", "families", "index", "index_tag", "lambda_", "scale",
-    "scales", "task", "teachers", "view_augment",
+    "benchmark", "calibrate", "corpus", "decide", "export", "families", "groups", "index", "index_tag", "lambda_",
+    "scale", "scales", "task", "teachers", "view_augment",
 }  # fmt: skip
 
 
