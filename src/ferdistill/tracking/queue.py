@@ -35,13 +35,14 @@ TAIL = 8  # lines of a failed run's log to show
 
 
 class Tally(NamedTuple):
-    """Where a study stands. `seconds_left` is None until a run has ended."""
+    """Where a study stands. `seconds_left` is None until a run has ended; `workers` is what each node does."""
 
     done: int
     running: int
     waiting: int
     failed: int
     seconds_left: float | None
+    workers: tuple[str, ...] = ()
 
 
 class Failure(NamedTuple):
