@@ -1,6 +1,7 @@
 """A real SLURM, a real Ray and a real SSH server, all on this machine, for as long as a block lasts."""
 
 import getpass
+import importlib.util
 import os
 import shutil
 import signal
@@ -12,9 +13,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 NEEDS = {
-    "slurmctld": "apt-get install slurmctld", "slurmd": "apt-get install slurmd", "sbatch": "apt-get install slurm-client",
-    "munged": "apt-get install munge", "sshd": "apt-get install openssh-server",
-}  # fmt: skip
+    "slurmctld": "slurmctld",
+    "slurmd": "slurmd",
+    "sbatch": "slurm-client",
+    "munged": "munge",
+    "sshd": "openssh-server",
+}
 
 SLURM_CONF = """\
 ClusterName=t
@@ -61,7 +65,13 @@ MaxStartups 100
 def lacking():
     """What to install, "" if all is there."""
     path = os.environ["PATH"] + ":/usr/sbin"
-    return "; ".join(how for program, how in NEEDS.items() if not shutil.which(program, path=path))
+    absent = [package for program, package in NEEDS.items() if not shutil.which(program, path=path)]
+    absent_here = [name for name in ("ray", "submitit", "dvc_ssh") if importlib.util.find_spec(name) is None]
+    return "; ".join(
+        f"{how} {' '.join(names)}"
+        for how, names in (("apt-get install", absent), ("pip install", [n.replace("_", "-") for n in absent_here]))
+        if names
+    )
 
 
 def free_ports(number):

@@ -59,7 +59,7 @@ def misalignment(
 
 
 @contextmanager
-def _progress(total: int) -> Iterator[Callable[[Any], None]]:
+def progress(total: int) -> Iterator[Callable[[Any], None]]:
     """Show where a study stands: a bar on a terminal, else a line whenever that changes."""
     with bar(TextColumn("{task.fields[state]}")) as progress:
         progress.speed_estimate_period = 24 * 3600  # a run takes minutes
@@ -77,6 +77,14 @@ def _progress(total: int) -> Iterator[Callable[[Any], None]]:
             last[:] = [state]
 
         yield tell
+
+
+def print_failures(failures: list[Any]) -> None:
+    """Say of each what failed, why, and where its log is."""
+    for failure in failures:
+        said = "\n".join(f"    {line}" for line in failure.why.splitlines())
+        whole = f"{failure.name} failed\n{said}\n    log: {failure.log or 'none'}"
+        print(shown(whole, lines=True), file=sys.stderr)
 
 
 def elsewhere(executor: str) -> Any:
@@ -128,7 +136,7 @@ def run(
             library.require_ready(now)
     where = elsewhere(executor)
     if not dry_run:
-        with _progress(len(runs)) as tell:
+        with progress(len(runs)) as tell:
             if where is None:
                 failures = library.run_missing(runs, now, jobs, tell)
             else:
@@ -145,10 +153,7 @@ def run(
         for name, why in standing.items() if dry_run else ():
             to = f", on {where[0].told}" if where else ""
             say(f"{name}: {f'would run, {why}{to}' if why else 'done'}")
-        for failure in failures:
-            said = "\n".join(f"    {line}" for line in failure.why.splitlines())
-            whole = f"{failure.name} failed\n{said}\n    log: {failure.log or 'none'}"
-            print(shown(whole, lines=True), file=sys.stderr)
+        print_failures(failures)
         print(f"{sum(not why for why in standing.values())} of {len(runs)} runs are done, {len(failed)} failed")
     why, hint = experiments.why_none(experiments.baselines([])) if dry_run else ("", "")
     if why:

@@ -242,10 +242,10 @@ def shared_outputs(own: tuple[str, ...]) -> list[str]:
     """What DVC keeps of the outputs that stages named `own` read and others make."""
     with Repo() as repo:
         found = [stage for stage in repo.index.stages if stage.cmd]
-        read = [PurePath(dep.def_path) for stage in found if stage.name in own for dep in stage.deps]
+        read = [PurePath(dep.def_path) for stage in found if stage.addressing in own for dep in stage.deps]
         needed = []
         for stage in found:
-            outs = [PurePath(out.def_path) for out in stage.outs if stage.name not in own]
+            outs = [PurePath(out.def_path) for out in stage.outs if stage.addressing not in own]
             # All of a stage's outputs: `targets` goes by digests in git, and reads the soft labels that they are of.
             if any(out.is_relative_to(path) or path.is_relative_to(out) for out in outs for path in read):
                 needed += [out.def_path for out in stage.outs if out.use_cache]
@@ -295,6 +295,16 @@ def push_shared(remote: str, outputs: list[str]) -> None:
             raise UsageError(
                 f"`dvc push` failed: {error}", hint="dvc push names what is missing, dvc repro makes it"
             ) from None
+
+
+@known_interface()
+def pull(remote: str, outputs: list[str]) -> None:
+    """Bring outputs of dvc.lock from a remote into the workspace; a UsageError if one cannot be had."""
+    with Repo() as repo:
+        try:
+            repo.pull(targets=outputs, remote=remote, force=True)
+        except Exception as error:
+            raise UsageError(f"`dvc pull` failed: {error}", hint="the same command again") from None
 
 
 @known_interface()

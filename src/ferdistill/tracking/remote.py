@@ -16,6 +16,7 @@ import tomllib
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -72,6 +73,7 @@ def place_of(settings: Settings) -> Place:
     return Place(settings.git, url, name, commit, f"refs/ferdistill/{commit}")
 
 
+@cache
 def packages() -> dict[str, str]:
     """The packages that the pipeline needs, with theirs, by the release that is installed here."""
     project = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -112,7 +114,6 @@ def order(settings: Settings, place: Place, **of_run: Any) -> dict[str, Any]:
         "command": [],
         "needs": [],
         "push": [],
-        "report": [],
     } | of_run
 
 
@@ -164,10 +165,19 @@ def _unlike(why: str) -> UsageError:
     )
 
 
-def bring(place: Place, baseline: str) -> None:
-    """Fetch the experiments that started from a commit. What is here under the same name gives way to it."""
-    prefix = f"refs/exps/{baseline[:2]}/{baseline[2:]}/"
+def bring(place: Place) -> None:
+    """Fetch the experiments that started from the commit. What is here under the same name gives way to it."""
+    prefix = f"refs/exps/{place.commit[:2]}/{place.commit[2:]}/"
     git("fetch", "--quiet", "--no-tags", place.git, f"+{prefix}*:{prefix}*")
+
+
+class Parcel(NamedTuple):
+    """One run to send: what `dvc exp run` is told beside its name, what to pull before it, and to push after it."""
+
+    name: str
+    arguments: list[str]
+    needs: list[str]
+    push: list[str]
 
 
 def send_missing(
@@ -191,38 +201,29 @@ def send_missing(
     with dvc_private.one_at_a_time(STATE / "lock"):
         require_reachable(executor, settings, place)
         needs = dvc_private.shared_outputs(OWN)
-        dvc_private.push_shared(place.dvc, needs)
-        bring(place, place.commit)
-        first, later = split_by_shared([run for run in runs if standing([run], now)[run.name]], now)
+        bring(place)
+        reasons = standing(runs, now)
+        first, later = split_by_shared([run for run in runs if reasons[run.name]], now)
+        # Runs with soft labels of their own make them, or find in DVC's run cache what another one made.
         whole = {run.name for group in later.values() for run in group} | later.keys()
-        if whole:
-            dvc_private.push_shared(place.dvc, [])
+        if first:
+            dvc_private.push_shared(place.dvc, [] if whole else needs)
 
-        def ordered(run: PlannedRun) -> dict[str, Any]:
+        def parcel(run: PlannedRun) -> Parcel:
             overrides = [part for key, v in run.overrides.items() for part in ("--set-param", f"{key}={v!r}")]
-            # A run with soft labels of its own makes them, and finds in DVC's run cache what another one made.
-            more = ["--pull"] if run.name in whole else []
-            push = ["--run-cache", "--with-deps", "evaluate"] if run.name in whole else ["targets", "student"]
-            return order(
-                settings,
-                place,
-                command=["exp", "run", "--name", run.name, "--allow-missing", *more, *overrides, "evaluate"],
-                needs=[] if run.name in whole else needs,
-                push=push,
-                experiment=f"refs/exps/{place.commit[:2]}/{place.commit[2:]}/{run.name}",
-            )
+            if run.name in whole:
+                return Parcel(
+                    run.name, ["--pull", *overrides, "evaluate"], [], ["--run-cache", "--with-deps", "evaluate"]
+                )
+            return Parcel(run.name, [*overrides, "evaluate"], needs, ["targets", "student"])
 
-        sending = Sending(executor, settings, jobs, ordered)
-        previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
-        try:
-            sending.run(runs, first, later, lambda some: _arrived(some, now, place), tell)
-        except KeyboardInterrupt:
-            executor.cancel(list(sending.jobs.values()))
-            raise CheckError(
-                "stopped, and the jobs with it", hint="ferdistill study run again to go on; nothing done is lost"
-            ) from None
-        finally:
-            signal.signal(signal.SIGTERM, previous)
+        def arrived(names: list[str]) -> dict[str, str]:
+            with suppress(UsageError):  # while the remote is away, nothing has arrived
+                bring(place)
+            return standing([run for run in runs if run.name in names], now)
+
+        sending = Sending(executor, settings, place, jobs, arrived, tell)
+        sending.run([*map(parcel, first)], {name: [*map(parcel, of)] for name, of in later.items()}, len(runs))
         there = experiments.read([place.commit], [])
         done = [one.commit for one in there if one.name in {run.name for run in runs} - sending.failed.keys()]
         if done:
@@ -230,68 +231,84 @@ def send_missing(
         return list(sending.failed.values())
 
 
-def _arrived(some: list[PlannedRun], now: Present, place: Place) -> dict[str, str]:
-    """As `standing`, with what is on the remote; while that is away, nothing has arrived."""
-    with suppress(UsageError):
-        bring(place, place.commit)
-    return standing(some, now)
-
-
 class Sending:
-    """Jobs on an executor, by the name of what they run, until each has ended or failed."""
+    """Parcels on an executor, until each has arrived or failed; at most `most` at a time.
+
+    `arrived` says of names "" if their experiment is there, else why it is not; `tell` is called about every second.
+    """
 
     def __init__(
-        self, executor: Executor, settings: Settings, most: int, ordered: Callable[[PlannedRun], dict[str, Any]]
+        self,
+        executor: Executor,
+        settings: Settings,
+        place: Place,
+        most: int,
+        arrived: Callable[[list[str]], dict[str, str]],
+        tell: Callable[[Tally], None],
     ) -> None:
-        self.executor, self.settings, self.most, self.ordered = executor, settings, most, ordered
-        self.jobs: dict[str, str] = {}
+        self.executor, self.settings, self.place, self.most = executor, settings, place, most
+        self.arrived, self.tell = arrived, tell
         self.failed: dict[str, Failure] = {}
-        self.outcomes: dict[str, dict[str, Any]] = {}
-        self.told: list[str] = []
+        self.outcomes: list[dict[str, Any]] = []
+        self._jobs: dict[str, str] = {}
         self._tries: dict[str, int] = defaultdict(int)
         self._since: dict[str, float] = {}
 
-    def run(
-        self,
-        runs: list[PlannedRun],
-        first: list[PlannedRun],
-        later: dict[str, list[PlannedRun]],
-        arrived: Callable[[list[PlannedRun]], dict[str, str]],
-        tell: Callable[[Tally], None],
-    ) -> None:
-        """Send runs, those of `later` when the one that they wait for has ended; `arrived` says what is missing."""
-        of = {run.name: run for run in runs}
-        waiting = [*first]
-        missing = len(first) + sum(map(len, later.values()))
-        ended, begun = 0, time.monotonic()
-        self.jobs = {name: job for name, job in self.executor.left().items() if name in {run.name for run in first}}
-        waiting = [run for run in waiting if run.name not in self.jobs]
+    def run(self, first: list[Parcel], later: dict[str, list[Parcel]], total: int) -> None:
+        """Send `first`, and those of `later` when the one that they wait for has ended; `total` counts those done too.
+
+        A CheckError on Ctrl-C or SIGTERM, after the jobs were cancelled.
+        """
+        previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            self._run(first, later, total)
+        except KeyboardInterrupt:
+            self.executor.cancel(list(self._jobs.values()))
+            raise CheckError(
+                "stopped, and the jobs with it", hint="the same command again to go on; nothing done is lost"
+            ) from None
+        finally:
+            signal.signal(signal.SIGTERM, previous)
+
+    def _run(self, first: list[Parcel], later: dict[str, list[Parcel]], total: int) -> None:
+        parcels = {one.name: one for group in (first, *later.values()) for one in group}
+        missing, ended, begun = len(parcels), 0, time.monotonic()
+        self._jobs = {name: job for name, job in self.executor.left().items() if name in {one.name for one in first}}
+        waiting = [one for one in first if one.name not in self._jobs]
         while True:
-            while waiting and len(self.jobs) < self.most:
+            while waiting and len(self._jobs) < self.most:
                 self._send(waiting.pop(0))
-            seen = self.executor.look(list(self.jobs.values()))
-            over = [name for name, job in self.jobs.items() if seen[job].state == "ended"]
-            reasons = arrived([of[name] for name in over]) if over else {}
+            seen = self.executor.look(list(self._jobs.values()))
+            over = [name for name, job in self._jobs.items() if seen[job].state == "ended"]
+            reasons = self.arrived(over) if over else {}
             for name in over:
-                again = self._settle(name, seen[self.jobs.pop(name)], reasons[name])
-                if again:
-                    waiting.append(of[name])
+                if self._settle(name, seen[self._jobs.pop(name)], reasons[name]):
+                    waiting.append(parcels[name])
                 else:
                     ended += 1
                     waiting += later.pop(name, [])
-            nodes = {name: seen[job] for name, job in self.jobs.items() if job in seen}
+            nodes = {name: seen[job] for name, job in self._jobs.items() if job in seen}
             running = sum(sight.state == "running" for sight in nodes.values())
             left = missing - ended
             seconds = (time.monotonic() - begun) / ended * left if ended else None
-            done = len(runs) - left - len(self.failed)
-            tell(Tally(done, running, left - running, len(self.failed), seconds, self._workers(nodes)))
+            done = total - left - len(self.failed)
+            self.tell(Tally(done, running, left - running, len(self.failed), seconds, self._workers(nodes)))
             if not left:
                 return
             time.sleep(POLL)
 
-    def _send(self, run: PlannedRun) -> None:
-        self._tries[run.name] += 1
-        self.jobs[run.name] = self.executor.submit(run.name, command(self.settings), json.dumps(self.ordered(run)))
+    def _send(self, parcel: Parcel) -> None:
+        self._tries[parcel.name] += 1
+        commit = self.place.commit
+        told = order(
+            self.settings,
+            self.place,
+            experiment=f"refs/exps/{commit[:2]}/{commit[2:]}/{parcel.name}",
+            command=["exp", "run", "--name", parcel.name, "--allow-missing", *parcel.arguments],
+            needs=parcel.needs,
+            push=parcel.push,
+        )
+        self._jobs[parcel.name] = self.executor.submit(parcel.name, command(self.settings), json.dumps(told))
 
     def _workers(self, nodes: dict[str, Sight]) -> tuple[str, ...]:
         """A line for each node: what it runs, and for how long."""
@@ -299,14 +316,14 @@ class Sending:
         lines = []
         for name, sight in nodes.items():
             if sight.state == "running":
-                since = self._since.setdefault(self.jobs[name], now)
+                since = self._since.setdefault(self._jobs[name], now)
                 lines.append(f"{sight.node or 'a node'}: {name}, {now - since:.0f} s")
         return tuple(sorted(lines))
 
     def _settle(self, name: str, sight: Sight, missing: str) -> bool:
         """Note what came of a job that has ended; whether it is to be sent again."""
         outcome = _outcome(sight)
-        self.outcomes[name] = outcome
+        self.outcomes.append(outcome)
         if not missing:
             return False
         if outcome["state"] == "unfit":
@@ -318,7 +335,6 @@ class Sending:
                 path.write_text(outcome["log"], encoding="utf-8")
             log = (LOGS / f"{name}.log").as_posix()
         if outcome["state"] == "lost" and self._tries[name] < self.settings.attempts:
-            self.told.append(f"{name}: {why}; it is sent again")
             return True
         if outcome["state"] == "lost":
             why = f"{why}; sent {self._tries[name]} times"

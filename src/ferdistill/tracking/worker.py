@@ -241,18 +241,6 @@ class Run:
                 order["patience"],
             )
 
-    def outs(self) -> dict[str, str]:
-        """The digest of everything that the ordered stages made, as dvc.lock has it."""
-        if not self.order["report"]:
-            return {}
-        text = (self.clone / "dvc.lock").read_text(encoding="utf-8")
-        found = {}
-        for stage in self.order["report"]:
-            part = re.search(rf"^  {re.escape(stage)}:\n((?:    .*\n|\n)*)", text, re.M)
-            outs = part[1].partition("    outs:\n")[2] if part else ""
-            found |= dict(re.findall(r"- path: (\S+)\n\s+hash: md5\n\s+md5: (\S+)", outs))
-        return found
-
 
 def work(order: dict[str, Any]) -> dict[str, Any]:
     """Do as ordered; the outcome."""
@@ -271,7 +259,6 @@ def work(order: dict[str, Any]) -> dict[str, Any]:
             run.timed("pull", run.pull)
             run.timed("run", run.make)
             run.timed("push", run.push)
-            outcome["outs"] = run.outs()
             (clone / ".dvc/config.local").unlink(missing_ok=True)
     except RuntimeError as error:
         outcome |= {"state": "failed", "why": str(error)[-2000:]}
