@@ -165,16 +165,19 @@ class Ray:
     def __init__(self, at):
         self.at, self.processes = at, {}
         self.environment = {"RAY_TMPDIR": str(at), "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+        # Two cores that others share start three nodes slowly.
+        slow = {"raylet_start_wait_time_s": 300, "health_check_timeout_ms": 60_000, "health_check_period_ms": 5_000}
+        self.environment |= {f"RAY_{name}": str(value) for name, value in slow.items()}
 
     def start(self):
         self.at.mkdir(parents=True)
         (self.port,) = free_ports(1)
         self.address = f"127.0.0.1:{self.port}"
         self.start_node("head", "--head", f"--port={self.port}", "--num-cpus=0", "--include-dashboard=false")
-        until(lambda: not socket.socket().connect_ex(("127.0.0.1", self.port)))
+        until(lambda: "Ray runtime started" in (self.at / "head.out").read_text(), 300)
         for name in ("n1", "n2"):
             self.start_node(name, f"--address={self.address}", "--num-cpus=1")
-        time.sleep(5)
+            until(lambda name=name: "Ray runtime started" in (self.at / f"{name}.out").read_text(), 300)
 
     def start_node(self, name, *options):
         ray = Path(sys.executable).parent / "ray"
