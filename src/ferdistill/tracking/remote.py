@@ -120,8 +120,8 @@ def order(settings: Settings, place: Place, **of_run: Any) -> dict[str, Any]:
 def command(settings: Settings) -> list[str]:
     """The command line of a worker: the cluster's own lines, then the text of `worker`."""
     text = Path(worker.__file__).read_text(encoding="utf-8")
-    lines = [*settings.setup, f'exec {settings.python} -c "$0"']
-    return ["bash", "-c", "set -e\n" + "\n".join(lines), text]
+    lines = ["set -e", *settings.setup, f'exec {settings.python} -c "$1"']
+    return ["bash", "-c", "\n".join(lines), "worker", text]
 
 
 def require_reachable(executor: Executor, settings: Settings, place: Place) -> None:
