@@ -37,6 +37,7 @@ with known_interface():
     from dvc.lock import LockError, make_lock
     from dvc.repo import Repo, lock_repo
     from dvc.repo.experiments.queue.remove import remove_tasks
+    from dvc_data.hashfile.hash_info import HashInfo
     from networkx import topological_sort
 
 
@@ -308,10 +309,21 @@ def pull(remote: str, outputs: list[str]) -> None:
 
 
 @known_interface()
-def fetch_runs(remote: str, commits: list[str]) -> None:
-    """Bring what the students of some commits are, and say on them, into the cache."""
+def fetch_students(remote: str, outs: list[list[dict[str, Any]]]) -> None:
+    """Bring what stage `student` made in several runs, by its entries of dvc.lock, into the cache.
+
+    By digest: to have DVC read each run's files takes it a fifth of a second a run. A UsageError if one cannot be had.
+    """
     with Repo() as repo:
-        repo.fetch(targets=["student"], remote=remote, revs=commits, workspace=False)
+        (stage,) = repo.stage.collect("student")
+        kept = {out.def_path for out in stage.outs if out.use_cache}
+        wanted = {HashInfo("md5", out["md5"]) for run in outs for out in run if out["path"] in kept}
+        try:
+            failed = repo.cloud.pull(wanted, remote=remote).failed
+        except Exception as error:  # each kind of remote has errors of its own
+            raise UsageError(f"`dvc fetch` failed: {error}", hint="the same command again; the runs are done") from None
+    if failed:
+        raise UsageError(f"{len(failed)} files of students are not on DVC's remote {remote}", hint="run those again")
 
 
 def _queued(entry: Any) -> Queued:

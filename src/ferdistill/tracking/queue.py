@@ -56,10 +56,12 @@ def standing(runs: list[PlannedRun], now: Present) -> dict[str, str]:
 
     A run is done if an experiment of its name, started from HEAD or an ancestor of it, fits the present workspace.
     """
-    there = experiments.read(experiments.baselines([]), [])
+    there: dict[str, list[experiments.Experiment]] = {run.name: [] for run in runs}
+    for one in experiments.read(experiments.baselines([]), [], set(there)):
+        there[one.name].append(one)
     found = {}
     for run in runs:
-        reasons = [experiments.misfit(one, now, run.overrides) for one in there if one.name == run.name]
+        reasons = [experiments.misfit(one, now, run.overrides) for one in there[run.name]]
         found[run.name] = "" if "" in reasons else (reasons or [NOT_RUN])[0]
     return found
 

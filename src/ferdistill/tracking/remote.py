@@ -224,11 +224,22 @@ def send_missing(
 
         sending = Sending(executor, settings, place, jobs, arrived, tell)
         sending.run([*map(parcel, first)], {name: [*map(parcel, of)] for name, of in later.items()}, len(runs))
-        there = experiments.read([place.commit], [])
-        done = [one.commit for one in there if one.name in {run.name for run in runs} - sending.failed.keys()]
-        if done:
-            dvc_private.fetch_runs(place.dvc, done)
+        there = experiments.read([place.commit], [], {run.name for run in runs} - sending.failed.keys())
+        students = [one.lock()["student"]["outs"] for one in there]
+        _patiently(lambda: dvc_private.fetch_students(place.dvc, students), settings)
         return list(sending.failed.values())
+
+
+def _patiently(step: Callable[[], None], settings: Settings) -> None:
+    """Repeat a step while a remote is away, as workers do; at last with its own UsageError."""
+    end = time.monotonic() + settings.patience_seconds
+    while True:
+        try:
+            return step()
+        except UsageError:
+            if time.monotonic() > end:
+                raise
+        time.sleep(5)
 
 
 class Sending:
