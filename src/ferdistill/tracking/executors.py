@@ -6,6 +6,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -25,21 +26,21 @@ class Slurm(StrictModel):
     """What `sbatch` is asked for, for one run."""
 
     partition: str | None = None
-    cpus: int = Field(1, ge=1)
-    gpus: int = Field(0, ge=0)
-    memory_gb: float = Field(8, gt=0)
-    minutes: int = Field(240, ge=1)
+    cpus: int = Field(default=1, ge=1)
+    gpus: int = Field(default=0, ge=0)
+    memory_gb: float = Field(default=8, gt=0)
+    minutes: int = Field(default=240, ge=1)
     folder: str | None = None
-    options: dict[str, str | int] = Field({})
+    options: dict[str, str | int] = Field(default={})
 
 
 class Ray(StrictModel):
     """The cluster, and what one run takes of it."""
 
     address: str = "auto"
-    cpus: float = Field(1, gt=0)
-    gpus: float = Field(0, ge=0)
-    memory_gb: float = Field(8, gt=0)
+    cpus: float = Field(default=1, gt=0)
+    gpus: float = Field(default=0, ge=0)
+    memory_gb: float = Field(default=8, gt=0)
 
 
 class Settings(StrictModel):
@@ -48,13 +49,13 @@ class Settings(StrictModel):
     git: str = "origin"
     dvc: str | None = None
     python: str = "python"
-    setup: list[str] = Field([])
+    setup: list[str] = Field(default=[])
     scratch: str = "/tmp/ferdistill"
-    min_free_gb: float = Field(2, ge=0)
+    min_free_gb: float = Field(default=2, ge=0)
     dvc_config: str | None = None
-    patience_seconds: float = Field(600, gt=0)
-    attempts: int = Field(5, ge=1)
-    probe_seconds: float = Field(60, ge=0)
+    patience_seconds: float = Field(default=600, gt=0)
+    attempts: int = Field(default=5, ge=1)
+    probe_seconds: float = Field(default=60, ge=0)
     slurm: Slurm = Slurm()
     ray: Ray = Ray()
 
@@ -268,7 +269,7 @@ class RayExecutor:
         for job, task in zip(jobs, tasks, strict=True):
             node = nodes.get(job, "")
             if task in ended:
-                found[job] = Sight("ended", node, _answer(lambda task=task: self._ray.get(task)))
+                found[job] = Sight("ended", node, _answer(partial(self._ray.get, task)))
             else:
                 found[job] = Sight("running" if node else "waiting", node)
         return found
