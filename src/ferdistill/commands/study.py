@@ -142,7 +142,8 @@ def run(
             else:
                 from ..tracking import remote
 
-                failures = remote.send_missing(runs, now, jobs, *where, tell)
+                to, settings = where
+                failures = remote.send_missing(runs, now, jobs, to, settings, tell)
     standing = library.standing(runs, now)
     failed = {failure.name for failure in failures}
     if as_json:

@@ -171,8 +171,9 @@ def run(
         for name in teachers or known:
             say(f"{name}: {f'would run, on {where[0].told}' if name in absent else 'done'}")
         return
+    to, settings = where
     with progress(len(absent)) as tell:
-        failures = library.send(absent, jobs, *where, tell) if absent else []
+        failures = library.send(absent, jobs, to, settings, tell) if absent else []
     print_failures(failures)
     print(f"{len(absent) - len(failures)} teachers came, {len(failures)} failed")
     if failures:
