@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -17,7 +18,7 @@ from typer.testing import CliRunner
 from cluster import tiny
 from ferdistill.cli import cli
 from ferdistill.errors import UsageError
-from ferdistill.tracking import dvc_private, executors, experiments, queue, remote, worker
+from ferdistill.tracking import dvc_private, executors, experiments, queue, remote, teachers, worker
 from ferdistill.tracking.executors import Settings, Sight
 from ferdistill.tracking.experiments import PlannedRun
 
@@ -68,7 +69,7 @@ class Here:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("remote")
-    path = f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}"  # noqa: PTH120
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", path)
         tiny.write(folder / "driver")
@@ -103,8 +104,7 @@ def test_runs_are_made_in_clones_and_come_back_and_failures_with_their_logs(driv
     executor = Here(lost=1)
     (failure,) = send(driver, runs, executor)
     assert failure.name == "run-13" and "exited with 1" in failure.why
-    log = open(failure.log).read()  # noqa: PTH123, SIM115
-    assert "an unlucky number" in log
+    assert "an unlucky number" in Path(failure.log).read_text()
     # The one that was lost was sent again, the one that failed was not.
     assert executor.submitted.count("run-1") + executor.submitted.count("run-13") == 3
     assert queue.standing(runs, experiments.present()) == {"run-1": "", "run-13": queue.NOT_RUN}
@@ -133,6 +133,51 @@ def test_a_worker_finds_what_another_has_pushed_and_a_killed_ones_clone_is_taken
     told = json.loads(outcome.stdout)
     assert told["state"] == "done" and "run" not in told["seconds"] and told["clone"] == str(clone)
     assert (clone / "code.py").read_text() == tiny.CODE and not (clone / ".git/index.lock").exists()
+
+
+TEACHERS = """\
+stages:
+  images:
+    cmd: python code.py images
+    params: [seed]
+    outs: [images]
+  teacher:
+    foreach: [a, b]
+    do:
+      cmd: python code.py teacher-${item}
+      deps: [images]
+      params: [seed]
+      outs: ["teacher-${item}"]
+  softlabels:
+    foreach: [a, b]
+    do:
+      cmd: python code.py labels-${item} && echo {} > ${item}.json
+      deps: ["teacher-${item}"]
+      params: [seed]
+      outs: ["labels-${item}"]
+      metrics: [{"${item}.json": {cache: false}}]
+"""
+
+
+def test_teachers_come_from_other_machines_and_are_joined(driver):
+    Path("dvc.yaml").write_text(TEACHERS)
+    subprocess.run([sys.executable, "-m", "dvc", "repro", "-q", "images"], check=True)
+    for command in ("git add -A", "git commit -qm teachers"):
+        subprocess.run(command.split(), check=True)
+    assert teachers.missing(["a", "b"]) == ["a", "b"]
+    assert teachers.send(["a", "b"], 2, Here(), settings(driver), lambda tally: None) == []
+    assert teachers.missing(["a", "b"]) == []
+    assert {name: Path(name).read_text()[:9] for name in ("teacher-a", "labels-b")} == {
+        "teacher-a": "teacher-a",
+        "labels-b": "labels-b ",
+    }
+    assert Path("a.json").is_file()
+    # One whose data is lost is not joined.
+    shutil.rmtree(driver / "dvc")
+    shutil.rmtree(driver / "driver/.dvc/cache")
+    Path("labels-a").unlink()
+    with pytest.raises(UsageError, match="dvc pull"):
+        teachers.join(["a"], subprocess.check_output(["git", "rev-parse", "HEAD"], text=True).strip(), "storage")
 
 
 @pytest.mark.parametrize(
