@@ -250,8 +250,10 @@ def shared_outputs(own: tuple[str, ...]) -> list[str]:
             # All of a stage's outputs: `targets` goes by digests in git, and reads the soft labels that they are of.
             if any(out.is_relative_to(path) or path.is_relative_to(out) for out in outs for path in read):
                 needed += [out.def_path for out in stage.outs if out.use_cache]
+        # What no stage makes, whoever reads it: stage `params` is run each time, and reads weights that were brought.
         data = [out.def_path for stage in repo.index.stages if not stage.cmd for out in stage.outs]
-        return sorted(needed + [out for out in data if any(PurePath(out).is_relative_to(path) for path in read)])
+        every = [PurePath(dep.def_path) for stage in found for dep in stage.deps]
+        return sorted(needed + [out for out in data if any(PurePath(out).is_relative_to(path) for path in every)])
 
 
 @known_interface()
