@@ -72,6 +72,7 @@ NOT_RUN = {
     "study report": "needs a study's results",
     "study run": "trains, or with --dry-run needs a pipeline that has run",
     "teachers fetch": "needs PyPI and npm",
+    "teachers run": "needs a cluster",
     "watch": "needs a camera",
 }
 

@@ -140,6 +140,46 @@ def freeze(
     say(f"Commit them: `git add params.yaml {workspace.PRETRAINED / '.gitignore'} {added}`; then `dvc repro`.")
 
 
+@teachers_cli.command("run")
+def run(
+    teachers: Annotated[list[str] | None, typer.Argument(metavar="[TEACHER]...", help="All, if none is named.")] = None,
+    executor: Annotated[str, typer.Option("--executor", help="slurm or ray; see conf/cluster.yaml.")] = "slurm",
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Teachers at a time.")] = 4,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what is done and what would run.")] = False,
+) -> None:
+    """Train teachers and make their soft labels on other machines, each on its own, and join what comes.
+
+    Skips those that are up to date. The stages before them must be up to date and committed. Exits with 1 if a teacher
+    failed. On this machine, `dvc repro` does the same. Examples:
+
+        ferdistill teachers run --executor slurm --dry-run
+
+        ferdistill teachers run resnet18 vit_ban --executor ray --jobs 2
+    """
+    from .. import params
+    from ..tracking import teachers as library
+    from .study import elsewhere, print_failures, progress
+
+    known = params.load().teachers
+    if unknown := set(teachers or []) - set(known):
+        raise UsageError(f"no teacher `{min(unknown)}`", expected=f"one of {', '.join(known)}")
+    where = elsewhere(executor)
+    if where is None:
+        raise UsageError("teachers run on this machine with `dvc repro`", where="--executor", expected="slurm or ray")
+    absent = library.missing(teachers or known)
+    if dry_run:
+        for name in teachers or known:
+            say(f"{name}: {f'would run, on {where[0].told}' if name in absent else 'done'}")
+        return
+    to, settings = where
+    with progress(len(absent)) as tell:
+        failures = library.send(absent, jobs, to, settings, tell) if absent else []
+    print_failures(failures)
+    print(f"{len(absent) - len(failures)} teachers came, {len(failures)} failed")
+    if failures:
+        raise typer.Exit(1)
+
+
 def _print_weights(report: dict[str, Any]) -> None:
     console = wide()
     title = f"Weights fitted to val: {report['n']} images of {report['people']} people"
