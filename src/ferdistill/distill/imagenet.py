@@ -36,7 +36,7 @@ def fit_pixels(network: nn.Module, channels: int) -> None:
     ours = torch.tensor(NORMALISATION[channels])
     if torch.equal(theirs, ours):
         return
-    first = network.get_submodule(config["first_conv"])
+    first: Any = network.get_submodule(config["first_conv"])
     with torch.no_grad():
         weight = first.weight / theirs[1][:, None, None]
         shift = (weight * (ours[0] - theirs[0])[:, None, None]).sum(dim=(1, 2, 3))
@@ -45,5 +45,5 @@ def fit_pixels(network: nn.Module, channels: int) -> None:
             first.bias.add_(shift)
             return
         layers = list(network.modules())
-        after = next(layer for layer in layers[layers.index(first) :] if isinstance(layer, nn.BatchNorm2d))
+        after: Any = next(layer for layer in layers[layers.index(first) :] if isinstance(layer, nn.BatchNorm2d))
         after.running_mean.sub_(shift)

@@ -52,19 +52,26 @@ ON_PYPI = {
 }
 
 
+def _on_hub(model: str) -> str | None:
+    """The repository of the Hugging Face hub that has timm's weights of a model."""
+    config = timm.get_pretrained_cfg(model) if timm.is_model(model) else None
+    return config.hf_hub_id if config else None
+
+
 def origin(model: str) -> dict[str, str]:
     """Where weights of a timm model come from, and their licence: `source`, `licence`."""
     if model in ON_PYPI:
         return {"source": str(ON_PYPI[model][0]), "licence": "Apache-2.0"}
-    config = timm.get_pretrained_cfg(model) if timm.is_model(model) else None
-    if config is None or not config.hf_hub_id:
+    hub = _on_hub(model)
+    if hub is None:
         raise UsageError(
             f"no ImageNet weights of `{model}` are known",
             where=f"model {model}, init imagenet",
             expected="a network of which timm lists weights: timm.list_pretrained()",
             hint="use `init: scratch`, or a safetensors file",
         )
-    return {"source": f"{config.hf_hub_id} (Hugging Face hub)", "licence": config.license or "not stated"}
+    licence = getattr(timm.get_pretrained_cfg(model), "license", None) or "not stated"
+    return {"source": f"{hub} (Hugging Face hub)", "licence": licence}
 
 
 def state(model: str) -> dict[str, Any]:
@@ -86,7 +93,7 @@ def state(model: str) -> dict[str, Any]:
                 hint=f"`ferdistill weights fetch {model}`, or take the .json away if you put other weights there",
             )
         return {"at": "folder", "file": file.as_posix(), "bytes": file.stat().st_size, "sha256": digest}
-    hub = timm.get_pretrained_cfg(model).hf_hub_id
+    hub = _on_hub(model)
     cached = try_to_load_from_cache(hub, ON_HUB) if hub else None
     if isinstance(cached, str):
         return {"at": "hub", "file": cached, "bytes": Path(cached).stat().st_size, "sha256": None}
@@ -121,7 +128,7 @@ def _from_pypi(model: str) -> bytes:
 def _from_hub(model: str) -> bytes:
     from huggingface_hub import hf_hub_download
 
-    hub = timm.get_pretrained_cfg(model).hf_hub_id
+    hub = _on_hub(model) or model
     try:
         return Path(hf_hub_download(hub, ON_HUB)).read_bytes()
     except Exception as error:  # of the hub's, of requests' and of the system's classes

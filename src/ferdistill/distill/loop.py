@@ -24,7 +24,7 @@ from ..progress import bar
 from . import checkpoint as checkpoints
 from .augment import Draw
 from .batch_norm import share_batch_norm
-from .batches import Batch, batches, count
+from .batches import Batch, ahead, batches, count
 from .checkpoint import TrainingState
 from .data import Split
 from .inference import as_input, evaluate
@@ -166,12 +166,13 @@ def fit(
             drawn = batches(
                 data.train,
                 recipe.batch,
-                phase.augment,
+                phase,
                 epoch,
                 views=data.views,
                 generator=training.generator,
                 accelerator=accelerator,
             )
+            drawn = ahead(drawn, accelerator.device)
             terms = _train(training, steps, drawn, objective.loss, epoch * per_epoch, advance)
             if not math.isfinite(terms["loss"]):
                 raise CheckError(
