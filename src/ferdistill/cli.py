@@ -19,6 +19,7 @@ from .commands.repro import repro
 from .commands.score import score
 from .commands.study import study_cli
 from .commands.teachers import teachers_cli
+from .commands.weights import weights_cli
 from .errors import UsageError
 from .faces.commands import crops_cli, detector_cli, fetch_teachers, pretrain, serve, watch, witness
 from .output import one_message
@@ -32,6 +33,7 @@ cli = typer.Typer(
 )
 groups = {"align": align_cli, "corpus": corpus_cli, "crops": crops_cli, "data": data_cli, "detector": detector_cli}
 groups |= {"index": index_cli, "labels": labels_cli, "study": study_cli, "teachers": teachers_cli}
+groups |= {"weights": weights_cli}
 for name, group in groups.items():
     cli.add_typer(group, name=name)
 corpus_cli.command("witness")(witness)

@@ -76,7 +76,7 @@ ClassName = Annotated[
 Classes = Annotated[list[ClassName], Field(min_length=2), AfterValidator(_distinct)]
 
 
-Augment = Literal["none", "flip", "shift", "flip_shift"]
+Augment = Literal["none", "flip", "shift", "flip_shift", "strong"]
 Fusion = Literal["probability", "probability_t1", "logit"]
 Mode = Literal["none", "kd", "dkd"]
 
@@ -151,7 +151,11 @@ class Phase(StrictModel):
 
     epochs: Positive
     lr: PositiveFloat = Field(description="the highest: a tenth of the steps warms up to it, a cosine falls from it")
-    augment: Augment = Field(description="flip mirrors, shift moves and brightens, flip_shift does both")
+    augment: Augment = Field(
+        description="flip mirrors, shift moves and brightens, flip_shift does both; strong also turns, scales, shears, "
+        "colours, blurs and erases"
+    )
+    strength: Share = Field(default=0.5, description="of `strong`, how far each change may go")
 
 
 class NetworkParams(StrictModel):
@@ -416,7 +420,7 @@ class Params(StrictModel):
     dkd_target_term: Literal["official", "report"]
     dkd_warmup: Annotated[int, Field(ge=0)]
     views: Positive
-    view_augment: Literal["shift", "flip_shift"]
+    view_augment: Literal["shift", "flip_shift", "strong"]
     launch: LaunchParams
     scale: Name
     corpus: Name

@@ -15,7 +15,7 @@ from ..errors import CheckError, require_same
 from ..files import atomic, read_json, sha256_file, write_json
 from ..params import FrozenTeacher, ImageParams
 from ..runtime.onnx_file import require_modest
-from . import models
+from . import imagenet, models
 
 FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
 
@@ -31,9 +31,9 @@ class FrozenNetwork(nn.Module):
         self.body, self.teacher = body, teacher
         self.size, self.channels = teacher.size, teacher.channels
         self.order = [teacher.classes.index(name) for name in classes]
-        ours = (image.size, image.channels, *models.NORMALISATION[image.channels])
+        ours = (image.size, image.channels, *imagenet.NORMALISATION[image.channels])
         self.takes_ours = ours == (teacher.size, teacher.channels, teacher.mean, teacher.std)
-        constants = (*models.NORMALISATION[image.channels], teacher.mean, teacher.std)
+        constants = (*imagenet.NORMALISATION[image.channels], teacher.mean, teacher.std)
         self.in_mean, self.in_std, self.mean, self.std = (
             nn.Buffer(torch.tensor(values)[:, None, None]) for values in constants
         )

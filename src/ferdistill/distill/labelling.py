@@ -35,7 +35,7 @@ def label_images(
     if views == 1:
         return logits, None
     trained = trained_by(rows, packed, classes)
-    drawn = recorded(views, len(trained.rows), packed.shape[1])
+    drawn = recorded(views, len(trained.rows), packed.shape[1], augment)
     return logits, np.stack([predict(network, trained, (augment, view), title="labelling views") for view in drawn])
 
 

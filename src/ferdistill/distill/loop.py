@@ -24,7 +24,7 @@ from ..progress import bar
 from . import checkpoint as checkpoints
 from .augment import Draw
 from .batch_norm import share_batch_norm
-from .batches import Batch, batches, count
+from .batches import Batch, ahead, batches, count
 from .checkpoint import TrainingState
 from .data import Split
 from .inference import as_input, evaluate
@@ -134,7 +134,8 @@ def fit(
     UsageError
         If `training.amp` asks for what the device cannot do.
     CheckError
-        If the loss becomes NaN or infinite, or a batch is larger than the split or smaller than the processes.
+        If the loss becomes NaN or infinite, a GPU cannot hold a batch, or a batch is larger than the split or smaller
+        than the processes.
     """
     training = _start(network, method, data.train, name)
     accelerator, recipe = training.accelerator, method.recipe
@@ -166,13 +167,22 @@ def fit(
             drawn = batches(
                 data.train,
                 recipe.batch,
-                phase.augment,
+                phase,
                 epoch,
                 views=data.views,
                 generator=training.generator,
                 accelerator=accelerator,
             )
-            terms = _train(training, steps, drawn, objective.loss, epoch * per_epoch, advance)
+            drawn = ahead(drawn, accelerator.device)
+            try:
+                terms = _train(training, steps, drawn, objective.loss, epoch * per_epoch, advance)
+            except torch.OutOfMemoryError as error:
+                raise CheckError(
+                    f"a batch of {recipe.batch} does not fit into the GPU's memory: {str(error).splitlines()[0]}",
+                    where=f"{name}, epoch {epoch + 1}",
+                    expected="memory for a batch, which grows with `batch` and with the square of `image.size`",
+                    hint="halve `batch` in the recipe, or let more GPUs share it (launch.processes)",
+                ) from None
             if not math.isfinite(terms["loss"]):
                 raise CheckError(
                     f"the loss became {terms['loss']}",

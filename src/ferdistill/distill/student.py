@@ -51,7 +51,8 @@ def train(
         split = trained_by(rows, packed, params.classes)
     recipe = params.scale_.student
     goal = objective(params, targets, torch.from_numpy(split.labels), misaligned)
-    views = recorded(params.views, len(split.rows), packed.shape[1]) if params.views > 1 else None
+    drawn = (params.views, len(split.rows), packed.shape[1], params.view_augment)
+    views = recorded(*drawn) if params.views > 1 else None
     make_deterministic(params.seed)
     network = models.build_for(recipe, params.classes, params.scale_.image)
     result = fit(
