@@ -306,7 +306,7 @@ def _mark_copies(found: pd.DataFrame, thumbnails: Thumbnails, settings: IndexPar
                     owner[other], kind[other] = item, how
 
     place = pd.factorize(found["sample_id"])[0]
-    found["copy_of"] = items["path"].to_numpy()[owner[place]]
+    found["copy_of"] = items["path"].array.take(owner[place])
     found["kind"] = np.where(found["path"] == found["copy_of"], "", np.where(kind[place] == "", "exact", kind[place]))
 
     named = found[found["subject"] != ""]
@@ -315,12 +315,11 @@ def _mark_copies(found: pd.DataFrame, thumbnails: Thumbnails, settings: IndexPar
     links = coo_array((np.ones(len(named)), (owner[place][named.index], len(items) + subject)), shape=(nodes, nodes))
     component = connected_components(links, directed=False)[1]
     # The first name in the alphabet names the group; where there is none, the image itself does.
-    name_of = dict(reversed(list(zip(component[len(items) :], names, strict=True))))
-    of_row = component[owner[place]]
-    found["group"] = [
-        name_of.get(number, identifier)
-        for number, identifier in zip(of_row, items["sample_id"].to_numpy()[owner[place]], strict=True)
-    ]
+    name_of = np.full(nodes, len(names))
+    np.minimum.at(name_of, component[len(items) :], np.arange(len(names)))
+    of_row = name_of[component[owner[place]]]
+    found["group"] = items["sample_id"].array.take(owner[place])
+    found.loc[of_row < len(names), "group"] = np.asarray(names, dtype=object)[of_row[of_row < len(names)]]
     return found
 
 
@@ -487,8 +486,9 @@ def _count(step: str, rows: pd.DataFrame) -> dict[str, Any]:
     split = "split" if "split" in rows else "official_split"
 
     def by(*names: str) -> dict[str, int]:
-        columns = [rows[name].replace("", "none").to_numpy(object) for name in names]  # no official split: none
-        return dict(sorted(Counter(map("/".join, zip(*columns, strict=True))).items()))
+        counts = rows[[*names]].replace("", "none").groupby([*names]).size()  # no official split: none
+        keys = ((key,) if isinstance(key, str) else key for key in counts.index)
+        return dict(sorted(zip(map("/".join, keys), map(int, counts), strict=True)))
 
     return {
         "step": step,
