@@ -158,7 +158,7 @@ def watch(
 
 
 def _smoothing(classifier: "Classifier", seconds: float, confidence: float | None, hysteresis: float) -> "Smoothing":
-    """How tracks get their labels: by the bundle's confidence, which is kept to at once if guaranteed, or by another."""
+    """How tracks get labels: by the bundle's confidence, kept to at once if it is guaranteed, or by another."""
     from .tracker import Smoothing
 
     if confidence is not None:
