@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from ..runtime.classifier import Classifier
     from .camera import Frames
+    from .tracker import Smoothing
 
 
 def finder(
@@ -107,11 +108,9 @@ def watch(
     from . import camera
     from . import watch as library
     from .detector import open_detector
-    from .tracker import Smoothing
 
     classifier = Classifier(bundle, threads, device)
-    strict = confidence is None and classifier.info["guarantee"] is not None
-    settings = Smoothing(smoothing, classifier.confidence if confidence is None else confidence, hysteresis, strict)
+    settings = _smoothing(classifier, smoothing, confidence, hysteresis)
     located = room_of(classifier.info["task"], detector) is not None
     detect = open_detector(detector, whole or not located, smallest, thorough=False, threads=threads)
     margin = classifier.info["crop"]["margin"] if margin is None else margin
@@ -122,9 +121,7 @@ def watch(
             raise UsageError("the result would replace what is watched", where=str(target), hint="name another file")
     if json_lines is None and not (out or show):
         json_lines = "-"
-    notice = (classifier.info["use"] or {}).get("notice", "")
-    if notice:
-        say(notice, err=True)
+    notice = _told(classifier)
     start, times = time.perf_counter(), deque[float](maxlen=30)
     with ExitStack() as stack:
         watched = stack.enter_context(camera.open_frames(source, fps))
@@ -158,6 +155,23 @@ def watch(
     watched.require_all()
     if watched.stopped and not watched.live:
         raise typer.Exit(130)
+
+
+def _smoothing(classifier: "Classifier", seconds: float, confidence: float | None, hysteresis: float) -> "Smoothing":
+    """How tracks get labels: by the bundle's confidence, kept to at once if it is guaranteed, or by another."""
+    from .tracker import Smoothing
+
+    if confidence is not None:
+        return Smoothing(seconds, confidence, hysteresis)
+    return Smoothing(seconds, classifier.confidence, hysteresis, classifier.info["guarantee"] is not None)
+
+
+def _told(classifier: "Classifier") -> str:
+    """What people are told who are before the camera, printed; "" where the bundle has no such notice."""
+    notice: str = (classifier.info["use"] or {}).get("notice", "")
+    if notice:
+        say(notice, err=True)
+    return notice
 
 
 def opencv(threads: int | None) -> ModuleType:
