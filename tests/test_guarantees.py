@@ -193,11 +193,11 @@ def score(file: Path, *arguments: str) -> Any:
 
 def test_score_fits_on_one_split_and_tries_on_the_other(predictions: Path, tmp_path: Path) -> None:
     curve = tmp_path / "curve.png"
-    result = score(predictions, "--fit", "calib", "--risk", "0.05", "--json", "--curve", str(curve))
+    result = score(predictions, "--fit", "calib", "--risk", "0.1", "--json", "--curve", str(curve))
     assert result.exit_code == 0, result.output
     acting = json.loads(result.stdout)["acting"]
     assert acting["measured"]["sets"]["coverage_by_person"] == pytest.approx(0.9, abs=0.04)
-    assert acting["measured"]["abstention"]["5%"]["errors"] < 0.06
+    assert acting["measured"]["abstention"]["10%"]["errors"] < 0.11
     assert curve.read_bytes().startswith(b"\x89PNG")
     assert "What may be acted on" in score(predictions, "--fit", "calib").stdout
 

@@ -323,32 +323,32 @@ class Scale(StrictModel):
 class SetParams(StrictModel):
     """Prediction sets: see `evaluation.guarantees.fit_sets`."""
 
-    method: Literal["lac", "aps"]
-    coverage: Fraction
-    by_class: bool
+    scores: Literal["lac", "aps"]
+    least_coverage: Fraction
+    each_class: bool
 
 
 class AbstentionParams(StrictModel):
     """Which share of the answers may be wrong, and how often that may fail: see `evaluation.guarantees`."""
 
-    risk: Fraction
-    failure: Failure
+    most_errors: Fraction
+    failing: Failure
     beside: list[Fraction]
 
 
 class AlertParams(StrictModel):
     """Which share of a class's alerts is right, and how often that may fail: see `evaluation.guarantees`."""
 
-    precision: Fraction
-    failure: Failure
+    least_precision: Fraction
+    failing: Failure
 
 
 class GroupParams(StrictModel):
     """Whose scores are reported apart: see `evaluation.groups`."""
 
     truth: Annotated[list[Name], AfterValidator(_distinct)]
-    images: Positive
-    people: Positive
+    least_images: Positive
+    least_people: Positive
     permutations: Annotated[int, Field(ge=100)]
 
 

@@ -21,6 +21,14 @@ from .calibration import log_probabilities
 from .metrics import Predictions
 from .scaling import fitted_to
 
+# What `score` calls each setting.
+OPTION = {
+    "scores": "--sets",
+    "least_coverage": "--coverage",
+    "most_errors": "--risk",
+    "least_precision": "--precision",
+    "failing": "--failure",
+}
 STEPS = 50  # thresholds that are tried, of each guarantee
 
 
@@ -58,10 +66,10 @@ def people_needed(coverage: float) -> int:
 def fit_sets(
     probabilities: np.ndarray, truth: np.ndarray, clusters: np.ndarray, classes: Sequence[str], settings: SetParams
 ) -> dict[str, Any]:
-    """Prediction sets that hold the truth of a new person's image with probability `settings.coverage` at least.
+    """Prediction sets that hold the truth of a new person's image with probability `settings.least_coverage` at least.
 
-    Of probabilities (N, K), labels (N,) or votes (N, K), and whose each image is, (N,). With `by_class` that holds for
-    each class by itself (Vovk 2012), at the price of larger sets.
+    Of probabilities (N, K), labels (N,) or votes (N, K), and whose each image is, (N,). With `each_class` that holds
+    for each class by itself (Vovk 2012), at the price of larger sets.
 
     Returns
     -------
@@ -71,19 +79,21 @@ def fit_sets(
         in every set.
     """
     shares = as_shares(truth, len(classes))
-    scores = set_scores(probabilities, settings.method)
+    scores = set_scores(probabilities, settings.scores)
     limits: dict[str, float | None] = {}
     people: dict[str, int] = {}
     for k, name in enumerate(classes):
-        column = np.eye(len(classes))[k] if settings.by_class else 1.0
+        column = np.eye(len(classes))[k] if settings.each_class else 1.0
         of_class = shares * column
-        limits[name] = conformal_limit(scores, of_class, clusters, settings.coverage)
+        limits[name] = conformal_limit(scores, of_class, clusters, settings.least_coverage)
         people[name] = len(np.unique(clusters[of_class.any(axis=1)]))
     return {
-        **settings.model_dump(),
+        "method": settings.scores,
+        "coverage": settings.least_coverage,
+        "by_class": settings.each_class,
         "limits": limits,
         "people": people,
-        "people_needed": people_needed(settings.coverage),
+        "people_needed": people_needed(settings.least_coverage),
     }
 
 
@@ -182,24 +192,24 @@ def fit_abstention(
 ) -> dict[str, Any]:
     """Thresholds of the confidence, from which on at most `risk` of the answers are wrong.
 
-    `risks` has one for `settings.risk`, which is deployed, and each of `settings.beside`, by the risk in percent.
+    `risks` has one for `settings.most_errors`, which is deployed, and each of `settings.beside`, by percent.
     """
     n = len(probabilities)
     wrong = 1 - shares[np.arange(n), probabilities.argmax(axis=1)]
     correlation = intraclass_correlation(wrong, clusters)
     risks = {}
-    for risk in sorted({settings.risk, *settings.beside}):
+    for risk in sorted({settings.most_errors, *settings.beside}):
         bounded = bound_errors(
             probabilities.max(axis=1), wrong, clusters, correlation,
-            risk=risk, failure=settings.failure, first=math.ceil(n / 5),
+            risk=risk, failure=settings.failing, first=math.ceil(n / 5),
         )  # fmt: skip
         risks[percent(risk)] = bounded._asdict() | {"share_answered": bounded.answered / n}
     return {
-        "risk": settings.risk,
-        "failure": settings.failure,
-        "threshold": risks[percent(settings.risk)]["threshold"],
+        "risk": settings.most_errors,
+        "failure": settings.failing,
+        "threshold": risks[percent(settings.most_errors)]["threshold"],
         "people": len(np.unique(clusters)),
-        "correlation": correlation,
+        "error_correlation": correlation,
         "risks": risks,
     }
 
@@ -225,12 +235,13 @@ def fit_alerts(
     of_class = {
         name: bound_errors(
             probabilities[:, k], 1 - shares[:, k], clusters, correlation,
-            risk=1 - settings.precision, failure=settings.failure,
+            risk=1 - settings.least_precision, failure=settings.failing,
         )._asdict()
         for k, name in enumerate(classes)
     }  # fmt: skip
     return {
-        **settings.model_dump(),
+        "precision": settings.least_precision,
+        "failure": settings.failing,
         "thresholds": {name: of["threshold"] for name, of in of_class.items()},
         "of_class": of_class,
     }
@@ -248,15 +259,15 @@ def wanted(method: str, coverage: float, by_class: bool, risk: float, precision:
     """What should be guaranteed, checked as params.yaml is; a UsageError names the first value that cannot be."""
     try:
         return Wanted(
-            SetParams.model_validate({"method": method, "coverage": coverage, "by_class": by_class}),
-            AbstentionParams(risk=risk, failure=failure, beside=[]),
-            AlertParams(precision=precision, failure=failure),
+            SetParams.model_validate({"scores": method, "least_coverage": coverage, "each_class": by_class}),
+            AbstentionParams(most_errors=risk, failing=failure, beside=[]),
+            AlertParams(least_precision=precision, failing=failure),
         )
     except ValidationError as error:
         first = error.errors()[0]
         raise UsageError(
             f"{first['input']} is none",
-            where=f"--{first['loc'][0]}".replace("--method", "--sets"),
+            where=OPTION[str(first["loc"][0])],
             expected=first["msg"],
         ) from None
 
@@ -286,17 +297,17 @@ def fit(
         warnings.append(f"no image is of {', '.join(absent)}: nothing is guaranteed of such.")
     if short := [name for name, limit in sets["limits"].items() if limit is None]:
         few = min(sets["people"][name] for name in short)
-        of, held = (f" of {', '.join(short)}", "these") if wanted.sets.by_class else ("", "every class")
+        of, held = (f" of {', '.join(short)}", "these") if wanted.sets.each_class else ("", "every class")
         warnings.append(
-            f"prediction sets of coverage {wanted.sets.coverage:g} take images of {sets['people_needed']} people{of}; "
-            f"there are {few}. Until then every set holds {held}."
+            f"prediction sets of coverage {wanted.sets.least_coverage:g} take images of {sets['people_needed']} "
+            f"people{of}; there are {few}. Until then every set holds {held}."
         )
     if abstention["threshold"] is None:
-        risk, at = percent(wanted.abstention.risk), abstention["risks"][percent(wanted.abstention.risk)]
+        risk, at = percent(wanted.abstention.most_errors), abstention["risks"][percent(wanted.abstention.most_errors)]
         enough = f"At this rate {at['needed']} would do" if at["needed"] else "At this rate no number would do"
         warnings.append(
             f"no threshold of abstention can be guaranteed to leave at most {risk} of errors, failing in "
-            f"{percent(wanted.abstention.failure)} of fits: of the {at['answered']} most confident images, of "
+            f"{percent(wanted.abstention.failing)} of fits: of the {at['answered']} most confident images, of "
             f"{abstention['people']} people in all, {at['errors']:g} are wrong. {enough}, of two people at least."
         )
     return {"sets": sets, "abstention": abstention, "alerts": alerts}, warnings
