@@ -323,32 +323,32 @@ class Scale(StrictModel):
 class SetParams(StrictModel):
     """Prediction sets: see `evaluation.guarantees.fit_sets`."""
 
-    scores: Literal["lac", "aps"]
-    least_coverage: Fraction
-    each_class: bool
+    score: Literal["lac", "aps"]
+    target_coverage: Fraction
+    class_conditional: bool
 
 
 class AbstentionParams(StrictModel):
     """Which share of the answers may be wrong, and how often that may fail: see `evaluation.guarantees`."""
 
-    most_errors: Fraction
-    failing: Failure
+    max_risk: Fraction
+    delta: Failure
     beside: list[Fraction]
 
 
 class AlertParams(StrictModel):
     """Which share of a class's alerts is right, and how often that may fail: see `evaluation.guarantees`."""
 
-    least_precision: Fraction
-    failing: Failure
+    min_precision: Fraction
+    delta: Failure
 
 
 class GroupParams(StrictModel):
     """Whose scores are reported apart: see `evaluation.groups`."""
 
     truth: Annotated[list[Name], AfterValidator(_distinct)]
-    least_images: Positive
-    least_people: Positive
+    min_images: Positive
+    min_people: Positive
     permutations: Annotated[int, Field(ge=100)]
 
 

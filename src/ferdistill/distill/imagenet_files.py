@@ -53,7 +53,7 @@ ON_PYPI = {
 
 
 def _on_hub(model: str) -> str | None:
-    """The repository of the Hugging Face hub that has timm's weights of a model."""
+    """The repository of timm's hub that has its weights of a model."""
     config = timm.get_pretrained_cfg(model) if timm.is_model(model) else None
     return config.hf_hub_id if config else None
 
@@ -71,7 +71,7 @@ def origin(model: str) -> dict[str, str]:
             hint="use `init: scratch`, or a safetensors file",
         )
     licence = getattr(timm.get_pretrained_cfg(model), "license", None) or "not stated"
-    return {"source": f"{hub} (Hugging Face hub)", "licence": licence}
+    return {"source": f"{hub} (timm's hub)", "licence": licence}
 
 
 def state(model: str) -> dict[str, Any]:
@@ -135,6 +135,6 @@ def _from_hub(model: str) -> bytes:
         raise CheckError(
             f"the hub could not bring the weights: {str(error).strip().splitlines()[0]}",
             where=f"{hub}, {ON_HUB}",
-            expected="a connection to the Hugging Face hub, or to the mirror that HF_ENDPOINT names",
+            expected="a connection to timm's hub, or to the mirror that HF_ENDPOINT names",
             hint=f"or put the file at {file_of(model)} yourself: a safetensors file with timm's names",
         ) from None

@@ -122,7 +122,7 @@ def measure(
             rows = np.flatnonzero(of == group)
             people = len(np.unique(person[rows]))
             groups[group] = {"images": len(rows), "people": people}
-            if len(rows) < limits.least_images or people < limits.least_people:
+            if len(rows) < limits.min_images or people < limits.min_people:
                 groups[group]["too_few"] = True
                 continue
             scored[group] = rows

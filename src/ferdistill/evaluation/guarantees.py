@@ -23,11 +23,11 @@ from .scaling import fitted_to
 
 # What `score` calls each setting.
 OPTION = {
-    "scores": "--sets",
-    "least_coverage": "--coverage",
-    "most_errors": "--risk",
-    "least_precision": "--precision",
-    "failing": "--failure",
+    "score": "--sets",
+    "target_coverage": "--coverage",
+    "max_risk": "--risk",
+    "min_precision": "--precision",
+    "delta": "--failure",
 }
 STEPS = 50  # thresholds that are tried, of each guarantee
 
@@ -66,10 +66,10 @@ def people_needed(coverage: float) -> int:
 def fit_sets(
     probabilities: np.ndarray, truth: np.ndarray, clusters: np.ndarray, classes: Sequence[str], settings: SetParams
 ) -> dict[str, Any]:
-    """Prediction sets that hold the truth of a new person's image with probability `settings.least_coverage` at least.
+    """Prediction sets that hold the truth of a new person's image with probability `settings.target_coverage` at least.
 
-    Of probabilities (N, K), labels (N,) or votes (N, K), and whose each image is, (N,). With `each_class` that holds
-    for each class by itself (Vovk 2012), at the price of larger sets.
+    Of probabilities (N, K), labels (N,) or votes (N, K), and whose each image is, (N,). With `class_conditional` that
+    holds for each class by itself (Vovk 2012), at the price of larger sets.
 
     Returns
     -------
@@ -79,21 +79,21 @@ def fit_sets(
         in every set.
     """
     shares = as_shares(truth, len(classes))
-    scores = set_scores(probabilities, settings.scores)
+    scores = set_scores(probabilities, settings.score)
     limits: dict[str, float | None] = {}
     people: dict[str, int] = {}
     for k, name in enumerate(classes):
-        column = np.eye(len(classes))[k] if settings.each_class else 1.0
+        column = np.eye(len(classes))[k] if settings.class_conditional else 1.0
         of_class = shares * column
-        limits[name] = conformal_limit(scores, of_class, clusters, settings.least_coverage)
+        limits[name] = conformal_limit(scores, of_class, clusters, settings.target_coverage)
         people[name] = len(np.unique(clusters[of_class.any(axis=1)]))
     return {
-        "method": settings.scores,
-        "coverage": settings.least_coverage,
-        "by_class": settings.each_class,
+        "method": settings.score,
+        "coverage": settings.target_coverage,
+        "by_class": settings.class_conditional,
         "limits": limits,
         "people": people,
-        "people_needed": people_needed(settings.least_coverage),
+        "people_needed": people_needed(settings.target_coverage),
     }
 
 
@@ -192,22 +192,22 @@ def fit_abstention(
 ) -> dict[str, Any]:
     """Thresholds of the confidence, from which on at most `risk` of the answers are wrong.
 
-    `risks` has one for `settings.most_errors`, which is deployed, and each of `settings.beside`, by percent.
+    `risks` has one for `settings.max_risk`, which is deployed, and each of `settings.beside`, by percent.
     """
     n = len(probabilities)
     wrong = 1 - shares[np.arange(n), probabilities.argmax(axis=1)]
     correlation = intraclass_correlation(wrong, clusters)
     risks = {}
-    for risk in sorted({settings.most_errors, *settings.beside}):
+    for risk in sorted({settings.max_risk, *settings.beside}):
         bounded = bound_errors(
             probabilities.max(axis=1), wrong, clusters, correlation,
-            risk=risk, failure=settings.failing, first=math.ceil(n / 5),
+            risk=risk, failure=settings.delta, first=math.ceil(n / 5),
         )  # fmt: skip
         risks[percent(risk)] = bounded._asdict() | {"share_answered": bounded.answered / n}
     return {
-        "risk": settings.most_errors,
-        "failure": settings.failing,
-        "threshold": risks[percent(settings.most_errors)]["threshold"],
+        "risk": settings.max_risk,
+        "failure": settings.delta,
+        "threshold": risks[percent(settings.max_risk)]["threshold"],
         "people": len(np.unique(clusters)),
         "error_correlation": correlation,
         "risks": risks,
@@ -235,13 +235,13 @@ def fit_alerts(
     of_class = {
         name: bound_errors(
             probabilities[:, k], 1 - shares[:, k], clusters, correlation,
-            risk=1 - settings.least_precision, failure=settings.failing,
+            risk=1 - settings.min_precision, failure=settings.delta,
         )._asdict()
         for k, name in enumerate(classes)
     }  # fmt: skip
     return {
-        "precision": settings.least_precision,
-        "failure": settings.failing,
+        "precision": settings.min_precision,
+        "failure": settings.delta,
         "thresholds": {name: of["threshold"] for name, of in of_class.items()},
         "of_class": of_class,
     }
@@ -259,9 +259,9 @@ def wanted(method: str, coverage: float, by_class: bool, risk: float, precision:
     """What should be guaranteed, checked as params.yaml is; a UsageError names the first value that cannot be."""
     try:
         return Wanted(
-            SetParams.model_validate({"scores": method, "least_coverage": coverage, "each_class": by_class}),
-            AbstentionParams(most_errors=risk, failing=failure, beside=[]),
-            AlertParams(least_precision=precision, failing=failure),
+            SetParams.model_validate({"score": method, "target_coverage": coverage, "class_conditional": by_class}),
+            AbstentionParams(max_risk=risk, delta=failure, beside=[]),
+            AlertParams(min_precision=precision, delta=failure),
         )
     except ValidationError as error:
         first = error.errors()[0]
@@ -297,17 +297,17 @@ def fit(
         warnings.append(f"no image is of {', '.join(absent)}: nothing is guaranteed of such.")
     if short := [name for name, limit in sets["limits"].items() if limit is None]:
         few = min(sets["people"][name] for name in short)
-        of, held = (f" of {', '.join(short)}", "these") if wanted.sets.each_class else ("", "every class")
+        of, held = (f" of {', '.join(short)}", "these") if wanted.sets.class_conditional else ("", "every class")
         warnings.append(
-            f"prediction sets of coverage {wanted.sets.least_coverage:g} take images of {sets['people_needed']} "
+            f"prediction sets of coverage {wanted.sets.target_coverage:g} take images of {sets['people_needed']} "
             f"people{of}; there are {few}. Until then every set holds {held}."
         )
     if abstention["threshold"] is None:
-        risk, at = percent(wanted.abstention.most_errors), abstention["risks"][percent(wanted.abstention.most_errors)]
+        risk, at = percent(wanted.abstention.max_risk), abstention["risks"][percent(wanted.abstention.max_risk)]
         enough = f"At this rate {at['needed']} would do" if at["needed"] else "At this rate no number would do"
         warnings.append(
             f"no threshold of abstention can be guaranteed to leave at most {risk} of errors, failing in "
-            f"{percent(wanted.abstention.failing)} of fits: of the {at['answered']} most confident images, of "
+            f"{percent(wanted.abstention.delta)} of fits: of the {at['answered']} most confident images, of "
             f"{abstention['people']} people in all, {at['errors']:g} are wrong. {enough}, of two people at least."
         )
     return {"sets": sets, "abstention": abstention, "alerts": alerts}, warnings
