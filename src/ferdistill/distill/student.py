@@ -51,8 +51,8 @@ def train(
         split = trained_by(rows, packed, params.classes)
     recipe = params.scale_.student
     goal = objective(params, targets, torch.from_numpy(split.labels), misaligned)
-    drawn = (params.views, len(split.rows), packed.shape[1], params.view_augment)
-    views = recorded(*drawn) if params.views > 1 else None
+    how = params.scale_.student.phases[0].augment  # of every phase, where there are views
+    views = recorded(params.views, len(split.rows), packed.shape[1], how) if params.views > 1 else None
     make_deterministic(params.seed)
     network = models.build_for(recipe, params.classes, params.scale_.image)
     result = fit(
