@@ -25,7 +25,9 @@ def list_weights(scale: Scale = None, as_json: As_json = False) -> None:
 
         ferdistill weights list --scale paper --json
     """
-    found = _found(scale)
+    from .. import params
+
+    found = _found(_chosen(params.load(), scale))
     if as_json:
         print(json.dumps(found, indent=2))
         return
@@ -51,15 +53,15 @@ def check(scale: Scale = None, as_json: As_json = False) -> None:
     from ..distill import models
 
     settings = params.load()
-    found = _found(scale)
+    chosen = _chosen(settings, scale)
+    found, recipes = _found(chosen), _recipes(chosen)
     problems = []
-    chosen = settings.scales[_scale(settings, scale)]
     for row in found:
         if row["at"] is None:
             problems.append(f"{row['network']}: no weights of {row['model']} here; {row['hint']}")
             continue
         try:
-            models.build_for(_recipes(chosen)[row["network"]], settings.classes, chosen.image)
+            models.build_for(recipes[row["network"]], settings.classes, chosen.image)
         except (CheckError, UsageError) as error:
             problems.append(f"{row['network']}: {error.what} ({error.where})")
     if as_json:
@@ -94,8 +96,7 @@ def fetch(
     from .. import params
     from ..distill import imagenet_files as library
 
-    settings = params.load()
-    recipes = _recipes(settings.scales[_scale(settings, scale)])
+    recipes = _recipes(_chosen(params.load(), scale))
     wanted = {
         recipes[name].model if name in recipes else name
         for name in networks or [name for name, recipe in recipes.items() if recipe.init == "imagenet"]
@@ -113,17 +114,18 @@ def fetch(
         say(f"{file}: {file.stat().st_size / 1e6:.1f} MB")
     if not files:
         say("no recipe here starts from ImageNet's weights")
-    elif files:
+    else:
         say("Keep them out of git: dvc add pretrained/imagenet")
 
 
-def _scale(settings: Any, scale: str | None) -> str:
-    name = scale or str(settings.scale)
+def _chosen(settings: Any, scale: str | None) -> Any:
+    """The scale of that name, or that of params.yaml."""
+    name = scale or settings.scale
     if name not in settings.scales:
         raise UsageError(
             "no such scale", where=f"--scale {name}", expected=f"one of {', '.join(settings.scales)} (params.yaml)"
         )
-    return name
+    return settings.scales[name]
 
 
 def _recipes(scale: Any) -> dict[str, Any]:
@@ -134,13 +136,12 @@ def _recipes(scale: Any) -> dict[str, Any]:
     return {name: recipe for name, recipe in every.items() if isinstance(recipe, NetworkParams)}
 
 
-def _found(scale: str | None) -> list[dict[str, Any]]:
-    from .. import params
+def _found(scale: Any) -> list[dict[str, Any]]:
+    """Of each network of a scale, what it starts from and whether that is here."""
     from ..distill import imagenet_files as library
 
-    settings = params.load()
     rows = []
-    for name, recipe in _recipes(settings.scales[_scale(settings, scale)]).items():
+    for name, recipe in _recipes(scale).items():
         row: dict[str, Any] = {"network": name, "model": recipe.model}
         if recipe.init == "imagenet":
             about = library.origin(recipe.model) | {"hint": f"ferdistill weights fetch {recipe.model}"}

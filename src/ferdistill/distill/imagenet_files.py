@@ -90,7 +90,7 @@ def state(model: str) -> dict[str, Any]:
                 "the weights are not those that were fetched",
                 where=f"{file}, SHA-256 {digest}",
                 expected=f"SHA-256 {expected}, as {noted.name} beside it says",
-                hint=f"`ferdistill weights fetch {model}`, or take the .json away if you put other weights there",
+                hint=f"take it away and run `ferdistill weights fetch {model}`; if it is your own, take the .json away",
             )
         return {"at": "folder", "file": file.as_posix(), "bytes": file.stat().st_size, "sha256": digest}
     hub = _on_hub(model)
