@@ -13,7 +13,7 @@ PLOTS  := .dvc/plots/offline.html
 PYTEST := pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-all coverage web test-web test-photos bench docs lint drift review advisories sbom clean
+.PHONY: help setup repro test test-all coverage web test-web test-photos gpu-check bench docs lint drift review advisories sbom clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
@@ -59,6 +59,9 @@ test-photos: setup ## what models/bundle says of a few photographs, beside publi
 	$(BIN)/ferdistill detector fetch
 	$(BIN)/python benchmarks/photographs.py
 	$(BIN)/python -m pytest -m fetch
+
+gpu-check: setup ## what a GPU does with the training loop, and whether its bytes hold: ten minutes at most, on one
+	$(BIN)/python benchmarks/gpu.py --json gpu-check.json
 
 bench: repro ## measure speed and memory beside peers, and write docs/performance.md: half an hour on a quiet machine
 	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --no-deps --upgrade --target .bench/packages -r benchmarks/peers.txt

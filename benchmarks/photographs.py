@@ -22,9 +22,9 @@ from skimage import data
 
 from ferdistill.errors import UsageError
 from ferdistill.faces.detector import FULL_RANGE, MARGIN, Cascade, Face, crop, open_detector
-from ferdistill.faces.packages import Package, fetch
 from ferdistill.faces.public import NETWORKS, PUBLIC, Witness
 from ferdistill.files import atomic, sha256_file, write_json
+from ferdistill.packages import Package, fetch
 from ferdistill.runtime import pictures
 from ferdistill.runtime.classifier import Classifier
 

@@ -301,7 +301,7 @@ def leak(directory: Path, classifier: Classifier, count: int) -> dict[str, Any]:
         with open_frames(str(small)) as source, open_writer(directory / "again.avi", FPS, live=False) as video:
             for seen in watch(source, classifier, Cascade(0.3)):
                 video.write(seen.frame, annotate(seen, classifier.classes, FPS))
-                json.dumps(record(seen, classifier.classes))
+                json.dumps(record(seen, classifier))
         done += length
         marks.append((done, resident_mib()))
         handles.append(len(list(Path("/proc/self/fd").iterdir())))

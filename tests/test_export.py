@@ -22,7 +22,7 @@ from ferdistill.deployment import graph, precision
 from ferdistill.deployment.card import model_card
 from ferdistill.deployment.graph import EvaluatedSplit, InferenceGraph
 from ferdistill.errors import CheckError, UsageError
-from ferdistill.faces.caution import caution_for
+from ferdistill.faces.caution import caution_for, use_for
 from ferdistill.files import read_json, sha256_file
 from ferdistill.image_files import resize
 from ferdistill.params import BenchmarkParams, ExportParams, Int8Params, TaskParams
@@ -85,6 +85,23 @@ def logits_of(network: Any, images: np.ndarray) -> np.ndarray:
         return network(torch.from_numpy(pixels.copy())).numpy()
 
 
+# Nothing is guaranteed of abstention, and the third class is in every set.
+ACTING: dict[str, Any] = {
+    "sets": {
+        "method": "lac",
+        "coverage": 0.9,
+        "by_class": True,
+        "limits": dict(zip(CONFIG["classes"], (0.8, 0.8, None), strict=True)),
+    },
+    "abstention": {"risk": 0.1, "failure": 0.1, "people": 33, "threshold": None},
+    "alerts": {
+        "precision": 0.9,
+        "failure": 0.1,
+        "thresholds": dict(zip(CONFIG["classes"], (0.6, None, None), strict=True)),
+    },
+}
+
+
 def export_to(
     directory: Path,
     network: Any,
@@ -92,10 +109,11 @@ def export_to(
     evaluated: np.ndarray | None = None,
     settings: ExportParams = SETTINGS,
     task: TaskParams = TASK,
+    acting: dict[str, Any] = ACTING,
 ) -> dict[str, Any]:
     splits = splits_of(network, images, evaluated)
-    student = bundles.EvaluatedStudent(network, CONFIG, 1.7, EVALUATION["test"], images, splits)
-    return bundles.write(student, directory, settings, task, SOURCES, caution_for(task))
+    student = bundles.EvaluatedStudent(network, CONFIG, 1.7, acting, EVALUATION["test"], images, splits)
+    return bundles.write(student, directory, settings, task, SOURCES, bundles.Told(caution_for(task), use_for(task)))
 
 
 def splits_of(network: Any, images: np.ndarray, evaluated: np.ndarray | None = None) -> dict[str, EvaluatedSplit]:
@@ -233,6 +251,25 @@ def test_predictions_of_another_preprocessing_are_refused(network: Any, images: 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_guaranteed_threshold_is_deployed_with_its_guarantee(
+    network: Any, images: np.ndarray, tmp_path: Path
+) -> None:
+    fitted = ACTING | {"abstention": ACTING["abstention"] | {"threshold": 0.7}}
+    result = export_to(tmp_path / "bundle", network, images, acting=fitted)
+    classifier = Classifier(tmp_path / "bundle", 1, "cpu")
+    assert classifier.confidence == 0.7
+    assert classifier.info["guarantee"] == {"risk": 0.1, "failure": 0.1, "people": 33}
+    probabilities = classifier.predict(images)
+    assert result["abstention"]["coverage"] == pytest.approx((probabilities[20:].max(axis=1) >= 0.7).mean(), abs=0.01)
+    answer = classifier.answer(probabilities[0], classifier.confidence)
+    names = classifier.classes
+    shares = dict(zip(names, probabilities[0], strict=True))
+    assert answer["set"] == [name for name in names if name == names[2] or shares[name] >= 0.2]
+    assert answer["alerts"] == [name for name in names[:1] if shares[name] >= 0.6]
+    card = (tmp_path / "bundle" / "README.md").read_text(encoding="utf-8")
+    assert "33 people" in card and f"always hold {names[2]}" in card
+
+
 def test_images_of_another_size_are_refused(network: Any, images: np.ndarray, tmp_path: Path) -> None:
     with pytest.raises(CheckError, match=r"\(N, 32, 32, 1\)"):
         export_to(tmp_path / "bundle", network, images[:, :24], evaluated=np.zeros((300, 3)))
@@ -243,7 +280,14 @@ def test_model_card_says_what_was_measured_and_on_what(network: Any, images: np.
     card = (tmp_path / "bundle" / "README.md").read_text(encoding="utf-8")
     for text in ("n = 300", "family 6E, mode kd", "about 0.030", "| fer2013 | 10 | 300 |", "| Macro F1 | 0.500 |"):
         assert text in card, text
+    assert "For whom it errs" not in card
     info = read_json(tmp_path / "bundle" / "bundle.json") | {"run_family": "none", "run_mode": "none"}
+    scored = {"images": 90, "people": 9, "macro_f1": 0.61, "low": 0.5, "high": 0.7}
+    groups = {"a": scored, "b": scored, "c": {"images": 3, "people": 1, "too_few": True}}
+    by_group = {"sex": {"groups": groups, "unknown": 0, "gap": 0.2, "gap_p": 0.01, "gap_p_holm": 0.02}}
+    told = model_card(info | {"test": info["test"] | {"groups": by_group}}, SOURCES)
+    assert "| a | 90 | 9 | 0.610 | 0.500 to 0.700 |" in told and "| c | 3 | 1 | too few | |" in told
+    assert "p = 0.02" in told
     assert "cross-entropy alone, without teachers" in model_card(info, SOURCES)
 
 
@@ -251,11 +295,14 @@ def test_the_card_of_another_task_speaks_of_that_task(network: Any, images: np.n
     digits = TaskParams(thing="scan", things="scans", label="digit", labels="digits", detector=None)
     export_to(tmp_path / "bundle", network, images, task=digits)
     assert read_json(tmp_path / "bundle" / "bundle.json")["task"] == digits.model_dump()
+    assert read_json(tmp_path / "bundle" / "bundle.json")["use"] is None
     card = (tmp_path / "bundle" / "README.md").read_text(encoding="utf-8")
     assert "# Classifier of scans by digit\n" in card and "probabilities of 3 digits" in card
     assert not re.search("face|facial|expression|emotion|Ethics", card)
     export_to(tmp_path / "bundle", network, images)
     assert "is not an emotion" in (tmp_path / "bundle" / "README.md").read_text(encoding="utf-8")
+    use = read_json(tmp_path / "bundle" / "bundle.json")["use"]
+    assert use["prohibited"] and "Article 50(3)" in " ".join(use["sources"]) and "being estimated" in use["notice"]
 
 
 def with_an_outlier(network: Any) -> Any:

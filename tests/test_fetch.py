@@ -5,7 +5,8 @@ import pytest
 from skimage import data
 
 from conftest import CLASSES
-from ferdistill.faces import packages, public
+from ferdistill import packages
+from ferdistill.faces import public
 from ferdistill.faces.detector import Face, FullRange, crop, iou
 from ferdistill.files import sha256_file
 

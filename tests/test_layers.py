@@ -13,7 +13,7 @@ SRC = Path(__file__).parents[1] / "src"
 PACKAGE = SRC / "ferdistill"
 # "" is the version.
 FLOOR = {
-    "", "errors", "f1", "files", "image_files", "markdown", "output", "params",
+    "", "errors", "f1", "files", "image_files", "markdown", "output", "packages", "params",
     "plain", "progress", "tensor_files", "workspace", "yaml_file",
 }  # fmt: skip
 # From the floor up. A room may import itself and what stands before it.
@@ -38,7 +38,10 @@ ALLOWED = {
         "from .faces.commands import crops_cli, detector_cli, fetch_teachers, pretrain, serve, watch, witness",
     ): "the commands of that room are registered here",
     ("params.py", 'detector: Literal["faces"] | None'): "the detectors that a params.yaml may name",
-    ("stages/export.py", "from ..faces.caution import caution_for"): "what that room has to say in a model card",
+    (
+        "stages/export.py",
+        "from ..faces.caution import caution_for, use_for",
+    ): "what that room has to say in a model card",
     ("stages/corpus.py", "from ..faces.rendered import write_corpus"): "the stage that writes the embedded corpus",
 }
 

@@ -15,11 +15,11 @@ import yaml
 from typer.testing import CliRunner
 
 from conftest import CLASSES, make_index
-from ferdistill import workspace
+from ferdistill import packages, workspace
 from ferdistill.cli import cli
 from ferdistill.distill import frozen, weights
 from ferdistill.errors import CheckError, UsageError
-from ferdistill.faces import conversion, packages, public
+from ferdistill.faces import conversion, public
 from ferdistill.files import read_json, sha256, write_json
 from ferdistill.image_files import resize
 from ferdistill.params import Params

@@ -2,11 +2,14 @@
 
 import contextlib
 import io
+import resource
 import shutil
 import sqlite3
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from itertools import chain
+from multiprocessing import get_context
 
 import numpy as np
 import pytest
@@ -21,8 +24,8 @@ from conftest import THREE
 from ferdistill.data import images, index, looks, packing
 from ferdistill.data.build import build
 from ferdistill.data.memo import NOTHING_KNOWN, memo
-from ferdistill.distill import labelling
-from ferdistill.errors import CheckError
+from ferdistill.distill.answers import answers as answered_by
+from ferdistill.errors import CheckError, UsageError
 from ferdistill.files import sha256
 from ferdistill.params import ImageParams
 from support.corpora import SETTINGS
@@ -148,6 +151,45 @@ def history(changes, root, monkeypatch):
 def test_a_history_of_changes_ends_in_the_bytes_of_a_build_at_once(tmp_path, small_shards, monkeypatch):
     kinds = ["add", "kill", "edit", "remove", "relabel", "forget", "rename", "kill", "add"]
     history([(kind, 2 * place + place % 3) for place, kind in enumerate(kinds)], tmp_path, monkeypatch)
+
+
+@pytest.mark.skipif(not hasattr(resource, "RLIMIT_FSIZE"), reason="needs POSIX")
+def test_a_disk_that_fills_up_in_the_middle_of_a_shard_costs_a_message_and_nothing_else(tmp_path, small_shards):
+    corpus, folder = Corpus(tmp_path), tmp_path / "grown"
+    corpus.build(folder, tmp_path / "memo")
+    for _ in range(9):
+        corpus.add()
+    corpus.build(tmp_path / "at once", tmp_path / "none")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (SMALL // 2, before[1]))
+        with pytest.raises(CheckError, match=r"(?s)no room.*images-.*make room and run again"):
+            packing.pack(corpus.index, corpus.root, folder / "images", THREE, ImageParams(size=SIZE, channels=1))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with pytest.raises(UsageError, match="missing"):
+        images.load(folder / "images", corpus.index)
+    corpus.build(folder, tmp_path / "memo")
+    assert files(folder) == files(tmp_path / "at once")
+
+
+def build_and_change(corpus, folder, known, turns):
+    """In a process of its own: the corpus built again and again, what is known taken away each time."""
+    images.SHARD_BYTES = SMALL
+    for _ in range(turns):
+        corpus.build(folder, known)
+        known.unlink(missing_ok=True)
+    corpus.build(folder, known)
+
+
+@pytest.mark.slow
+def test_two_processes_that_build_at_once_share_what_is_known_and_have_the_same_bytes(tmp_path, small_shards):
+    corpus, known = Corpus(tmp_path), tmp_path / "memo"
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        made = [pool.submit(build_and_change, corpus, tmp_path / name, known, 6) for name in "ab"]
+        assert [one.result() for one in made] == [None, None]
+    corpus.build(tmp_path / "at once", tmp_path / "none")
+    assert files(tmp_path / "a") == files(tmp_path / "b") == files(tmp_path / "at once")
 
 
 @pytest.mark.slow
@@ -352,7 +394,7 @@ def test_only_images_that_a_teacher_has_not_answered_are_forwarded_and_the_bytes
     def answers(rows, identity="a", known=tmp_path / "memo"):
         forwarded.clear()
         with memo(known) as answered:
-            return labelling.answers(network, pixels[rows], identity, answered)
+            return answered_by(network, pixels[rows], identity, answered)
 
     answers(np.arange(590))
     assert forwarded == [256] * 3

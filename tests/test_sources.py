@@ -13,6 +13,7 @@ from PIL import Image
 
 from conftest import CLASSES, face, write_fer2013
 from ferdistill.data import sources
+from ferdistill.data.containers import CsvCell, read_inside
 from ferdistill.data.description import adapters, stays_inside
 from ferdistill.data.labels import Labels
 from ferdistill.data.sources import Dropped
@@ -811,3 +812,20 @@ def test_a_missing_folder_is_an_error_of_the_whole_source(tmp_path):
 def test_a_listed_path_that_stays_inside_has_no_way_out(name):
     if stays_inside(name):
         assert name and not name.startswith("/") and ".." not in name.split("/") and not set(name) & set("\\:")
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("bom", ["", "\ufeff"])
+def test_a_cell_is_read_again_from_where_its_row_begins(tmp_path, bom, end):
+    cells = ["1 2", "ü 3", "a,b", "", "two\nlines", 'a "quote"', "last"]
+    lines = ["é,pixels,x", *(f'7,"{cell.replace(chr(34), chr(34) * 2)}",y' for cell in cells[:3]), "", "7,,y"]
+    lines += [f'7,"{cell.replace(chr(34), chr(34) * 2)}",y' for cell in cells[4:6]] + ["7,last,y"]
+    file = tmp_path / "t.csv"
+    file.write_bytes((bom + end.join(lines)).encode())
+    found = list(sources.located_rows(file, ("pixels",)))
+    assert [(row, fields) for _, row, fields in found] == [(row, [cell]) for row, cell in enumerate(cells)]
+    for start, row, _ in found:
+        assert read_inside(tmp_path, "t.csv", CsvCell(start, 1)).decode() == cells[row]
+    for cell in (CsvCell(10**9, 1), CsvCell(0, 9)):
+        with pytest.raises(CheckError, match="cannot be read"):
+            read_inside(tmp_path, "t.csv", cell)

@@ -546,3 +546,16 @@ def test_decide_answers_people_and_machines(tmp_path, monkeypatch):
     (tmp_path / "metrics").mkdir()
     (tmp_path / "metrics" / "export.json").write_text('{"size_bytes": 30000000}')
     assert CliRunner().invoke(cli, command).exit_code == 1
+
+
+@pytest.mark.parametrize("broken", ["folder/page.html", "file/page.html"])
+def test_a_report_that_cannot_be_written_whole_is_not_written_at_all(tmp_path, broken):
+    (tmp_path / "folder/page.html").mkdir(parents=True)
+    (tmp_path / "file").write_text("")
+    old = tmp_path / "old.md"
+    old.write_text("old")
+    before = sorted(tmp_path.rglob("*"))
+    for pages in ([tmp_path / broken, old], [old, tmp_path / broken]):
+        with pytest.raises((UsageError, OSError)):
+            report._write_all(dict.fromkeys(pages, b"new"))
+        assert old.read_text() == "old" and sorted(tmp_path.rglob("*")) == before

@@ -197,6 +197,15 @@ def test_a_checkpoint_of_the_student_is_named_after_every_param_that_dvc_yaml_li
     assert student.checkpoint_for(moved, {}, rows, targets) in paths
 
 
+def test_a_gpu_that_cannot_hold_a_batch_is_said_with_the_batch():
+    def full(logits, batch):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore of it")
+
+    with pytest.raises(CheckError, match=r"(?s)a batch of 16 does not fit.*2\.00 GiB.*halve `batch`") as caught:
+        train(loss=full, batch=16)
+    assert "More of it" not in str(caught.value)
+
+
 def test_every_term_of_the_loss_is_logged(tmp_path):
     def loss(logits, batch):
         ce = hard(logits, batch)["loss"]

@@ -237,7 +237,7 @@ def test_the_pipeline_takes_any_frames_and_any_detector(tone_bundle):
         return [Face((10.0, 20.0, 20.0, 20.0)), Face((80.0, 20.0, 20.0, 20.0))]
 
     classifier = Classifier(tone_bundle, 1, "cpu")
-    lines = [record(seen, classifier.classes) for seen in watch(frames, classifier, detect, margin=0.0)]
+    lines = [record(seen, classifier) for seen in watch(frames, classifier, detect, margin=0.0)]
     assert known == [0, 2, 2, 2]
     assert [line["frame"] for line in lines] == [0, 1, 2, 3] and lines[3]["time"] == 0.12
     for line in lines:
@@ -342,7 +342,7 @@ def face_video(tmp_path_factory):
 def test_a_video_is_watched_whole(tmp_path, tone_bundle, face_video, suffix):
     out, lines = tmp_path / f"out{suffix}", tmp_path / "out.jsonl"
     result = run(face_video, "--bundle", tone_bundle, "--out", out, "--json", lines, "--smallest", "0.3")
-    assert result.exit_code == 0 and result.stdout == "" and result.stderr.startswith("8 frames, ")
+    assert result.exit_code == 0 and result.stdout == "" and "8 frames, " in result.stderr
     records = [json.loads(line) for line in lines.read_text().splitlines()]
     assert [line["frame"] for line in records] == list(range(8))
     assert [line["time"] for line in records] == pytest.approx([number / 25 for number in range(8)])

@@ -12,11 +12,14 @@ from .commands.bench import bench
 from .commands.corpus import corpus_cli
 from .commands.data import data_cli
 from .commands.index import index_cli
+from .commands.labels import labels_cli
+from .commands.monitor import monitor
 from .commands.predict import predict
 from .commands.repro import repro
 from .commands.score import score
 from .commands.study import study_cli
 from .commands.teachers import teachers_cli
+from .commands.weights import weights_cli
 from .errors import UsageError
 from .faces.commands import crops_cli, detector_cli, fetch_teachers, pretrain, render_corpus, serve, watch, witness
 from .output import one_message
@@ -29,13 +32,14 @@ cli = typer.Typer(
     pretty_exceptions_enable=False,
 )
 groups = {"align": align_cli, "corpus": corpus_cli, "crops": crops_cli, "data": data_cli, "detector": detector_cli}
-groups |= {"index": index_cli, "study": study_cli, "teachers": teachers_cli}
+groups |= {"index": index_cli, "labels": labels_cli, "study": study_cli, "teachers": teachers_cli}
+groups |= {"weights": weights_cli}
 for name, group in groups.items():
     cli.add_typer(group, name=name)
 corpus_cli.command("render")(render_corpus)
 corpus_cli.command("witness")(witness)
 teachers_cli.command("fetch")(fetch_teachers)
-for command in (repro, audit, score, serve, bench, predict, watch, pretrain):
+for command in (repro, audit, score, monitor, serve, bench, predict, watch, pretrain):
     cli.command()(command)
 
 

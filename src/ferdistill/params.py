@@ -27,6 +27,7 @@ from .files import folded
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Failure = Annotated[float, Field(gt=0, lt=0.5)]  # of a guarantee: the probability that a fit misses it
 Positive = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -75,7 +76,7 @@ ClassName = Annotated[
 Classes = Annotated[list[ClassName], Field(min_length=2), AfterValidator(_distinct)]
 
 
-Augment = Literal["none", "flip", "shift", "flip_shift"]
+Augment = Literal["none", "flip", "shift", "flip_shift", "strong"]
 Fusion = Literal["probability", "probability_t1", "logit"]
 Mode = Literal["none", "kd", "dkd"]
 
@@ -150,7 +151,11 @@ class Phase(StrictModel):
 
     epochs: Positive
     lr: PositiveFloat = Field(description="the highest: a tenth of the steps warms up to it, a cosine falls from it")
-    augment: Augment = Field(description="flip mirrors, shift moves and brightens, flip_shift does both")
+    augment: Augment = Field(
+        description="flip mirrors, shift moves and brightens, flip_shift does both; strong also turns, scales, shears, "
+        "colours, blurs and erases"
+    )
+    strength: Share = Field(default=0.5, description="of `strong`, how far each change may go")
 
 
 class NetworkParams(StrictModel):
@@ -218,6 +223,7 @@ class FrozenTeacher(StrictModel):
     )
     model: str | None = Field(description="the timm model that a safetensors file is of; null for ONNX")
     options: dict[str, Any] = Field(description="passed on to `timm.create_model`")
+    stem: Literal["stock", "low_resolution"] = Field(default="stock", description="as in a recipe")
     classes: Classes = Field(description="in the order of its logits")
     size: int = Field(ge=16, le=1024, description="pixels of a side that it takes")
     channels: Literal[1, 3] = Field(description="1 for grey, 3 for RGB")
@@ -314,6 +320,38 @@ class Scale(StrictModel):
     student: StudentParams
 
 
+class SetParams(StrictModel):
+    """Prediction sets: see `evaluation.guarantees.fit_sets`."""
+
+    score: Literal["lac", "aps"]
+    target_coverage: Fraction
+    class_conditional: bool
+
+
+class AbstentionParams(StrictModel):
+    """Which share of the answers may be wrong, and how often that may fail: see `evaluation.guarantees`."""
+
+    max_risk: Fraction
+    delta: Failure
+    beside: list[Fraction]
+
+
+class AlertParams(StrictModel):
+    """Which share of a class's alerts is right, and how often that may fail: see `evaluation.guarantees`."""
+
+    min_precision: Fraction
+    delta: Failure
+
+
+class GroupParams(StrictModel):
+    """Whose scores are reported apart: see `evaluation.groups`."""
+
+    truth: Annotated[list[Name], AfterValidator(_distinct)]
+    min_images: Positive
+    min_people: Positive
+    permutations: Annotated[int, Field(ge=100)]
+
+
 class CalibrateParams(StrictModel):
     against: Literal["labels", "votes"]
     grid: Annotated[list[PositiveFloat], Field(min_length=1)]
@@ -322,6 +360,9 @@ class CalibrateParams(StrictModel):
     draws: Annotated[int, Field(ge=100)]
     level: Fraction
     seed: Seed
+    sets: SetParams
+    abstention: AbstentionParams
+    alerts: AlertParams
 
 
 class Int8Params(StrictModel):
@@ -379,7 +420,7 @@ class Params(StrictModel):
     dkd_target_term: Literal["official", "report"]
     dkd_warmup: Annotated[int, Field(ge=0)]
     views: Positive
-    view_augment: Literal["shift", "flip_shift"]
+    view_augment: Literal["shift", "flip_shift", "strong"]
     launch: LaunchParams
     scale: Name
     corpus: Name
@@ -391,6 +432,7 @@ class Params(StrictModel):
     families: dict[Name, Family]
     training: TrainingParams
     calibrate: CalibrateParams
+    groups: GroupParams
     export: ExportParams
     benchmark: BenchmarkParams
     decide: DecideParams

@@ -12,6 +12,7 @@ RAW = Path("data/raw")
 EMBEDDED = RAW / "embedded"
 PRETRAINED = Path("pretrained")
 TARGETS = Path("data/targets")
+CROSS_FIT = Path("data/cross_fit")
 MISALIGNMENT = Path("data/study/misalignment")
 
 TEACHERS = Path("models/teachers")
@@ -23,6 +24,7 @@ METRICS = Path("metrics")
 STUDENT_METRICS = METRICS / "student.json"
 CALIBRATION_METRICS = METRICS / "calibration.json"
 EVALUATION_METRICS = METRICS / "evaluation.json"
+GROUP_METRICS = METRICS / "groups.json"
 EXPORT_METRICS = METRICS / "export.json"
 BENCHMARK_METRICS = METRICS / "benchmark.json"
 SUMMARY = METRICS / "study/results_summary.csv"

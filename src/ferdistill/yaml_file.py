@@ -1,6 +1,7 @@
 """YAML files, which come from other people too: plain values alone, and no more of them than memory holds."""
 
 import math
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -49,17 +50,61 @@ def with_entry(text: str, section: str, entry: str) -> str:
     block = next((value for key, value in pairs if key.value == section), None)
     if not isinstance(block, yaml.MappingNode) or not block.value or block.flow_style:
         raise UsageError(f"no section `{section}` in lines of its own", expected=f"`{section}:` and entries below it")
-    last: yaml.Node = block
-    while isinstance(last, yaml.CollectionNode) and last.value and not last.flow_style:
-        last = last.value[-1][1] if isinstance(last, yaml.MappingNode) else last.value[-1]
-    indent = " " * block.value[0][0].start_mark.column
-    lines = [f"{line}\n" for line in text.split("\n")] if not text.endswith("\n") else text.splitlines(keepends=True)
-    added = [f"{indent}{line}\n" for line in entry.splitlines()]
-    changed = "".join([*lines[: last.end_mark.line + 1], *added, *lines[last.end_mark.line + 1 :]])
+    after_it = _last_line(block) + 1
+    changed = _with_lines(text, after_it, after_it, block.value[0][0].start_mark.column, entry)
     before, after, new = (yaml.safe_load(part) for part in (text, changed, entry))
     if after != before | {section: before[section] | new} or set(new) & set(before[section]):
         raise UsageError(f"`{section}` cannot be added to", where=", ".join(new), hint="write the entry by hand")
     return changed
+
+
+def with_value(text: str, keys: Sequence[str], entry: str) -> str:
+    """The text of a YAML file with `entry` in place of the one that `keys` lead to; every other line as it was.
+
+    `entry` is a mapping of the last key alone, in lines of its own, not indented, as what it replaces is.
+
+    Raises UsageError if there is no such entry, or the text would hold anything else than before but for it.
+    """
+    node: yaml.Node | None = yaml.compose(text, yaml.SafeLoader)
+    key: yaml.Node | None = None
+    for name in keys:
+        pairs = node.value if isinstance(node, yaml.MappingNode) and not node.flow_style else []
+        key, node = next((pair for pair in pairs if pair[0].value == name), (None, None))
+    path = ".".join(keys)
+    if key is None or node is None:
+        raise UsageError(
+            f"no `{path}` in lines of its own", expected="each of these keys in a line, and its value below"
+        )
+    start = key.start_mark
+    changed = _with_lines(text, start.line, _last_line(node) + 1, start.column, entry)
+    before, after, new = (yaml.safe_load(part) for part in (text, changed, entry))
+    inner = before
+    for name in keys[:-1]:
+        inner = inner[name]
+    inner |= new
+    if after != before or list(new) != [keys[-1]]:
+        raise UsageError(f"`{path}` cannot be replaced", hint="write the entry by hand")
+    return changed
+
+
+def in_one_line(value: Any) -> str:
+    """A plain value as YAML in one line."""
+    return (
+        yaml.safe_dump(value, default_flow_style=True, width=math.inf, allow_unicode=True).removesuffix("...\n").strip()
+    )
+
+
+def _last_line(node: yaml.Node) -> int:
+    """The number of the last line that a value stands in, comments below it left out."""
+    while isinstance(node, yaml.CollectionNode) and node.value and not node.flow_style:
+        node = node.value[-1][1] if isinstance(node, yaml.MappingNode) else node.value[-1]
+    return int(node.end_mark.line)
+
+
+def _with_lines(text: str, start: int, end: int, indent: int, entry: str) -> str:
+    """The text with an entry, indented, in place of the lines from `start` to before `end`."""
+    lines = [f"{line}\n" for line in text.split("\n")] if not text.endswith("\n") else text.splitlines(keepends=True)
+    return "".join([*lines[:start], *(f"{' ' * indent}{line}\n" for line in entry.splitlines()), *lines[end:]])
 
 
 def _size(node: yaml.Node, known: dict[int, float]) -> float:

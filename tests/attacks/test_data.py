@@ -385,6 +385,24 @@ def test_what_is_no_commit_is_refused_in_one_message(git_here, rev):
     assert len(str(caught.value)) < 1000
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (",".join(map(str, range(5000))) + "\n" + ",".join("1" * 5000), "5,000 columns"),
+        ("path,label\na,b\n", "no column sample_id, split"),
+        ("path,label,sample_id,split\n" + "a,b,c,d,e,f\n" * 2 + '"', "no index"),
+    ],
+)
+def test_what_is_no_index_in_a_commit_is_refused_in_one_message(git_here, tmp_path, text, message):
+    csv = Path(f"data/index/{TAG}.csv")
+    csv.parent.mkdir(parents=True)
+    csv.write_text(text)
+    commit(tmp_path)
+    with pytest.raises(UsageError, match=message) as caught:
+        read_rows_at("HEAD", csv)
+    assert len(str(caught.value)) < 1000
+
+
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="needs the right to give files away")
 def test_a_repository_of_somebody_else_is_refused_with_gits_way_out(git_here, tmp_path, monkeypatch):
     os.chown(tmp_path, 12345, 12345)

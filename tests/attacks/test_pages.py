@@ -181,7 +181,10 @@ def test_a_model_card_shows_names_as_text():
         "task": dict.fromkeys(["thing", "things", "label", "labels", "detector"], odd),
         "classes": [odd, "b"], "image": {"size": 8, "channels": 1}, "architecture": "a", "seed": 1, "t_star": 1.0,
         "run_family": odd, "run_mode": "kd", "index_digest": "d", "test": scores | sides,
-        "thresholds": {"confidence": 0.5}, "abstention": {"accuracy": 0.5, "coverage": 0.5}, "int8": None,
+        "thresholds": {"confidence": 0.5}, "guarantee": None,
+        "sets": {"method": "lac", "coverage": 0.9, "by_class": False, "limits": {}},
+        "alerts": {"precision": 0.9, "failure": 0.1, "thresholds": {}},
+        "abstention": {"accuracy": 0.5, "coverage": 0.5}, "int8": None,
     }  # fmt: skip
     card = model_card(info, pd.DataFrame({"train": [1]}, index=["embedded"]))
     assert "<img" not in card and "&lt;img" in card

@@ -28,10 +28,12 @@ def predict(
 ) -> None:
     """Classify pictures, or what the bundle's detector finds in them.
 
-    Prints a JSON line a picture: the label, or null where the largest probability is below the confidence, and the
-    calibrated probabilities; if the bundle has a detector, a list of these, each with its box. A picture that cannot be
-    read has `error` in its line, the others go on, and the exit code is 1. A name that is nowhere stops it before the
-    first picture, with exit code 2. In CSV, text that a spreadsheet would take for a formula begins with an apostrophe.
+    Prints a JSON line a picture: the label, or null where the largest probability is below the confidence, the
+    calibrated probabilities and, where the bundle has thresholds for them, the set of classes that are not ruled out
+    and those that raise an alert; if the bundle has a detector, a list of these, each with its box. A picture that
+    cannot be read has `error` in its line, the others go on, and the exit code is 1. A name that is nowhere stops it
+    before the first picture, with exit code 2. In CSV, names of a set are joined by |, and text that a spreadsheet
+    would take for a formula begins with an apostrophe.
 
     Examples:
         ferdistill predict photo.jpg
@@ -58,10 +60,11 @@ def predict(
     def write(*row: Any) -> None:
         table.writerow(map(cell, row))
 
+    acting = [column for column, of in (("set", "sets"), ("alerts", "alerts")) if classifier.info[of]]
     place = [task["thing"], "left", "top", "width", "height", "tilt"] if room else []
     if as_csv:
         names = [f"prob_{name}" for name in classifier.classes]
-        write("path", *place, "label", "confidence", *names, "error")
+        write("path", *place, "label", "confidence", *acting, *names, "error")
     wrong = 0
     for file in track(files, "predicting"):
         found: list[dict[str, Any]] = []
@@ -76,10 +79,11 @@ def predict(
         if as_csv:
             for number, one in enumerate(found):
                 at = [number, *one["box"], one["tilt"]] if room else []
-                answer = [one["label"], one["confidence"], *one["probabilities"].values()]
+                sets = ["|".join(one[name]) for name in acting]
+                answer = [one["label"], one["confidence"], *sets, *one["probabilities"].values()]
                 write(file.as_posix(), *at, *answer, problem)
             if not found:
-                write(file.as_posix(), *[""] * (len(place) + 2 + len(classifier.classes)), problem)
+                write(file.as_posix(), *[""] * (len(place) + 2 + len(acting) + len(classifier.classes)), problem)
         else:
             finds = {task["detector"]: found} if room else found[0] if found else {}
             report = {"path": file.as_posix()} | finds | ({"error": problem} if problem else {})

@@ -59,7 +59,7 @@ def misalignment(
 
 
 @contextmanager
-def _progress(total: int) -> Iterator[Callable[[Any], None]]:
+def progress(total: int) -> Iterator[Callable[[Any], None]]:
     """Show where a study stands: a bar on a terminal, else a line whenever that changes."""
     with bar(TextColumn("{task.fields[state]}")) as progress:
         progress.speed_estimate_period = 24 * 3600  # a run takes minutes
@@ -68,7 +68,9 @@ def _progress(total: int) -> Iterator[Callable[[Any], None]]:
 
         def tell(now: Any) -> None:
             state = f"{now.running} running, {now.waiting} waiting, {now.failed} failed"
-            progress.update(task, completed=now.done + now.failed, state=state)
+            shown_state = "\n".join([state, *now.workers])
+            progress.update(task, completed=now.done + now.failed, state=shown_state)
+            state = "; ".join([state, *(line.rpartition(", ")[0] for line in now.workers)])
             if progress.disable and last != [state]:
                 left = "" if now.seconds_left is None else f"; about {timedelta(seconds=round(now.seconds_left))} left"
                 print(f"{datetime.now():%H:%M:%S} {now.done} of {total} done, {state}{left}", file=sys.stderr)
@@ -77,10 +79,34 @@ def _progress(total: int) -> Iterator[Callable[[Any], None]]:
         yield tell
 
 
+def print_failures(failures: list[Any]) -> None:
+    """Say of each what failed, why, and where its log is."""
+    for failure in failures:
+        said = "\n".join(f"    {line}" for line in failure.why.splitlines())
+        whole = f"{failure.name} failed\n{said}\n    log: {failure.log or 'none'}"
+        print(shown(whole, lines=True), file=sys.stderr)
+
+
+def elsewhere(executor: str) -> Any:
+    """The executor of other machines of this name with its settings; None for this one."""
+    if executor == "local":
+        return None
+    if executor not in ("slurm", "ray"):
+        raise UsageError(f"no executor `{executor}`", where="--executor", expected="local, slurm or ray")
+    from ..tracking import executors, remote
+
+    settings = executors.load()
+    return executors.make(executor, settings, remote.word(remote.place_of(settings))), settings
+
+
 @study_cli.command("run")
 def run(
     grid: Annotated[Path, typer.Option("--grid", help="The runs to make.")] = workspace.STUDY_GRID,
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Runs at a time.")] = 1,
+    executor: Annotated[
+        str,
+        typer.Option("--executor", help="local, slurm or ray (not proven yet): where they run; see conf/cluster.yaml."),
+    ] = "local",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what is done and what would run.")] = False,
     as_json: As_json = False,
 ) -> None:
@@ -94,6 +120,8 @@ def run(
         ferdistill study run --jobs 2
 
         ferdistill study run --grid my_study.yaml --json
+
+        ferdistill study run --executor slurm --jobs 16
     """
     from .. import params
     from ..study.grid import load
@@ -107,9 +135,16 @@ def run(
         now = experiments.present()
         if not dry_run:
             library.require_ready(now)
+    where = elsewhere(executor)
     if not dry_run:
-        with _progress(len(runs)) as tell:
-            failures = library.run_missing(runs, now, jobs, tell)
+        with progress(len(runs)) as tell:
+            if where is None:
+                failures = library.run_missing(runs, now, jobs, tell)
+            else:
+                from ..tracking import remote
+
+                to, settings = where
+                failures = remote.send_missing(runs, now, jobs, to, settings, tell)
     standing = library.standing(runs, now)
     failed = {failure.name for failure in failures}
     if as_json:
@@ -118,11 +153,9 @@ def run(
         print(json.dumps({"runs": listed, "failures": [failure._asdict() for failure in failures]}, indent=2))
     else:
         for name, why in standing.items() if dry_run else ():
-            say(f"{name}: {f'would run, {why}' if why else 'done'}")
-        for failure in failures:
-            said = "\n".join(f"    {line}" for line in failure.why.splitlines())
-            whole = f"{failure.name} failed\n{said}\n    log: {failure.log or 'none'}"
-            print(shown(whole, lines=True), file=sys.stderr)
+            to = f", on {where[0].told}" if where else ""
+            say(f"{name}: {f'would run, {why}{to}' if why else 'done'}")
+        print_failures(failures)
         print(f"{sum(not why for why in standing.values())} of {len(runs)} runs are done, {len(failed)} failed")
     why, hint = experiments.why_none(experiments.baselines([])) if dry_run else ("", "")
     if why:

@@ -111,6 +111,75 @@ def weigh(
         say(f"family {write} added to {workspace.PARAMS}: `dvc exp run -S family={write}`", err=as_json)
 
 
+@teachers_cli.command("freeze")
+def freeze(
+    names: Annotated[list[str], typer.Argument(metavar="TEACHER...", help="Teachers that are trained here.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON: the file of each teacher.")] = False,
+) -> None:
+    """Keep teachers as they are: new images then bring their soft labels and a student, and no training of theirs.
+
+    The weights go to pretrained/, where DVC keeps them, with a JSON that says what they were made of; params.yaml
+    names them in place of the recipe, which stands in that JSON. Soft labels stay the same to the byte. Of new images
+    each teacher forwards those alone. Leave index.seed and the shares of the splits as they are: under others, images
+    that a teacher learnt from could come into val, calib and test. Examples:
+
+        ferdistill teachers freeze resnet18 vit_ban
+
+        ferdistill teachers freeze resnet18 --json
+    """
+    from .. import params
+    from ..distill import freezing
+
+    files = freezing.freeze(params.load(), names)
+    if as_json:
+        print(json_text({name: file.as_posix() for name, file in files.items()}))
+        return
+    for name, file in files.items():
+        say(f"{name}: {file}")
+    added = " ".join(f"{file}.dvc {file.with_suffix('.json')}" for file in files.values())
+    say(f"Commit them: `git add params.yaml {workspace.PRETRAINED / '.gitignore'} {added}`; then `dvc repro`.")
+
+
+@teachers_cli.command("run")
+def run(
+    teachers: Annotated[list[str] | None, typer.Argument(metavar="[TEACHER]...", help="All, if none is named.")] = None,
+    executor: Annotated[str, typer.Option("--executor", help="slurm or ray; see conf/cluster.yaml.")] = "slurm",
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Teachers at a time.")] = 4,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what is done and what would run.")] = False,
+) -> None:
+    """Train teachers and make their soft labels on other machines, each on its own, and join what comes.
+
+    Skips those that are up to date. The stages before them must be up to date and committed. Exits with 1 if a teacher
+    failed. On this machine, `dvc repro` does the same. Examples:
+
+        ferdistill teachers run --executor slurm --dry-run
+
+        ferdistill teachers run resnet18 vit_ban --executor ray --jobs 2
+    """
+    from .. import params
+    from ..tracking import teachers as library
+    from .study import elsewhere, print_failures, progress
+
+    known = params.load().teachers
+    if unknown := set(teachers or []) - set(known):
+        raise UsageError(f"no teacher `{min(unknown)}`", expected=f"one of {', '.join(known)}")
+    where = elsewhere(executor)
+    if where is None:
+        raise UsageError("teachers run on this machine with `dvc repro`", where="--executor", expected="slurm or ray")
+    absent = library.missing(teachers or known)
+    if dry_run:
+        for name in teachers or known:
+            say(f"{name}: {f'would run, on {where[0].told}' if name in absent else 'done'}")
+        return
+    to, settings = where
+    with progress(len(absent)) as tell:
+        failures = library.send(absent, jobs, to, settings, tell) if absent else []
+    print_failures(failures)
+    print(f"{len(absent) - len(failures)} teachers came, {len(failures)} failed")
+    if failures:
+        raise typer.Exit(1)
+
+
 def _print_weights(report: dict[str, Any]) -> None:
     console = wide()
     title = f"Weights fitted to val: {report['n']} images of {report['people']} people"

@@ -3,7 +3,7 @@
 from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,13 +16,14 @@ from ..params import IndexParams
 from ..progress import track
 from . import duplicates
 from .description import read_description
-from .index import COLUMNS, SCHEMA_VERSION, SPLITS, TRANSFER, digests, splits_of
+from .index import ATTRIBUTE, COLUMNS, SCHEMA_VERSION, SPLITS, TRANSFER, digests, splits_of
 from .looks import look_at
 from .memo import NOTHING_KNOWN, Memo
-from .reader import Votes, read_rows, read_subjects, read_votes
-from .sources import Dropped, Record, Row, wrong
+from .reader import Votes, read_attributes, read_corrections, read_rows, read_subjects, read_votes
+from .sources import Dropped, Record, wrong
+from .thumbnails import Thumbnails
+from .told import agreed, corrected
 
-T = TypeVar("T")
 # Where copies or a subject straddle official parts, the evaluation part keeps its image.
 RANK = {"test": 0, "val": 1, "train": 2, "": 2}
 UNLABELLED = 3  # the rank of an image without a label: any copy that has one stays
@@ -33,7 +34,8 @@ NAMED = 10  # unreadable rows that an error names, and copies that a conflict do
 class Built:
     """What `build` made of a corpus.
 
-    `rows` is the index: `index.COLUMNS` and, where a source has them, `box`, `vote_<class>` and `votes`; by path.
+    `rows` is the index: `index.COLUMNS` and, where a source has them, `box`, `vote_<class>`, `votes` and
+    `attribute_<name>`; by path.
     `left_out` has every other row of every source: path, source, step, reason, kept (the path of the copy that stays).
     """
 
@@ -93,6 +95,7 @@ def build(
     steps.append(_count("indexed", rows))
 
     optional = [name for name in ("box", *(f"vote_{name}" for name in classes), "votes") if name in rows]
+    optional += [name for name in map(str, rows) if name.startswith(ATTRIBUTE) and rows[name].ne("").any()]
     excluded = pd.DataFrame(left_out, columns=["path", "source", "step", "reason", "kept"])
     excluded = excluded.sort_values(["path", "source", "reason"]).reset_index(drop=True)
     assert len(excluded) + len(rows) == listed, "a row is neither in the index nor listed as left out"
@@ -107,6 +110,10 @@ def build(
         "conflicts": conflicts,
         "leaks": _dropped(leaks, {"group": "group"}),
     }
+    if corrections := read_corrections(corpus_dir, classes):
+        report["relabelled"] = [
+            {"path": path} | one._asdict() for path, one in sorted(corrections.items()) if one.label != ""
+        ]
     return Built(rows[[*COLUMNS, *optional]], excluded, report)
 
 
@@ -130,7 +137,7 @@ def _read(
     workers: int | None,
     memo: Memo,
     left_out: list[dict[str, str]],
-) -> tuple[pd.DataFrame, np.ndarray, int]:
+) -> tuple[pd.DataFrame, Thumbnails, int]:
     """All images in order of precedence; their thumbnails, in that order; and how many rows are listed."""
     unreadable: list[CheckError] = []
 
@@ -138,11 +145,14 @@ def _read(
         unreadable.append(error)
         left_out.append(_excluded(path, source, "quarantined", _one_line(error)))
 
-    listed = list(read_rows(corpus_dir, classes))
-    records: list[tuple[str, Record]] = []
+    records: list[Record] = []
+    sources: list[str] = []  # of each record
     source_of: dict[str, str] = {}
-    for source, row in listed:
+    listed, all_known = 0, True
+    for source, row in read_rows(corpus_dir, classes):
+        listed += 1
         if isinstance(row, CheckError):
+            all_known = False  # it may be in the tables below
             set_aside(source, row.where, row)
         elif isinstance(row, Dropped):
             left_out.append(_excluded(row.path, source, "dropped", row.reason))
@@ -159,42 +169,70 @@ def _read(
             )
         else:
             source_of[row.path] = source
-            records.append((source, row))
-    subjects = _known_paths(read_subjects(corpus_dir), "subjects", corpus_dir, listed)
-    votes = _known_paths(read_votes(corpus_dir, classes), "votes", corpus_dir, listed)
-    records = [(source, _with_votes(record, votes, corpus_dir)) for source, record in records]
+            records.append(row)
+            sources.append(source)
+    subjects, votes = read_subjects(corpus_dir), read_votes(corpus_dir, classes)
+    attributes, corrections = read_attributes(corpus_dir), read_corrections(corpus_dir, classes)
+    if all_known:
+        paths = source_of.keys() | {out["path"] for out in left_out}
+        _require_known(subjects, "subjects", corpus_dir, paths)
+        _require_known(votes, "votes", corpus_dir, paths)
+        _require_known(attributes, "attributes", corpus_dir, paths)
+        _require_known(corrections, "corrections", corpus_dir, paths)
+    del source_of
+    for number in reversed(range(len(records) if corrections else 0)):
+        correction = corrections.get(records[number].path)
+        if correction:
+            records[number] = corrected(records[number], correction, corpus_dir)
+            if not correction.label:
+                reason = f"label error, by {correction.by}"
+                left_out.append(_excluded(records.pop(number).path, sources.pop(number), "dropped", reason))
 
-    order = {source.name: place for place, source in enumerate(read_description(corpus_dir).sources)}
-    sample_ids, thumbnails = look_at(corpus_dir, [record for _, record in records], memo, workers)
-    table = []
-    for place, ((source, record), found_id) in enumerate(zip(records, sample_ids, strict=True)):
+    sample_ids, thumbnails = look_at(corpus_dir, records, memo, workers)
+    readable = []
+    for number, found_id in enumerate(sample_ids):
         if isinstance(found_id, CheckError):
-            set_aside(source, record.path, found_id)
-            continue
-        fields = {
-            "place": place,
-            "sample_id": found_id,
-            "path": record.path,
-            "label": record.label,
-            "official_split": record.split or "",
-            "source": source,
-            "subject": subjects.get(record.path, record.subject),
-            "order": order[source],
-        }
-        if record.box:
-            fields["box"] = " ".join(map(str, record.box))
-        if record.votes:
-            fields |= {f"vote_{name}": share for name, share in record.votes.items()}
-            fields["votes"] = "" if record.voters is None else str(record.voters)
-        table.append(fields)
+            set_aside(sources[number], records[number].path, found_id)
+        else:
+            readable.append(number)
     if unreadable and settings.unreadable == "strict":
         raise _strict(unreadable, corpus_dir)
-    if not table:
+    if not readable:
         raise CheckError("no image can be read", where=str(corpus_dir), hint="see the rows set aside")
-    found = pd.DataFrame(table)
+    found = _table([_with_votes(records[number], votes, corpus_dir) for number in readable], subjects)
+    told = [agreed(records[number], attributes.get(records[number].path, {}), corpus_dir) for number in readable]
+    for name in sorted({name for one in told for name in one}):
+        found[f"{ATTRIBUTE}{name}"] = [one.get(name, "") for one in told]
+    found["sample_id"] = [str(sample_ids[number]) for number in readable]
+    found["source"] = [sources[number] for number in readable]
+    order = {source.name: place for place, source in enumerate(read_description(corpus_dir).sources)}
+    found["order"] = found["source"].map(order)
     found["rank"] = found["official_split"].map(RANK).where(found["label"] != "", UNLABELLED)
-    found = found.sort_values(["rank", "order", "path"]).reset_index(drop=True)
-    return found, thumbnails[found["place"].to_numpy()], len(listed)
+    found = found.sort_values(["rank", "order", "path"])
+    places = np.array(readable)[found.index]
+    return found.reset_index(drop=True), thumbnails.take(places), listed
+
+
+def _table(records: list[Record], subjects: dict[str, str]) -> pd.DataFrame:
+    """Path, label, official_split and subject of each record and, where any has them, box, votes and their number."""
+    found = pd.DataFrame(
+        {
+            "path": [record.path for record in records],
+            "label": [record.label for record in records],
+            "official_split": [record.split or "" for record in records],
+            "subject": [subjects.get(record.path, record.subject) for record in records],
+        }
+    )
+    boxes = {row: " ".join(map(str, record.box)) for row, record in enumerate(records) if record.box}
+    if boxes:
+        found["box"] = pd.Series(boxes)
+    voted = {row: record for row, record in enumerate(records) if record.votes}
+    for name in dict.fromkeys(name for record in voted.values() for name in record.votes or ()):
+        found[f"vote_{name}"] = pd.Series({row: (record.votes or {}).get(name) for row, record in voted.items()})
+    if voted:
+        voters = {row: "" if record.voters is None else str(record.voters) for row, record in voted.items()}
+        found["votes"] = pd.Series(voters)
+    return found
 
 
 def _strict(errors: list[CheckError], corpus_dir: Path) -> CheckError:
@@ -221,11 +259,9 @@ def _one_line(error: CheckError) -> str:
     return "; ".join(part for part in (error.what, error.where, error.expected) if part)
 
 
-def _known_paths(table: dict[str, T], what: str, corpus_dir: Path, listed: list[tuple[str, Row]]) -> dict[str, T]:
-    """A table by path, none of which the sources do not list."""
-    if any(isinstance(row, CheckError) for _, row in listed):
-        return table  # a row that is set aside may be in it
-    unknown = sorted(set(table) - {row.path for _, row in listed if not isinstance(row, CheckError)})
+def _require_known(table: dict[str, Any], what: str, corpus_dir: Path, paths: set[str]) -> None:
+    """Refuse a table by path with paths that the sources do not list."""
+    unknown = sorted(table.keys() - paths)
     if unknown:
         raise CheckError(
             f"paths in the table of {what} that are not in the corpus: {len(unknown)}, first {unknown[0]}",
@@ -233,7 +269,6 @@ def _known_paths(table: dict[str, T], what: str, corpus_dir: Path, listed: list[
             expected="paths relative to it, as folder/image.jpg, or table.csv#0 for a row",
             hint="correct the rows or take them out, or restore the images",
         )
-    return table
 
 
 def _with_votes(record: Record, votes: dict[str, Votes], corpus_dir: Path) -> Record:
@@ -251,14 +286,14 @@ def _with_votes(record: Record, votes: dict[str, Votes], corpus_dir: Path) -> Re
     return replace(record, votes=shares, voters=voters)
 
 
-def _mark_copies(found: pd.DataFrame, thumbnails: np.ndarray, settings: IndexParams) -> pd.DataFrame:
+def _mark_copies(found: pd.DataFrame, thumbnails: Thumbnails, settings: IndexParams) -> pd.DataFrame:
     """Add `copy_of`, the path of the copy that stays; `kind` (exact, near, mirrored); and `group`.
 
     A group is all that hangs together by subject or by copies: a subject whose picture is a copy of another's is
     taken for the same one, and an image without a subject for that of its copy.
     """
-    items = found.drop_duplicates("sample_id")  # in order of precedence
-    thumbnails, items = thumbnails[items.index], items.reset_index(drop=True)
+    items = found[["sample_id", "path"]].drop_duplicates("sample_id")  # in order of precedence
+    thumbnails, items = thumbnails.take(items.index.to_numpy()), items.reset_index(drop=True)
     pairs = duplicates.find(thumbnails, settings.near.distance, settings.near.correlation, settings.mirrored)
     neighbours: dict[int, list[tuple[int, str]]] = defaultdict(list)
     for i, j, mirrored in pairs[["i", "j", "mirrored"]].itertuples(index=False):
@@ -270,8 +305,8 @@ def _mark_copies(found: pd.DataFrame, thumbnails: np.ndarray, settings: IndexPar
                 if owner[other] == other:
                     owner[other], kind[other] = item, how
 
-    place = pd.Series(np.arange(len(items)), index=items["sample_id"])[found["sample_id"]].to_numpy()
-    found["copy_of"] = items["path"].to_numpy()[owner[place]]
+    place = pd.factorize(found["sample_id"])[0]
+    found["copy_of"] = items["path"].array.take(owner[place])
     found["kind"] = np.where(found["path"] == found["copy_of"], "", np.where(kind[place] == "", "exact", kind[place]))
 
     named = found[found["subject"] != ""]
@@ -280,12 +315,11 @@ def _mark_copies(found: pd.DataFrame, thumbnails: np.ndarray, settings: IndexPar
     links = coo_array((np.ones(len(named)), (owner[place][named.index], len(items) + subject)), shape=(nodes, nodes))
     component = connected_components(links, directed=False)[1]
     # The first name in the alphabet names the group; where there is none, the image itself does.
-    name_of = dict(reversed(list(zip(component[len(items) :], names, strict=True))))
-    of_row = component[owner[place]]
-    found["group"] = [
-        name_of.get(number, identifier)
-        for number, identifier in zip(of_row, items["sample_id"].to_numpy()[owner[place]], strict=True)
-    ]
+    name_of = np.full(nodes, len(names))
+    np.minimum.at(name_of, component[len(items) :], np.arange(len(names)))
+    of_row = name_of[component[owner[place]]]
+    found["group"] = items["sample_id"].array.take(owner[place])
+    found.loc[of_row < len(names), "group"] = np.asarray(names, dtype=object)[of_row[of_row < len(names)]]
     return found
 
 
@@ -312,7 +346,10 @@ def _resolve_conflicts(found: pd.DataFrame, policy: str) -> tuple[pd.DataFrame, 
             }
         )
     label_of = {conflict["kept"]: conflict["label"] for conflict in conflicts}
-    kept["label"] = [label_of.get(path, label) for path, label in zip(kept["path"], kept["label"], strict=True)]
+    kept["label"] = [
+        label_of.get(path, label)
+        for path, label in zip(kept["path"].to_numpy(object), kept["label"].to_numpy(object), strict=True)
+    ]
     return kept[kept["label"].notna()].copy(), conflicts
 
 
@@ -449,8 +486,9 @@ def _count(step: str, rows: pd.DataFrame) -> dict[str, Any]:
     split = "split" if "split" in rows else "official_split"
 
     def by(*names: str) -> dict[str, int]:
-        keys = zip(*(rows[name].replace("", "none") for name in names), strict=True)  # no official split: none
-        return dict(sorted(Counter("/".join(key) for key in keys).items()))
+        counts = rows[[*names]].replace("", "none").groupby([*names]).size()  # no official split: none
+        keys = ((key,) if isinstance(key, str) else key for key in counts.index)
+        return dict(sorted(zip(map("/".join, keys), map(int, counts), strict=True)))
 
     return {
         "step": step,

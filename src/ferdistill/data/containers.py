@@ -1,9 +1,12 @@
-"""Images that lie inside other files, tar archives and Parquet tables, read where they are."""
+"""Images that lie inside other files, tar archives and tables, read where they are."""
 
+import csv
+import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeAlias
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -33,10 +36,19 @@ class ParquetCell:
     row: int  # of the row group
 
 
-def read_inside(
-    root: Path, path: str, inside: TarMember | ParquetCell, belongs: Callable[[Path, Path], bool] = is_below
-) -> bytes:
-    """The bytes of an image file that lies in the file `path` below `root`.
+@dataclass(frozen=True)
+class CsvCell:
+    """An image in a CSV in UTF-8, as text: 48 x 48 whole numbers from 0 to 255, separated by blanks."""
+
+    start: int  # the first byte of its row
+    column: int  # from 0
+
+
+Inside: TypeAlias = TarMember | ParquetCell | CsvCell
+
+
+def read_inside(root: Path, path: str, inside: Inside, belongs: Callable[[Path, Path], bool] = is_below) -> bytes:
+    """The bytes of an image that lies in the file `path` below `root`: of an image file or, in a CSV, of its text.
 
     Raises
     ------
@@ -56,10 +68,13 @@ def read_inside(
                     "a row without an image", where=where, expected="the bytes of one, in the table itself"
                 )
             return bytes(content)
-        with file.open("rb") as archive:
-            archive.seek(inside.start)
-            content = archive.read(inside.length)
-    except (OSError, pa.ArrowException, KeyError, IndexError) as error:
+        with file.open("rb") as container:
+            container.seek(inside.start)
+            if isinstance(inside, CsvCell):
+                rows = csv.reader(io.TextIOWrapper(container, encoding="utf-8", newline=""))
+                return next(rows, [])[inside.column].encode()
+            content = container.read(inside.length)
+    except (OSError, pa.ArrowException, csv.Error, UnicodeDecodeError, KeyError, IndexError) as error:
         raise CheckError(f"cannot be read: {error}", where=str(file), hint=AGAIN) from None
     if len(content) < inside.length:
         raise CheckError("an archive ends early", where=str(file), hint=AGAIN)

@@ -49,13 +49,18 @@ class SourceDescription(BaseModel):
 
 
 class CorpusDescription(BaseModel):
-    """The sources, in order of precedence, and optional tables: `path,subject`, and `path` with annotators' votes."""
+    """The sources, in order of precedence, and optional tables.
+
+    These are `path,subject`; `path` with annotators' votes; `path,attribute,value`; and `path,was,label,by`.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
     sources: Annotated[list[SourceDescription], Field(min_length=1)]
     subjects: SafePath | None = None
     votes: SafePath | None = None
+    attributes: SafePath | None = None
+    corrections: SafePath | None = None
 
 
 def read_description(corpus_dir: Path, classes: list[str] | None = None) -> CorpusDescription:

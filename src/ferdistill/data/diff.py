@@ -1,14 +1,17 @@
 """What changed between two versions of an index: the sentence a reviewer needs after a data change."""
 
+import csv
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from ..errors import UsageError, clipped
+from ..files import require_few_columns
 from ..tracking.experiments import baselines
 from .index import SPLITS, TRANSFER, read, splits_of
 
+COMPARED = ("sample_id", "path", "label", "split")
 FETCH = "`dvc fetch --all-commits` brings older versions where there is a remote"
 
 
@@ -32,8 +35,12 @@ def read_rows_at(version: str, default_csv: Path) -> pd.DataFrame:
     try:
         (commit,) = baselines([version])
         with dvc.api.open(default_csv.as_posix(), rev=commit) as file:
-            return pd.read_csv(file, dtype=str, keep_default_na=False)
-    except (DvcException, SCMError, OSError, UsageError) as error:
+            names = next(csv.reader(file), [])
+            require_few_columns(len(names), default_csv, UsageError)
+            if lacking := [name for name in COMPARED if name not in names]:
+                raise UsageError(f"it has no column {', '.join(lacking)}")
+            return pd.read_csv(file, names=names, header=None, dtype=str, keep_default_na=False)
+    except (DvcException, SCMError, OSError, UsageError, csv.Error, ValueError) as error:
         what, hint = (error.what, error.hint) if isinstance(error, UsageError) else (error, FETCH)
         raise UsageError(
             f"no index `{clipped(version)}`: {what}",

@@ -1,18 +1,21 @@
 """Images that are one picture: re-encoded, resized or mirrored copies, found in near-linear time.
 
 A picture is reduced to a thumbnail, the thumbnail to a perceptual hash. Hashes that nearly agree give candidates;
-the thumbnails themselves decide. Copies that agree in every pixel are `index.sample_id`'s matter.
+the thumbnails themselves decide, where a longer hash does not rule it out. Memory holds the
+hashes, 100 bytes an image, and the pairs. Copies that agree in every pixel are `index.sample_id`'s matter.
 """
 
+from collections.abc import Iterator
 from itertools import combinations
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 
 from ..errors import CheckError, UsageError
+from .thumbnails import SIDE, Thumbnails
 
-SIDE = 32
 # Two pictures are copies if their hashes differ in at most DISTANCE bits, their thumbnails correlate by CORRELATION or
 # more, and the difference of the thumbnails has a standard deviation of at most RESIDUAL grey levels. Measured on
 # 100 photographs at 48 px and on 4000 drawings, all of one kind: copies as JPEG of quality 75, at 48, 100 or 224 px,
@@ -25,9 +28,13 @@ MAX_DISTANCE = 8
 FLAT = 2.0
 # Images of one hash, beyond which each is compared with this many of them only.
 CROWD = 16
-# Candidate pairs that still fit in memory: about 2 GB.
+# Pairs that still fit in memory: about 2 GB.
 _LIMIT = 20_000_000
+_MOST_LOOKED_AT = 100 * _LIMIT  # candidates: minutes
+_BLOCK = 1_000_000  # candidates at once
 _CHUNK = 4096
+STEP = 8  # of the longer hash
+Pictures: TypeAlias = np.ndarray | Thumbnails  # uint8 (N, SIDE, SIDE)
 
 
 def thumbnail(pixels: np.ndarray) -> np.ndarray:
@@ -51,6 +58,7 @@ def _basis() -> np.ndarray:
 
 
 _BASIS = _basis()
+_NORMS = np.sqrt((_BASIS**2).sum(axis=0))[1:]
 # Mirroring a picture changes the sign of its odd horizontal frequencies.
 _MIRROR = np.tile((-1.0) ** np.arange(8), 8)
 
@@ -110,65 +118,91 @@ def near_pairs(hashes: np.ndarray, mirrored: np.ndarray, distance: int = DISTANC
     CheckError
         If there are so many near hashes that the pairs would not fit in memory.
     """
-    if not 0 <= distance <= MAX_DISTANCE:
-        raise UsageError(f"a distance of {distance} bits", where="near duplicates", expected=f"0 to {MAX_DISTANCE}")
-    n = len(hashes)
-    # Row r is image r or, from n on, the mirror image of r - n.
-    both = np.concatenate([hashes, mirrored])
-    values, value_of_row, count = np.unique(both, return_inverse=True, return_counts=True)
-    rows = np.argsort(value_of_row, kind="stable")
-    start = np.cumsum(count) - count
-    few = np.minimum(count, CROWD)
-    a, b = _near_values(values, distance)
-    _check_number(int((few * count).sum() + (few[a] * few[b]).sum()))
-    equal, near = _products(start, few, start, count), _products(start[a], few[a], start[b], few[b])
-    first, second = rows[np.concatenate([equal, near], axis=1)]
+    keys, size = [np.empty(0, dtype=np.int64)], 0
+    for i, j, flipped in _candidates(hashes, mirrored, distance):
+        keys.append((i * len(hashes) + j) * 2 + flipped)
+        size += len(i)
+        _check_number(size)
+    return _as_frame(_distinct(np.concatenate(keys)), hashes, mirrored)
 
-    # Two mirror images are as near as their originals, and an image is no copy of itself.
-    wanted = (np.minimum(first, second) < n) & (first % n != second % n)
-    first, second = first[wanted], second[wanted]
-    i, j = np.minimum(first % n, second % n), np.maximum(first % n, second % n)
-    flipped = np.maximum(first, second) >= n
-    key = _distinct((i * n + j) * 2 + flipped)
-    i, j, flipped = key // 2 // n, key // 2 % n, key % 2 == 1
+
+def _as_frame(keys: np.ndarray, hashes: np.ndarray, mirrored: np.ndarray) -> pd.DataFrame:
+    """Pairs from keys, (i * N + j) * 2 + flipped, with the distance of each."""
+    n = max(len(hashes), 1)
+    i, j, flipped = keys // 2 // n, keys // 2 % n, keys % 2 == 1
     straight = np.bitwise_count(hashes[i] ^ hashes[j])
     across = np.minimum(np.bitwise_count(hashes[i] ^ mirrored[j]), np.bitwise_count(mirrored[i] ^ hashes[j]))
     bits = np.where(flipped, across, straight).astype(np.int64)
     return pd.DataFrame({"i": i, "j": j, "mirrored": flipped, "distance": bits})
 
 
-def _near_values(values: np.ndarray, distance: int) -> tuple[np.ndarray, np.ndarray]:
-    """Positions a < b of all pairs among distinct 64-bit values that differ in at most `distance` bits.
+def _candidates(
+    hashes: np.ndarray, mirrored: np.ndarray, distance: int
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """The pairs of `near_pairs` in blocks of bounded size, in no order: i, j, flipped. Some come more than once."""
+    if not 0 <= distance <= MAX_DISTANCE:
+        raise UsageError(f"a distance of {distance} bits", where="near duplicates", expected=f"0 to {MAX_DISTANCE}")
+    n = len(hashes)
+    # Row r is image r or, from n on, the mirror image of r - n.
+    both = np.concatenate([hashes, mirrored])
+    rows = np.argsort(both, kind="stable")
+    both = both[rows]
+    start = np.flatnonzero(np.concatenate([np.ones(min(n, 1), dtype=bool), both[1:] != both[:-1]]))
+    values, count = both[start], np.diff(start, append=len(both))
+    few = np.minimum(count, CROWD)
+
+    def products() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+        crowds = np.flatnonzero(count > 1)
+        for first in range(0, int(count.max(initial=0)), _CHUNK):  # a crowd in parts
+            some = crowds[count[crowds] > first]
+            yield start[some], few[some], start[some] + first, np.minimum(count[some] - first, _CHUNK)
+        for a, b in _near_values(values, distance):
+            yield start[a], few[a], start[b], few[b]
+
+    for start_a, count_a, start_b, count_b in products():
+        ends = np.cumsum(count_a * count_b)
+        cuts = np.searchsorted(ends, np.arange(_BLOCK, ends.max(initial=0), _BLOCK))
+        for part in np.split(np.arange(len(ends)), cuts):
+            first, second = rows[_products(start_a[part], count_a[part], start_b[part], count_b[part])]
+            # Two mirror images are as near as their originals, and an image is no copy of itself.
+            wanted = (np.minimum(first, second) < n) & (first % n != second % n)
+            first, second = first[wanted], second[wanted]
+            yield np.minimum(first % n, second % n), np.maximum(first % n, second % n), np.maximum(first, second) >= n
+
+
+def _near_values(values: np.ndarray, distance: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Positions of all pairs among distinct 64-bit values that differ in at most `distance` bits, in blocks.
 
     If the bits are dealt to `distance` + 2 blocks, two blocks at least are the same in both. So for every two
     blocks the values are sorted by them alone, and neighbours that agree there are compared as a whole. Manku, Jain
-    and Das Sarma 2007, "Detecting near-duplicates for web crawling", §3.
+    and Das Sarma 2007, "Detecting near-duplicates for web crawling", §3. A pair is given where it is found first.
     """
     blocks = distance + 2
-    found, size = [np.empty(0, dtype=np.int64)], 0
-    for chosen in combinations(range(blocks), 2):
-        mask = np.uint64(sum(1 << bit for bit in range(64) if bit % blocks in chosen))
+    masks = [
+        np.uint64(sum(1 << bit for bit in range(64) if bit % blocks in chosen))
+        for chosen in combinations(range(blocks), 2)
+    ]
+    for place, mask in enumerate(masks):
         order = np.argsort(values & mask)
         ordered = values[order]
         keys = ordered & mask
         step, low = 1, np.flatnonzero(keys[1:] == keys[:-1])
         while len(low):
-            close = low[np.bitwise_count(ordered[low] ^ ordered[low + step]) <= distance]
-            a, b = order[close], order[close + step]
-            found.append(np.minimum(a, b) * len(values) + np.maximum(a, b))
-            size += len(close)
-            _check_number(size)
+            differ = ordered[low] ^ ordered[low + step]
+            close = np.flatnonzero(np.bitwise_count(differ) <= distance)
+            for earlier in masks[:place]:
+                close = close[differ[close] & earlier != 0]
+            yield order[low[close]], order[low[close] + step]
             step += 1
             low = low[low + step < len(keys)]
             low = low[keys[low] == keys[low + step]]
-    pairs = _distinct(np.concatenate(found))
-    return pairs // len(values), pairs % len(values)
 
 
-def _check_number(candidates: int) -> None:
-    if candidates > _LIMIT:
+def _check_number(pairs: int, most: int | None = None) -> None:
+    most = _LIMIT if most is None else most
+    if pairs > most:
         raise CheckError(
-            f"over {_LIMIT:,} pairs of images that look alike",
+            f"over {most:,} pairs of images that look alike",
             where="near duplicates",
             expected="pictures that mostly differ",
             hint="of each run of frames of a film keep one, or lower the distance",
@@ -190,7 +224,10 @@ def _products(start_a: np.ndarray, count_a: np.ndarray, start_b: np.ndarray, cou
 
 
 def find(
-    thumbnails: np.ndarray, distance: int = DISTANCE, correlation: float = CORRELATION, mirrored: bool = True
+    thumbnails: Pictures,
+    distance: int = DISTANCE,
+    correlation: float = CORRELATION,
+    mirrored: bool = True,
 ) -> pd.DataFrame:
     """All pairs of images that are copies: near by hash, and alike in their pixels.
 
@@ -222,38 +259,75 @@ def find(
     """
     if not 0 < correlation <= 1:
         raise UsageError(f"a correlation of {correlation}", where="near duplicates", expected="above 0 and up to 1")
-    hashes, of_mirrored = phash(thumbnails)
-    seen = np.flatnonzero(_spread(thumbnails) >= (FLAT * SIDE**2) ** 2)
-    pairs = near_pairs(hashes[seen], of_mirrored[seen], distance)
-    pairs = pairs if mirrored else pairs[~pairs["mirrored"]].reset_index(drop=True)
+    hashes, of_mirrored, longer, total, spread = _measured(thumbnails)
+    seen = np.flatnonzero(spread >= (FLAT * SIDE**2) ** 2)
+    hashes, of_mirrored, longer, total, spread = (of[seen] for of in (hashes, of_mirrored, longer, total, spread))
+    keys, correlations, looked_at = [np.empty(0, dtype=np.int64)], [np.empty(0)], 0
+    for i, j, flipped in _candidates(hashes, of_mirrored, distance):
+        looked_at += len(i)
+        _check_number(looked_at, _MOST_LOOKED_AT)
+        may_be = _may_be_copies(longer, i, j, flipped) & (mirrored | ~flipped)
+        i, j, flipped = i[may_be], j[may_be], flipped[may_be]
+        inner = _inner_of_pairs(thumbnails, seen[i], seen[j], flipped)
+        covariance = SIDE**2 * inner - total[i] * total[j]
+        correlates = covariance / np.sqrt(spread[i].astype(np.float64) * spread[j].astype(np.float64))
+        # The standard deviation of their difference, in grey levels: brightness does not count. All sums are of
+        # whole numbers, so here too the last digit depends on no machine.
+        residual = np.sqrt(spread[i].astype(np.float64) + spread[j] - 2 * covariance) / SIDE**2
+        copies = (correlates >= correlation) & (residual <= RESIDUAL)
+        keys.append(((i * len(seen) + j) * 2 + flipped)[copies])
+        correlations.append(correlates[copies])
+        _check_number(sum(map(len, keys)))
+    key, first = np.unique(np.concatenate(keys), return_index=True)
+    pairs = _as_frame(key, hashes, of_mirrored)
     pairs["i"], pairs["j"] = seen[pairs["i"]], seen[pairs["j"]]
-    pairs["correlation"], residual = _compare(thumbnails, pairs)
-    pairs = pairs[(pairs["correlation"] >= correlation) & (residual <= RESIDUAL)]
+    pairs["correlation"] = np.concatenate(correlations)[first]
     pairs = pairs.sort_values(["i", "j", "correlation", "mirrored"], ascending=[True, True, False, True])
     return pairs.drop_duplicates(["i", "j"]).reset_index(drop=True)
 
 
-def _compare(thumbnails: np.ndarray, pairs: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Correlation and residual of each pair's thumbnails, one of them mirrored where the pair is; float64 (P,).
+def _measured(thumbnails: Pictures) -> tuple[np.ndarray, ...]:
+    """Of each thumbnail both hashes of `phash`, the longer hash int8 (N, 63), the sum, and SIDE^4 times the variance.
 
-    The residual is the standard deviation of their difference, in grey levels: brightness does not count. All sums
-    are of whole numbers, so here too the last digit depends on no machine.
+    The longer hash is the coefficients that the hash is made of, of a normed basis, in steps of STEP grey levels.
     """
-    i, j, mirrored = (pairs[name].to_numpy() for name in ("i", "j", "mirrored"))
-    inner = np.empty(len(pairs), dtype=np.int64)
-    for start in range(0, len(pairs), _CHUNK):
+    n = len(thumbnails)
+    hashes, longer = np.empty((2, n), dtype=np.uint64), np.empty((n, 63), dtype=np.int8)
+    total, spread = np.empty((2, n), dtype=np.int64)
+    for start in range(0, n, _CHUNK) or [0]:
+        part = slice(start, start + _CHUNK)
+        chunk = thumbnails[part]
+        hashes[:, part] = phash(chunk)
+        normed = (chunk.reshape(len(chunk), SIDE**2).astype(np.float64) @ _BASIS)[:, 1:] / _NORMS
+        longer[part] = np.rint(normed / STEP).clip(-127, 127)
+        total[part] = chunk.sum(axis=(1, 2), dtype=np.int64)
+        spread[part] = SIDE**2 * _inner(chunk, chunk) - total[part] ** 2
+    return *hashes, longer, total, spread
+
+
+def _may_be_copies(longer: np.ndarray, i: np.ndarray, j: np.ndarray, flipped: np.ndarray) -> np.ndarray:
+    """Of candidate pairs, bool (P,): False only where the thumbnails themselves differ by more than `RESIDUAL`.
+
+    By Bessel's inequality a difference of thumbnails is at least as long as what the coefficients see of it.
+    """
+    most = (1.001 * SIDE * RESIDUAL / STEP + np.sqrt(longer.shape[1])) ** 2  # rounding moves each by a step at most
+    found = np.empty(len(i), dtype=bool)
+    for start in range(0, len(i), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        other = np.where(flipped[part, None], longer[j[part]] * _MIRROR[1:].astype(np.int8), longer[j[part]])
+        differ = longer[i[part]].astype(np.float32) - other
+        found[part] = np.einsum("pk,pk->p", differ, differ) <= most
+    return found
+
+
+def _inner_of_pairs(thumbnails: Pictures, i: np.ndarray, j: np.ndarray, flipped: np.ndarray) -> np.ndarray:
+    """Inner product of each pair's thumbnails, the second one mirrored where the pair is; int64 (P,)."""
+    inner = np.empty(len(i), dtype=np.int64)
+    for start in range(0, len(i), _CHUNK):
         part = slice(start, start + _CHUNK)
         a, b = thumbnails[i[part]], thumbnails[j[part]]
-        inner[part] = _inner(a, np.where(mirrored[part, None, None], b[:, :, ::-1], b))
-    total, spread = thumbnails.sum(axis=(1, 2), dtype=np.int64), _spread(thumbnails).astype(np.float64)
-    covariance = SIDE**2 * inner - total[i] * total[j]
-    correlation = covariance / np.sqrt(spread[i] * spread[j])
-    return correlation, np.sqrt(spread[i] + spread[j] - 2 * covariance) / SIDE**2
-
-
-def _spread(thumbnails: np.ndarray) -> np.ndarray:
-    """SIDE^4 times the variance of each thumbnail, int64 (N,)."""
-    return SIDE**2 * _inner(thumbnails, thumbnails) - thumbnails.sum(axis=(1, 2), dtype=np.int64) ** 2
+        inner[part] = _inner(a, np.where(flipped[part, None, None], b[:, :, ::-1], b))
+    return inner
 
 
 def _inner(a: np.ndarray, b: np.ndarray) -> np.ndarray:

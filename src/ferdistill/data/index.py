@@ -22,6 +22,7 @@ from ..files import read_json, require_few_columns, sha256, sha256_file
 
 SCHEMA_VERSION = 2
 COLUMNS = ["sample_id", "path", "label", "split", "official_split", "source", "subject", "group"]
+ATTRIBUTE = "attribute_"  # how a column of what is known of who is shown begins
 SPLITS = ["train", "val", "calib", "test"]
 TRANSFER = "transfer"  # the split of images without a label, which the teachers alone label
 ANEW = "run `dvc repro index`; an index of your own: docs/alignment.md"
@@ -31,7 +32,8 @@ ANEW = "run `dvc repro index`; an index of your own: docs/alignment.md"
 class Index:
     """The rows (a frame of `COLUMNS`, in canonical order) and the description beside them.
 
-    After `COLUMNS` may come `box` (left top right bottom), `vote_<class>` and `votes`, where a source has them.
+    After `COLUMNS` may come `box` (left top right bottom), `vote_<class>`, `votes` and `attribute_<name>`, where a
+    source has them.
     """
 
     rows: pd.DataFrame
@@ -63,6 +65,11 @@ class Index:
         """Shares of the annotators' votes (N, K), float64, NaN in a row without any; None if no source has votes."""
         columns = [f"vote_{name}" for name in classes]
         return self._numbers(columns) if set(columns) <= set(self.rows) else None
+
+    def attributes(self) -> pd.DataFrame:
+        """What sources and tables say of who is shown: a column an attribute, by its name; "" where nothing is said."""
+        columns = [name for name in map(str, self.rows) if name.startswith(ATTRIBUTE)]
+        return self.rows[columns].rename(columns=lambda name: name.removeprefix(ATTRIBUTE))
 
     def voters(self) -> np.ndarray:
         """How many votes each row has (N,); NaN where it has none, or where only their shares are known."""

@@ -11,20 +11,21 @@ import PIL
 from ..errors import CheckError
 from ..progress import track
 from . import duplicates
-from .containers import read_inside
+from .containers import CsvCell, read_inside
 from .index import sample_id
 from .memo import Memo, code_key, key_of
 from .reader import map_images
 from .sources import Record, belongs
+from .thumbnails import Thumbnails
 
 # What an answer follows from, beside the file and the box.
-MODULES = ("data.looks", "data.index", "data.sources", "data.duplicates", "image_files")
+MODULES = ("data.looks", "data.index", "data.sources", "data.containers", "data.duplicates", "image_files")
 AT_A_TIME = 4096  # answers read, or kept, at once
 
 
 def look_at(
     corpus_dir: Path, records: Sequence[Record], memo: Memo, workers: int | None = None
-) -> tuple[list[str | CheckError], np.ndarray]:
+) -> tuple[list[str | CheckError], Thumbnails]:
     """Digest and thumbnail of each image; `workers` as in `map_images`.
 
     Returns
@@ -32,10 +33,10 @@ def look_at(
     sample_ids
         Of each record, or the error of one that cannot be decoded.
     thumbnails
-        uint8 (N, SIDE, SIDE), see `duplicates.thumbnail`; undefined where there is an error.
+        See `duplicates.thumbnail`; undefined where there is an error.
     """
     sample_ids: list[str | CheckError] = [""] * len(records)
-    thumbnails = np.empty((len(records), duplicates.SIDE, duplicates.SIDE), dtype=np.uint8)
+    thumbnails = Thumbnails(len(records))
     keys = list(track(_keys(corpus_dir, records), "looking for images seen before", total=len(records)))
     for start in range(0, len(records), AT_A_TIME):
         some = keys[start : start + AT_A_TIME]
@@ -43,7 +44,7 @@ def look_at(
         for row, key in enumerate(some, start):
             if key in answers:
                 sample_ids[row] = answers[key][:32].hex()
-                thumbnails[row] = np.frombuffer(answers[key], np.uint8, offset=32).reshape(thumbnails.shape[1:])
+                thumbnails[row] = answers[key][32:]
 
     new = [row for row, found in enumerate(sample_ids) if not found]
     looks = map_images(_look, corpus_dir, [records[row] for row in new], "reading images", workers)
@@ -52,9 +53,10 @@ def look_at(
         if isinstance(look, CheckError):
             sample_ids[row] = look
             continue
-        sample_ids[row], thumbnails[row] = look
+        sample_ids[row], picture = look
+        thumbnails[row] = picture
         if key := keys[row]:
-            answers[key] = bytes.fromhex(look[0]) + thumbnails[row].tobytes()
+            answers[key] = bytes.fromhex(look[0]) + picture.tobytes()
         if len(answers) == AT_A_TIME:
             memo.put(answers)
             answers = {}
@@ -75,15 +77,13 @@ def _keys(corpus_dir: Path, records: Sequence[Record]) -> Iterator[bytes | None]
         try:
             if record.inside is not None:
                 content = read_inside(corpus_dir, record.image, record.inside, belongs)
-            elif record.image:
-                if not (belongs(path, corpus_dir) and path.is_file()):
-                    return None
+            elif belongs(path, corpus_dir) and path.is_file():
                 content = path.read_bytes()
             else:
-                content = record.pixels.encode()
+                return None
         except (CheckError, OSError, ValueError):
             return None
-        return key_of(code, hashlib.sha256(content).digest(), record.box, bool(record.image))
+        return key_of(code, hashlib.sha256(content).digest(), record.box, isinstance(record.inside, CsvCell))
 
     with ThreadPoolExecutor() as pool:  # of files and digests, which do without the interpreter
         yield from pool.map(key, records)

@@ -4,12 +4,13 @@ import csv
 import importlib
 import multiprocessing
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from pydantic import ValidationError
@@ -25,6 +26,7 @@ from .sources import Dropped, Record, Row, belongs, decode, has_image_suffix, ta
 T = TypeVar("T")
 Votes = tuple[dict[str, float] | None, int | None]  # as `Labels.shares` gives them
 LEAVES = "a link that leaves the corpus directory"
+ATTRIBUTE = re.compile(r"[A-Za-z0-9_]{1,40}")
 CHUNK = 256  # images a worker decodes at a time
 
 
@@ -43,7 +45,17 @@ def read_rows(corpus_dir: Path, classes: list[str]) -> Iterator[tuple[str, Row]]
     labelled = False
     for source in description.sources:
         labels = labels_of(source, classes)
-        for row in source_rows(corpus_dir, source, labels, (description.subjects, description.votes)):
+        for row in source_rows(
+            corpus_dir,
+            source,
+            labels,
+            (
+                description.subjects,
+                description.votes,
+                description.attributes,
+                description.corrections,
+            ),
+        ):
             labelled = labelled or (isinstance(row, Record) and row.label != "")
             yield source.name, row
         if labels.counts:
@@ -231,6 +243,56 @@ def read_votes(corpus_dir: Path, classes: list[str]) -> dict[str, Votes]:
     return found
 
 
+def read_attributes(corpus_dir: Path) -> dict[str, dict[str, str]]:
+    """Path -> attribute -> value, from the table that `corpus.yaml` names; empty where it names none.
+
+    It has columns path, attribute and value, a row each; a name is of letters, digits and underscores, as it becomes
+    part of a column's. An empty value says nothing. Two rows of one path and attribute must agree.
+    """
+    columns = ("attribute", "value")
+    file = _table(corpus_dir, read_description(corpus_dir).attributes, "attributes", list(columns))
+    found: dict[str, dict[str, str]] = {}
+    for path, where, (name, value) in _rows(file, "attributes", columns) if file else ():
+        if not ATTRIBUTE.fullmatch(name) or value != value.strip():
+            expected = "a name of at most 40 letters, digits and underscores, and a value without blanks around it"
+            raise CheckError(f"no attribute: {name!r}, {value!r}", where=where, expected=expected)
+        if value and found.setdefault(path, {}).setdefault(name, value) != value:
+            raise CheckError(
+                f"attributes that contradict each other: {name} of {path} is {found[path][name]}, and {value}",
+                where=where,
+                expected="one value",
+                hint="take one of the rows out",
+            )
+    return found
+
+
+class Correction(NamedTuple):
+    """What a person decided of a label."""
+
+    was: str  # the class that the label was, and still must be
+    label: str  # the class that it is, or "" if the image is to be left out
+    by: str  # who decided
+
+
+def read_corrections(corpus_dir: Path, classes: list[str]) -> dict[str, Correction]:
+    """Path -> correction, from the table that `corpus.yaml` names; empty where it names none.
+
+    It has columns path, was, label (empty: the image is left out) and by.
+    """
+    columns = ("was", "label", "by")
+    file = _table(corpus_dir, read_description(corpus_dir).corrections, "corrections", list(columns))
+    found = {}
+    for path, where, (was, label, by) in _by_path(file, "corrections", columns) if file else ():
+        if was not in classes or label not in (*classes, "") or was == label or not by.strip():
+            raise CheckError(
+                f"no correction: from {was!r} to {label!r}, by {by!r}",
+                where=where,
+                expected=f"two classes, or one and nothing, out of {', '.join(classes)}; and who says so",
+            )
+        found[path] = Correction(was, label, by.strip())
+    return found
+
+
 def _table(corpus_dir: Path, name: str | None, what: str, columns: list[str]) -> Path | None:
     """The file of a table that `corpus.yaml` names, if it names one."""
     if name is None:
@@ -245,18 +307,23 @@ def _table(corpus_dir: Path, name: str | None, what: str, columns: list[str]) ->
 
 
 def _by_path(file: Path, what: str, columns: tuple[str, ...]) -> Iterator[tuple[str, str, list[str]]]:
+    """Each row of `_rows`, none of which has the path of another."""
+    seen: set[str] = set()
+    for path, where, cells in _rows(file, what, columns):
+        if path in seen:
+            raise CheckError(f"a path has two rows: {path}", where=where, expected="one row a path")
+        seen.add(path)
+        yield path, where, cells
+
+
+def _rows(file: Path, what: str, columns: tuple[str, ...]) -> Iterator[tuple[str, str, list[str]]]:
     """Each row of a table of the corpus's: its path, where it stands, and these columns."""
     try:
         rows = list(table_rows(file, ("path", *columns)))
     except (csv.Error, UnicodeDecodeError, OSError) as error:
         raise CheckError(f"not a table of {what}: {error}", where=str(file), expected="a CSV in UTF-8") from None
-    seen: set[str] = set()
     for found in rows:
         if isinstance(found, CheckError):
             raise found
         row, (path, *cells) = found
-        where = f"{file}, data row {row}"
-        if path in seen:
-            raise CheckError(f"a path has two rows: {path}", where=where, expected="one row a path")
-        seen.add(path)
-        yield path, where, cells
+        yield path, f"{file}, data row {row}", cells

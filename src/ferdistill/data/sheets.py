@@ -41,16 +41,16 @@ def write_sheets(directory: Path, index: Index, report: dict[str, Any], corpus_d
     order = {"mirrored": 0, "near": 1, "exact": 2}
     for kept, copies in sorted(groups.items(), key=lambda item: (min(order[kind] for _, kind in item[1]), item[0])):
         lines.append((f"{listed[kept].label or 'unlabelled'}: kept", [(kept, "kept"), *copies]))
-    _draw(directory / "duplicates.png", lines[:GROUPS], COPIES + 1, corpus_dir, listed, len(lines))
+    draw(directory / "duplicates.png", lines[:GROUPS], COPIES + 1, corpus_dir, listed, len(lines))
 
     train = index.rows[index.rows["split"] == "train"].sort_values("sample_id")
     shown = [
         (name, [(path, "") for path in train.loc[train["label"] == name, "path"].head(PER_CLASS)]) for name in classes
     ]
-    _draw(directory / "classes.png", shown, PER_CLASS, corpus_dir, listed, len(shown))
+    draw(directory / "classes.png", shown, PER_CLASS, corpus_dir, listed, len(shown))
 
 
-def _draw(
+def draw(
     path: Path,
     lines: Sequence[tuple[str, list[tuple[str, str]]]],
     columns: int,
@@ -58,6 +58,7 @@ def _draw(
     listed: dict[str, Record],
     total: int,
 ) -> None:
+    """Draw lines of images, each (path, caption), under titles; of `total` lines these are the first."""
     font = ImageFont.load_default(11)
     height = TILE + 2 * CAPTION + MARGIN
     sheet = Image.new("RGB", (columns * (TILE + MARGIN) + MARGIN, max(1, len(lines)) * height + CAPTION), "white")

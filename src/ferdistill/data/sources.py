@@ -17,6 +17,7 @@ read and `LeftOut` for what it better does not, and `PRECEDENCE`: of copies the 
 own. Posed in a laboratory comes first (from 10), then labelled by many (40), by few (60), by unknown hands (90).
 """
 
+import codecs
 import csv
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -24,7 +25,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import chain
 from pathlib import Path, PurePath, PurePosixPath
-from typing import Literal, TypeVar
+from typing import Literal, TextIO, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -32,7 +33,7 @@ from pydantic import BaseModel, ConfigDict
 from ..errors import CheckError, clipped
 from ..files import UNWRITABLE, require_few_columns, walk
 from ..image_files import is_below, read_image
-from .containers import ParquetCell, TarMember, read_inside
+from .containers import CsvCell, Inside, read_inside
 from .description import stays_inside
 
 T = TypeVar("T")
@@ -52,7 +53,7 @@ class Options(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Record:
     """One image, or part of one, not yet decoded. Paths are POSIX and relative to the corpus directory.
 
@@ -69,11 +70,11 @@ class Record:
     label: str  # as the source has it, a code or a name; from `Labels.row`, a class of params.yaml; "" of none
     split: OfficialSplit | None  # the source's own, where it has one
     subject: str = ""  # who is shown, if the name tells; alike in all sources that show the same people, else prefixed
-    image: str = ""  # the file; empty where `pixels` holds the image
-    inside: TarMember | ParquetCell | None = None  # where in that file, if it holds many
-    pixels: str = ""  # the image itself as text: 48 x 48 whole numbers from 0 to 255, separated by blanks
+    image: str = ""  # the file
+    inside: Inside | None = None  # where in that file, if it holds many
     box: tuple[int, int, int, int] | None = None  # left, top, and the first right and bottom outside, in upright pixels
     votes: Mapping[str, float] | None = None
+    attributes: Mapping[str, str] | None = None  # what the source says of who is shown, by name: {"sex": "female"}
     voters: int | None = None  # how many votes these are shares of, where that is known; set by `Labels.row`
 
 
@@ -276,7 +277,13 @@ def table_header(file: Path) -> list[str]:
 
 
 def table_rows(file: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, list[str]] | CheckError]:
-    """Of every data row of a CSV, its number, from 0, and its fields in the order of `columns`.
+    """Of every data row of a CSV, its number, from 0, and its fields in the order of `columns`; see `located_rows`."""
+    for found in located_rows(file, columns):
+        yield found if isinstance(found, CheckError) else found[1:]
+
+
+def located_rows(file: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, int, list[str]] | CheckError]:
+    """Of every data row of a CSV, its first byte, its number, from 0, and its fields in the order of `columns`.
 
     Blank lines are no rows. A row with too few or too many fields is yielded as the error that it is.
 
@@ -294,15 +301,26 @@ def table_rows(file: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, list
             hint="correct `path` or `adapter` in corpus.yaml, or the table's first line",
         )
     places = [header.index(name) for name in columns]
+    with file.open("rb") as binary:
+        end = 3 if binary.read(3) == codecs.BOM_UTF8 else 0
+
+    def lines(handle: TextIO) -> Iterator[str]:
+        nonlocal end
+        for line in handle:
+            end += len(line) if line.isascii() else len(line.encode())
+            yield line
+
     with file.open(newline="", encoding="utf-8-sig") as handle:
-        table = csv_fields(handle)
+        table = csv_fields(lines(handle))
         next(table)
-        for row, fields in enumerate(filter(None, table)):
+        row, start = 0, end
+        for fields in table:
             if len(fields) == len(header):
-                yield row, [fields[place] for place in places]
-            else:
+                yield start, row, [fields[place] for place in places]
+            elif fields:
                 expected = f"{len(header)} fields, as in the first line"
                 yield wrong(f"a row of {len(fields)} fields", f"{file}, data row {row}", expected)
+            row, start = row + bool(fields), end
 
 
 def csv_fields(lines: Iterator[str]) -> Iterator[list[str]]:
@@ -323,9 +341,9 @@ def decode(root: Path, record: Record) -> np.ndarray:
     CheckError
         If the image is missing, lies outside `root`, is not a whole image of a known kind, or does not hold the box.
     """
-    if not record.image:
-        return _decode_text(root, record)
     content = None if record.inside is None else read_inside(root, record.image, record.inside, belongs)
+    if content is not None and isinstance(record.inside, CsvCell):
+        return _decode_text(content, f"{root / record.path}, column pixels".replace("#", ", data row "))
     pixels = read_image(root, record.image, belongs, content)
     if record.box is None:
         return pixels
@@ -340,11 +358,10 @@ def decode(root: Path, record: Record) -> np.ndarray:
     return pixels[top:bottom, left:right]
 
 
-def _decode_text(root: Path, record: Record) -> np.ndarray:
+def _decode_text(text: bytes, where: str) -> np.ndarray:
     side = 48
-    where = f"{root / record.path}, column pixels".replace("#", ", data row ")
     try:
-        values = np.array(list(map(int, record.pixels.split())), dtype=np.int64)
+        values = np.array(list(map(int, text.decode().split())), dtype=np.int64)
     except (ValueError, OverflowError) as error:
         expected = "numbers from 0 to 255, separated by blanks"
         raise wrong(f"pixels are not whole numbers: {error}", where, expected) from None

@@ -46,6 +46,27 @@ def total_variation(truth: np.ndarray, probabilities: np.ndarray) -> float:
     return float(np.abs(truth - probabilities).sum(axis=-1).mean() / 2)
 
 
+def attributes(corpus_dir: Path, paths: Sequence[str], names: Sequence[str]) -> pd.DataFrame:
+    """What is known of who was drawn: these columns of the truth, as text, a row for each of `paths`.
+
+    Raises
+    ------
+    CheckError
+        If the corpus has no such truth, or it lacks a column or an image.
+    """
+    file = corpus_dir / "truth" / "samples.csv"
+    try:
+        known = pd.read_csv(file, usecols=["path", *names], dtype=str, keep_default_na=False).set_index("path")
+        return known.loc[list(paths), list(names)].reset_index(drop=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckError(
+            f"what is known of who was drawn cannot be read: {error}",
+            where=str(file),
+            expected=f"columns path, {', '.join(names)}, and a row for each image",
+            hint="correct groups.truth in params.yaml, or run `dvc repro corpus index`",
+        ) from None
+
+
 def distribution(corpus_dir: Path, paths: Sequence[str], classes: Sequence[str]) -> np.ndarray | None:
     """The annotators' known distribution (N, K) over the images at `paths`; None for a corpus that has none.
 

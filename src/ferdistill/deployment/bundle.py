@@ -4,7 +4,7 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -17,6 +17,7 @@ from scipy.special import softmax
 from .. import __version__
 from ..data.images import Pixels
 from ..errors import CheckError
+from ..evaluation import drift
 from ..files import sha256_file, write_json, write_text
 from ..params import ExportParams, Int8Params, TaskParams
 from ..runtime.classifier import SCHEMA_VERSION
@@ -32,9 +33,17 @@ class EvaluatedStudent:
     network: torch.nn.Module  # with its config, as `distill.models.load_network` gives them
     config: dict[str, Any]
     t_star: float  # the calibrated temperature
+    acting: dict[str, Any]  # its sets, abstention and alerts, as the stage `calibrate` fitted them
     test: dict[str, Any]  # its scores on test, as the stage `evaluate` wrote them
     images: Pixels
     splits: dict[str, EvaluatedSplit]  # val, calib and test
+
+
+class Told(NamedTuple):
+    """What must be said of the use of such a model."""
+
+    caution: str = ""  # Markdown, for the model card
+    use: dict[str, Any] | None = None  # for machines, into bundle.json: intended, prohibited, notice, sources
 
 
 def write(
@@ -43,12 +52,12 @@ def write(
     settings: ExportParams,
     task: TaskParams,
     sources: pd.DataFrame,
-    caution: str = "",
+    told: Told,
 ) -> dict[str, Any]:
     """Export a student, compare it with torch on the test split, and write the bundle if they agree.
 
-    `directory` is replaced as a whole, and left as it was on an error. `sources` and `caution` are for the model card:
-    see `card.model_card`.
+    `directory` is replaced as a whole, and left as it was on an error. `sources` are for the model card: see
+    `card.model_card`.
 
     Returns
     -------
@@ -58,7 +67,8 @@ def write(
         - `argmax_equal`: share of images that both give the same class; 1.0 in every bundle written.
         - `evaluated_max_abs`: largest difference of a probability, at T = 1, from what was evaluated.
         - `size_bytes`: of `model.onnx`.
-        - `abstention`: on test, `coverage` of `settings.confidence`, and `accuracy` where it answers (None if nowhere).
+        - `abstention`: on test, `coverage` of the threshold, and `accuracy` where it answers (None if nowhere). The
+          threshold is the guaranteed one, or `settings.confidence` where none is.
         - `int8`: as `precision.quantise` says, `val_and_calib` and `test` (losses of the last attempt), `size_bytes`
           if taken; only where it was asked for.
 
@@ -86,7 +96,10 @@ def write(
         export_onnx(graph, model, settings.opset)
         result = check_parity(graph, model, student.images, student.splits["test"], settings.tolerance)
         result["size_bytes"] = model.stat().st_size
-        result["abstention"] = abstention(student.splits["test"], student.t_star, settings.confidence)
+        acting = student.acting
+        guaranteed = acting["abstention"]["threshold"]
+        confidence = settings.confidence if guaranteed is None else guaranteed
+        result["abstention"] = abstention(student.splits["test"], student.t_star, confidence)
         variants = {"fp32": model.name}
         if settings.int8 is not None:
             path = bundle / "model.int8.onnx"
@@ -96,11 +109,18 @@ def write(
         info = {
             "schema_version": SCHEMA_VERSION,
             "task": task.model_dump(mode="json"),
+            "use": told.use,
             "classes": config["classes"],
             "image": config["image"],
             "crop": {"margin": settings.margin},
             "t_star": student.t_star,
-            "thresholds": {"confidence": settings.confidence},
+            "thresholds": {"confidence": confidence},
+            "guarantee": None
+            if guaranteed is None
+            else {name: acting["abstention"][name] for name in ("risk", "failure", "people")},
+            "sets": acting["sets"],
+            "reference": drift.reference(softmax(student.splits["test"].logits / student.t_star, axis=1), confidence),
+            "alerts": {name: acting["alerts"][name] for name in ("precision", "failure", "thresholds")},
             "variants": variants,
             **{name: config[name] for name in ("run_family", "run_mode", "seed")},
             "architecture": config["model"],
@@ -114,7 +134,7 @@ def write(
                 **{library.__name__: library.__version__ for library in (torch, timm, onnx, onnxruntime)},
             },
         }
-        write_text(bundle / "README.md", model_card(info, sources, caution))
+        write_text(bundle / "README.md", model_card(info, sources, told.caution))
         info["files"] = {path.name: sha256_file(path) for path in sorted(bundle.iterdir())}
         write_json(bundle / "bundle.json", info)
         shutil.rmtree(directory, ignore_errors=True)

@@ -27,7 +27,7 @@ def model_card(info: dict[str, Any], sources: pd.DataFrame, caution: str = "") -
     )
     scores = "\n".join(f"| {escaped(name)} | {value:.3f} |" for name, value in test["f1"].items())
     ethics = f"\n## Ethics\n{caution}" if caution else ""
-    confidence, abstention = info["thresholds"]["confidence"], info["abstention"]
+    abstention = info["abstention"]
     answers = "it would answer none of the images"
     if abstention["accuracy"] is not None:
         right = f"{abstention['accuracy']:.1%} of these answers are right"
@@ -80,15 +80,68 @@ an ECE near it is no sign of miscalibration.
 |---|---|
 {scores}
 
-In real time, abstain where the largest probability is under {confidence:g} (`thresholds.confidence` in bundle.json): on
-test {answers}.
-
+## What may be acted on
+{_acting(info, answers)}
+{_groups(test.get("groups", {}))}
 ## Limits
 - One training run. Another seed gives other numbers; differences between runs need several seeds.
 - Scores hold for images like the test split's. Other cameras, crops and subjects were not measured.
 - Calibration holds for the class frequencies of the calib split.
 - Classes with a low F1 above are not to be relied on.
 {ethics}"""
+
+
+def _acting(info: dict[str, Any], answers: str) -> str:
+    """Threshold, sets and alerts, each with what is guaranteed of it, or that nothing is."""
+    of, sets, alerts = info["guarantee"], info["sets"], info["alerts"]
+    basis = "no guarantee could be given of it with so few images"
+    if of is not None:
+        basis = (
+            f"fitted on calib, {of['people']} people, so that at most {of['risk']:.0%} of the answers are wrong, of "
+            f"images like those and of new people; {of['failure']:.0%} of such fits may miss that"
+        )
+    lines = [
+        f"- Abstain where the largest probability is under {info['thresholds']['confidence']:.4g} "
+        f"(`thresholds.confidence` in bundle.json): {basis}. On test {answers}."
+    ]
+    unlimited = [escaped(name) for name, limit in sets["limits"].items() if limit is None]
+    lines.append(
+        f"- Prediction sets (`sets`, {sets['method']}) hold the truth of a new person's image with a probability of at "
+        f"least {sets['coverage']:.0%}{', whichever class it is of' if sets['by_class'] else ''}."
+        + (f" For want of people in calib they always hold {', '.join(unlimited)}." if unlimited else "")
+    )
+    found = ", ".join(
+        f"{escaped(name)} from {at:.3f} on" for name, at in alerts["thresholds"].items() if at is not None
+    )
+    lines.append(
+        f"- Alerts (`alerts`) are right in at least {alerts['precision']:.0%}, of each class by itself, "
+        f"{alerts['failure']:.0%} of such fits apart: {found}. No other class may raise one."
+        if found
+        else f"- No class may raise alerts: of none could a precision of {alerts['precision']:.0%} be shown on calib."
+    )
+    return "\n".join(lines)
+
+
+def _groups(groups: dict[str, Any]) -> str:
+    """For whom it errs, by what sources say of who is shown; nothing where they say nothing."""
+    if not groups:
+        return ""
+    lines = ["\n## For whom it errs", "Nothing was inferred from an image: attributes are those that sources name."]
+    for name, of in groups.items():
+        lines += [f"\n| {escaped(name)} | Images | People | Macro F1 | Interval |", "|---|---|---|---|---|"]
+        for group, one in of["groups"].items():
+            scores = (
+                "too few |"
+                if "macro_f1" not in one
+                else f"{one['macro_f1']:.3f} | {one['low']:.3f} to {one['high']:.3f}"
+            )
+            lines.append(f"| {escaped(group)} | {one['images']} | {one['people']} | {scores} |")
+        if of["gap"] is not None:
+            lines.append(
+                f"\nThe largest gap is {of['gap']:.3f}; chance alone makes one as large with p = "
+                f"{of['gap_p_holm']:.3g}, adjusted over the attributes."
+            )
+    return "\n".join(lines) + "\n"
 
 
 def _files(info: dict[str, Any]) -> str:

@@ -1,15 +1,22 @@
 """The batches of an epoch: one order and one augmentation for all processes, and of each batch this one's rows."""
 
 import math
+import queue
+import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from ..params import Phase
 from .augment import Draw, apply, draw, mix
 from .data import Split
+
+DEPTH = 2  # batches that wait
 
 
 @dataclass(frozen=True)
@@ -32,7 +39,7 @@ def count(split: Split, size: int) -> int:
 def batches(
     split: Split,
     size: int,
-    augment: str,
+    phase: Phase,
     epoch: int,
     *,
     views: list[Draw] | None,
@@ -41,23 +48,77 @@ def batches(
 ) -> Iterator[Batch]:
     """Every image of the split once, in an order from the generator, which draws the augmentation too.
 
-    It draws alike in every process. In epoch e image i is seen in recorded view (e + i) mod V, if there are any.
+    It draws alike in every process, as the phase has it. In epoch e image i is seen in recorded view (e + i) mod V, if
+    there are any.
     """
     device, rank, world_size = accelerator.device, accelerator.process_index, accelerator.num_processes
     labels, side = torch.from_numpy(split.labels), split.images.shape[1]
     order = torch.randperm(len(split.rows), generator=generator)
     for rows in torch.tensor_split(order, count(split, size)):
-        drawn = draw(len(rows), side, generator)
+        drawn = draw(len(rows), side, generator, phase.augment, phase.strength)
         which = None if views is None else (epoch + rows) % len(views)
         if views is not None and which is not None:
             drawn = mix(views, which, rows)
         own = torch.arange(len(rows)).tensor_split(world_size)[rank]
         positions = rows[own]
         yield Batch(
-            apply(split.pixels(positions.numpy()).to(device), augment, drawn[own]),
+            apply(_moved(split.pixels(positions.numpy()), device), phase.augment, drawn[own]),
             labels[positions].to(device),
             positions.to(device),
             None if which is None else which[own].to(device),
             epoch,
             len(rows),
         )
+
+
+def _moved(pixels: Tensor, device: torch.device) -> Tensor:
+    """On the device; to a GPU from pinned memory, so that the copy waits for nothing."""
+    return pixels.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else pixels
+
+
+def ahead(drawn: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
+    """The same batches in the same order, gathered, moved and augmented by a thread while the steps before are at work.
+
+    On a GPU that happens on a stream of its own, for which the steps' stream waits. An error of the thread is raised
+    here; whoever stops early stops it.
+    """
+    cuda = device.type == "cuda"
+    stream = torch.cuda.Stream(device) if cuda else None
+    ready: queue.Queue[tuple[Batch, Any] | BaseException | None] = queue.Queue(DEPTH)
+    stopped, threads = threading.Event(), torch.get_num_threads()
+
+    def put(found: tuple[Batch, Any] | BaseException | None) -> bool:
+        while not stopped.is_set():
+            try:
+                ready.put(found, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def gather() -> None:
+        torch.set_num_threads(threads)  # each thread has a number of its own
+        try:
+            with torch.cuda.stream(stream) if cuda else nullcontext():
+                for batch in drawn:
+                    if not put((batch, stream.record_event() if stream else None)):
+                        return
+            put(None)
+        except BaseException as error:  # whatever it is, it belongs to the loop
+            put(error)
+
+    thread = threading.Thread(target=gather, name="batches", daemon=True)
+    thread.start()
+    try:
+        while (found := ready.get()) is not None:
+            if isinstance(found, BaseException):
+                raise found
+            batch, event = found
+            if cuda:
+                torch.cuda.current_stream(device).wait_event(event)
+                for tensor in (batch.pixels, batch.labels, batch.positions):
+                    tensor.record_stream(torch.cuda.current_stream(device))
+            yield batch
+    finally:
+        stopped.set()
+        thread.join()

@@ -15,7 +15,7 @@ from ..errors import CheckError, require_same
 from ..files import atomic, read_json, sha256_file, write_json
 from ..params import FrozenTeacher, ImageParams
 from ..runtime.onnx_file import require_modest
-from . import models
+from . import imagenet, models
 
 FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
 
@@ -31,21 +31,16 @@ class FrozenNetwork(nn.Module):
         self.body, self.teacher = body, teacher
         self.size, self.channels = teacher.size, teacher.channels
         self.order = [teacher.classes.index(name) for name in classes]
-        constants = (*models.NORMALISATION[image.channels], teacher.mean, teacher.std)
+        ours = (image.size, image.channels, *imagenet.NORMALISATION[image.channels])
+        self.takes_ours = ours == (teacher.size, teacher.channels, teacher.mean, teacher.std)
+        constants = (*imagenet.NORMALISATION[image.channels], teacher.mean, teacher.std)
         self.in_mean, self.in_std, self.mean, self.std = (
             nn.Buffer(torch.tensor(values)[:, None, None]) for values in constants
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        pixels = images * self.in_std + self.in_mean
-        if pixels.shape[1] == 1 and self.channels == 3:
-            pixels = pixels.expand(-1, 3, -1, -1)
-        elif pixels.shape[1] == 3 and self.channels == 1:
-            grey = torch.tensor([0.299, 0.587, 0.114], device=pixels.device)[:, None, None]
-            pixels = (pixels * grey).sum(1, keepdim=True)
-        if pixels.shape[2] != self.size:
-            pixels = F.interpolate(pixels, (self.size, self.size), mode="bilinear", antialias=True)
-        logits: Tensor = self.body((pixels - self.mean) / self.std)
+        # A network that was trained here answers to the bit as before it was frozen.
+        logits: Tensor = self.body(images if self.takes_ours else self.as_theirs(images))
         require_logits(tuple(logits.shape), len(images), self.teacher)
         if not logits.isfinite().all():
             raise CheckError(
@@ -55,6 +50,18 @@ class FrozenNetwork(nn.Module):
                 hint="are `mean` and `std` in params.yaml those that it was trained with? else export it anew",
             )
         return logits[:, self.order]
+
+    def as_theirs(self, images: Tensor) -> Tensor:
+        """Our normalised input as the network takes it."""
+        pixels = images * self.in_std + self.in_mean
+        if pixels.shape[1] == 1 and self.channels == 3:
+            pixels = pixels.expand(-1, 3, -1, -1)
+        elif pixels.shape[1] == 3 and self.channels == 1:
+            grey = torch.tensor([0.299, 0.587, 0.114], device=pixels.device)[:, None, None]
+            pixels = (pixels * grey).sum(1, keepdim=True)
+        if pixels.shape[2] != self.size:
+            pixels = F.interpolate(pixels, (self.size, self.size), mode="bilinear", antialias=True)
+        return (pixels - self.mean) / self.std
 
 
 def require_logits(shape: tuple[int, ...], count: int, teacher: FrozenTeacher) -> None:
@@ -105,7 +112,7 @@ def load_teacher(directory: Path) -> tuple[nn.Module, dict[str, Any]]:
     body: Any = _onnx(file, teacher) if teacher.model is None else None
     if teacher.model is not None:
         own = ImageParams(size=teacher.size, channels=teacher.channels)
-        body = models.build(teacher.model, teacher.options, "stock", len(teacher.classes), own, False)
+        body = models.build(teacher.model, teacher.options, teacher.stem, len(teacher.classes), own, False)
         models.load_matching(body, tensor_files.read(file, "pt"), file)
     image = ImageParams.model_validate(config["image"])
     return FrozenNetwork(body, teacher, config["classes"], image).eval(), config

@@ -13,7 +13,7 @@ from ..f1 import counts, f1
 from ..progress import track
 from .augment import Draw, apply
 from .data import Split
-from .models import NORMALISATION
+from .imagenet import NORMALISATION
 
 
 def training_device() -> torch.device:

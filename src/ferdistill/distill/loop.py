@@ -4,6 +4,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate, islice
 from pathlib import Path
@@ -24,7 +25,7 @@ from ..progress import bar
 from . import checkpoint as checkpoints
 from .augment import Draw
 from .batch_norm import share_batch_norm
-from .batches import Batch, batches, count
+from .batches import Batch, ahead, batches, count
 from .checkpoint import TrainingState
 from .data import Split
 from .inference import as_input, evaluate
@@ -134,7 +135,8 @@ def fit(
     UsageError
         If `training.amp` asks for what the device cannot do.
     CheckError
-        If the loss becomes NaN or infinite, or a batch is larger than the split or smaller than the processes.
+        If the loss becomes NaN or infinite, a GPU cannot hold a batch, or a batch is larger than the split or smaller
+        than the processes.
     """
     training = _start(network, method, data.train, name)
     accelerator, recipe = training.accelerator, method.recipe
@@ -166,20 +168,15 @@ def fit(
             drawn = batches(
                 data.train,
                 recipe.batch,
-                phase.augment,
+                phase,
                 epoch,
                 views=data.views,
                 generator=training.generator,
                 accelerator=accelerator,
             )
-            terms = _train(training, steps, drawn, objective.loss, epoch * per_epoch, advance)
-            if not math.isfinite(terms["loss"]):
-                raise CheckError(
-                    f"the loss became {terms['loss']}",
-                    where=f"{name}, epoch {epoch + 1}",
-                    expected="a finite loss",
-                    hint="lower the learning rate of this phase, or set training.amp to no",
-                )
+            with _said_of(recipe.batch, f"{name}, epoch {epoch + 1}"):
+                drawn = ahead(drawn, accelerator.device)
+                terms = _train(training, steps, drawn, objective.loss, epoch * per_epoch, advance)
             record: dict[str, Any] = {"epoch": float(epoch + 1), "lr": steps.optimizer.param_groups[0]["lr"]}
             record |= {f"train_{term}": value for term, value in terms.items()} | objective.after_epoch()
             record |= _judge(training, data, last=epoch + 1 == len(plan))
@@ -231,6 +228,27 @@ def _start(network: nn.Module, method: Method, train: Split, name: str) -> Train
     return TrainingState(accelerator, network, ema, torch.Generator().manual_seed(method.seed))
 
 
+@contextmanager
+def _said_of(batch: int, where: str) -> Iterator[None]:
+    """Say what to do where a GPU cannot hold a batch, or the loss is no number."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise CheckError(
+            f"a batch of {batch} does not fit into the GPU's memory: {str(error).splitlines()[0]}",
+            where=where,
+            expected="memory for a batch, which grows with `batch` and with the square of `image.size`",
+            hint="halve `batch` in the recipe, or let more GPUs share it (launch.processes)",
+        ) from None
+    except FloatingPointError as error:
+        raise CheckError(
+            f"the loss became {error}",
+            where=where,
+            expected="a finite loss",
+            hint="lower the learning rate of this phase, or set training.amp to no",
+        ) from None
+
+
 def _begin(training: TrainingState, method: Method, phase: Phase, first: int, per_epoch: int) -> _Steps:
     """The optimiser and schedule of a phase that begins with epoch `first`."""
     steps = phase.epochs * per_epoch
@@ -248,7 +266,10 @@ def _train(
     step: int,
     advance: Callable[[int], None],
 ) -> dict[str, float]:
-    """Train for an epoch that begins with this step of the run: the mean of each term over its images."""
+    """Train for an epoch that begins with this step of the run: the mean of each term over its images.
+
+    Raises FloatingPointError if that of the loss is not finite.
+    """
     accelerator, network = training.accelerator, training.network
     device, images = accelerator.device, 0
     totals: dict[str, Tensor] = {}
@@ -270,7 +291,10 @@ def _train(
             totals.setdefault(term, torch.zeros((), device=device)).add_(value.detach() * len(batch.labels))
         images += batch.images
         advance(batch.images)
-    return {term: float(accelerator.reduce(total, "sum")) / images for term, total in totals.items()}
+    means = {term: float(accelerator.reduce(total, "sum")) / images for term, total in totals.items()}
+    if not math.isfinite(means["loss"]):
+        raise FloatingPointError(means["loss"])
+    return means
 
 
 def _judge(training: TrainingState, data: TrainingData, last: bool) -> dict[str, Any]:

@@ -15,10 +15,10 @@ from .. import tensor_files
 from ..errors import CheckError, UsageError, require_same
 from ..files import atomic, read_json, sha256_file, write_json
 from ..params import ImageParams, NetworkParams
+from . import imagenet
+from .imagenet import NORMALISATION
 
 FETCHING = {"cache_dir", "checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay"}
-# Of pixels scaled to [0, 1]. ImageNet's for RGB, since its weights expect them.
-NORMALISATION = {1: ([0.5], [0.25]), 3: ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])}
 
 
 def build(
@@ -48,17 +48,30 @@ def build(
     if stem == "low_resolution" and model.startswith("vit"):
         backbone = ConvStem(in_chans=image.channels, channels=(16, 32, 64))
         kwargs |= {"img_size": image.size, "patch_size": 1, "embed_layer": partial(HybridEmbed, backbone=backbone)}
+    here = imagenet.file_of(model)
+    if pretrained and here.is_file():
+        tensor_files.read(here, "pt", expected=f"ImageNet's weights of {model}")  # a damaged file says so
+        kwargs["pretrained_cfg_overlay"] = {"file": str(here), "custom_load": False}
     try:
         network: nn.Module = timm.create_model(model, pretrained=pretrained, **kwargs)
     except OSError as error:
         raise UsageError(
             f"ImageNet weights of `{model}` cannot be had: {str(error).splitlines()[0]}",
             where=f"model {model}, init imagenet",
-            expected="a network connection, or the weights in the cache of timm's hub",
-            hint="connect once, or use another `init`",
+            expected=f"{here}, the weights in the cache of timm's hub, or a connection to it",
+            hint=f"`ferdistill weights fetch {model}` where there is a connection, or use another `init`",
         ) from None
     except (RuntimeError, TypeError, ValueError) as error:
+        if "loading state_dict" in str(error) and pretrained:
+            raise CheckError(
+                f"the weights are of another network than `{model}`: {str(error).splitlines()[1].strip()[:200]}",
+                where=str(here),
+                expected="a safetensors file of that model, with timm's names",
+                hint=f"`ferdistill weights fetch {model}`",
+            ) from None
         raise refusal(f": {error}") from None
+    if pretrained:
+        imagenet.fit_pixels(network, image.channels)
     if stem == "low_resolution" and not isinstance(network, VisionTransformer):
         strided = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d) and layer.stride == (2, 2)]
         if not hasattr(network, "conv_stem") or len(strided) < 3:

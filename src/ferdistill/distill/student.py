@@ -27,8 +27,8 @@ from .training_canary import TrainingCanary, named_classes
 # Params that no student depends on, but through its targets, its index, its images and its scale. Any other, one of a
 # new mode too, is part of a checkpoint's name.
 NOT_ITS_OWN = {
-    "benchmark", "calibrate", "corpus", "decide", "export", "families", "index", "index_tag", "lambda_", "scale",
-    "scales", "task", "teachers", "view_augment",
+    "benchmark", "calibrate", "corpus", "decide", "export", "families", "groups", "index", "index_tag", "lambda_",
+    "scale", "scales", "task", "teachers", "view_augment",
 }  # fmt: skip
 
 
@@ -51,7 +51,8 @@ def train(
         split = trained_by(rows, packed, params.classes)
     recipe = params.scale_.student
     goal = objective(params, targets, torch.from_numpy(split.labels), misaligned)
-    views = recorded(params.views, len(split.rows), packed.shape[1]) if params.views > 1 else None
+    how = params.scale_.student.phases[0].augment  # of every phase, where there are views
+    views = recorded(params.views, len(split.rows), packed.shape[1], how) if params.views > 1 else None
     make_deterministic(params.seed)
     network = models.build_for(recipe, params.classes, params.scale_.image)
     result = fit(

@@ -1,5 +1,6 @@
 """A teacher trained by its recipe: phases, and born-again generations where it asks for them."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,11 +21,17 @@ from .loop import Method, Objective, TrainingData, fit
 
 
 def train(
-    params: Params, name: str, recipe: TeacherParams, splits: tuple[Split, Split], facts: dict[str, Any]
+    params: Params,
+    name: str,
+    recipe: TeacherParams,
+    splits: tuple[Split, Split],
+    facts: dict[str, Any],
+    plots: Path | None = None,
 ) -> tuple[nn.Module, int]:
     """Train on the first of two splits, and give the last generation and its epoch best on the second.
 
-    `facts` are those that its start and its data are known by: they are part of the checkpoints' names.
+    `facts` are those that its start and its data are known by: they are part of the checkpoints' names. `plots` is
+    where its curves go, if not to plots/teachers/NAME.
     """
     generations = 1 + (recipe.born_again.generations if recipe.born_again else 0)
     before: torch.Tensor | None = None
@@ -42,7 +49,7 @@ def train(
         seed = recipe.seed + generation
         make_deterministic(seed)
         network = models.build_for(recipe, params.classes, params.scale_.image)
-        with curves(workspace.PLOTS / "teachers" / name) as log:
+        with curves(plots or workspace.PLOTS / "teachers" / name) as log:
             result = fit(
                 network,
                 Method(recipe, params.training, seed),

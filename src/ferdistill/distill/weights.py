@@ -6,6 +6,7 @@ from typing import Any
 from ..errors import UsageError, require_same
 from ..files import read_json, sha256, sha256_file
 from ..params import FrozenTeacher, NetworkParams, SoftLabelsTeacher, TableTeacher
+from . import imagenet
 
 WITHOUT_FILE = ("scratch", "imagenet", "votes")
 Network = NetworkParams | FrozenTeacher | TableTeacher
@@ -14,11 +15,14 @@ Network = NetworkParams | FrozenTeacher | TableTeacher
 def facts(network: Network, where: str) -> dict[str, Any]:
     """`from`: scratch, imagenet, votes, a file, or a directory of soft labels; `sha256`: the file's, else null.
 
+    ImageNet's weights have a digest where they lie in the folder `imagenet.FOLDER`.
+
     Raises UsageError if it is not there.
     """
     source = _source(network)
     if source in WITHOUT_FILE:
-        return {"from": source, "sha256": None}
+        here = imagenet.file_of(network.model) if isinstance(network, NetworkParams) and source == "imagenet" else None
+        return {"from": source, "sha256": sha256_file(here) if here and here.is_file() else None}
     place, table = Path(source), isinstance(network, TableTeacher)
     if not (place.exists() if table else place.is_file()):
         raise UsageError(

@@ -1,6 +1,6 @@
 """Every score as a function of sums over samples, so that resampling whole clusters costs one matrix product."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -211,3 +211,15 @@ def percentile(drawn: np.ndarray, level: float) -> dict[str, float]:
     """The interval {low, high} between quantiles that holds the middle `level` of the draws."""
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2]).tolist()
     return {"low": low, "high": high}
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down adjustment, in the order given: compare each with the level wanted for all (Holm 1979).
+
+    In ascending order, adjusted_i = max over j <= i of min(1, (m - j) p_j), with j from 0 and m their number.
+    """
+    order = np.argsort(p_values, kind="stable")
+    stepped = np.asarray(p_values, np.float64)[order] * np.arange(len(order), 0, -1)
+    adjusted = np.empty(len(order))
+    adjusted[order] = np.minimum(np.maximum.accumulate(stepped), 1.0)
+    return [float(value) for value in adjusted]

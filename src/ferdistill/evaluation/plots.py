@@ -61,6 +61,40 @@ def reliability_diagram(path: Path, rows: Sequence[dict[str, Any]], bins: int, t
             panel.spines[["top", "right"]].set_visible(False)
 
 
+def risk_curve(path: Path, table: pd.DataFrame, acting: dict[str, Any] | None, title: str) -> None:
+    """Draw the curve of `guarantees.risk_table`, and on it each guaranteed threshold of `acting`, if there is any."""
+    with png(path, (6, 4.5)) as figure:
+        panel = figure.subplots()
+        panel.plot(table["answered"], table["risk"], color=BLUE, label="the most confident answered")
+        panel.axhline(table["risk"].iloc[-1], color=GREY, linewidth=1, label="anyone answered")
+        for name, on in (acting["measured"]["abstention"] if acting else {}).items():
+            if on["errors"] is not None:
+                panel.plot(on["answered"], on["errors"], "o", color=ORANGE, label=f"at most {name} guaranteed")
+        panel.set(xlim=(0, 1), xlabel="Share answered (coverage)", ylabel="Errors among these (risk)", title=title)
+        panel.set_ylim(bottom=0)
+        panel.legend(frameon=False, loc="upper left")
+        panel.spines[["top", "right"]].set_visible(False)
+
+
+def drift(path: Path, report: dict[str, Any], classes: Sequence[str], title: str) -> None:
+    """Draw a report of `drift.compare`: predicted classes and bins of the confidence, of log and reference."""
+    with png(path, (9, 4)) as figure:
+        for panel, name in zip(figure.subplots(1, 2), ("classes", "confidence"), strict=True):
+            of = report["tests"][name]
+            places = np.arange(len(of["shares"]))
+            panel.bar(places - 0.2, of["reference"], 0.4, color=GREY, label="test split")
+            panel.bar(places + 0.2, of["shares"], 0.4, color=BLUE, label="log")
+            panel.set_title(f"{name}, p = {of['p_holm']:.3g}")
+            if name == "classes":
+                panel.set_xticks(places, classes, rotation=30, ha="right")
+            else:
+                panel.set_xticks([])
+                panel.set_xlabel("from the least confident tenth of the test split to the most")
+            panel.spines[["top", "right"]].set_visible(False)
+        panel.legend(frameon=False)
+        figure.suptitle(title)
+
+
 def teacher_diversity(path: Path, report: dict[str, Any], title: str) -> None:
     """Draw a report of `diversity.measure`: who differs from whom, how soft each is, and how far from the truth."""
     names = [*report["teachers"], "fused"]

@@ -11,7 +11,7 @@ from ..errors import CheckError, UsageError
 from ..softlabels import probability_files
 from ..softlabels.parts import TOLERANCE
 from ..softlabels.probability_files import KEYS
-from . import intervals
+from . import guarantees, intervals
 from .calibration import consistency_band, log_probabilities, reliability
 from .metrics import clusters_of, score
 
@@ -76,9 +76,10 @@ def report(
 ) -> dict[str, Any]:
     """Every score of softmax(logits / temperature), as plain numbers.
 
-    What `metrics.score` gives, `people`, `classes`, `temperature`, `bins`, `impossible`, and `reliability`: a row a bin
-    that is not empty, as `calibration.reliability` and `consistency_band` give it. If `draws` is above 0 also
-    `intervals`: {score: `intervals.interval`}. `nll` and its interval are None if any sample is impossible.
+    What `metrics.score` gives, `aurc` (see `guarantees.measure`), `people`, `classes`, `temperature`, `bins`,
+    `impossible`, and `reliability`: a row a bin that is not empty, as `calibration.reliability` and `consistency_band`
+    give it. If `draws` is above 0 also `intervals`: {score: `intervals.interval`}. `nll` and its interval are None if
+    any sample is impossible.
     """
     logits, labels, classes, clusters, impossible = scored
     scores = score(logits, labels, classes, temperature, bins)
@@ -95,6 +96,8 @@ def report(
         "impossible": impossible,
         "reliability": table[table["count"] > 0].to_dict("records"),
     }
+    confidence, wrong = probabilities.max(axis=1), (logits.argmax(axis=1) != labels).astype(float)
+    found["aurc"] = float(guarantees.risk_coverage(confidence, wrong)[1].mean())
     if draws:
         values, drawn = intervals.resample(
             log_probs, logits.argmax(axis=1), labels, clusters, bins=bins, draws=draws, seed=seed, track=track
@@ -104,6 +107,29 @@ def report(
         found["nll"] = None
         found.get("intervals", {})["nll"] = None
     return found
+
+
+def acting(fitted: Scored, scored: Scored, temperature: float, wanted: guarantees.Wanted) -> dict[str, Any]:
+    """What `guarantees.fit` finds on one split, with its `warnings`, and does on another: `measured`.
+
+    Raises a CheckError if the two have other classes, or a person in common.
+    """
+    if fitted.classes != scored.classes:
+        raise CheckError("two splits of other classes", where=f"{fitted.classes} and {scored.classes}")
+    if both := sorted(
+        set(fitted.clusters) & set(scored.clusters) - {f"row {row}" for row in range(len(fitted.labels))}
+    ):
+        raise CheckError(
+            f"{len(both)} people are in both splits",
+            where=f"the first is {both[0]}",
+            expected="people of whom the fit has seen nothing",
+        )
+    probabilities = np.exp(log_probabilities(fitted.logits, temperature))
+    found, warnings = guarantees.fit(probabilities, fitted.labels, fitted.clusters, fitted.classes, wanted)
+    tried = np.exp(log_probabilities(scored.logits, temperature))
+    shares = guarantees.as_shares(scored.labels, len(scored.classes))
+    measured = guarantees.measure(tried, shares, scored.clusters, scored.classes, found)
+    return found | {"warnings": warnings, "measured": measured}
 
 
 def _load(file: Path) -> pd.DataFrame:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from ..runtime.classifier import Classifier
     from .camera import Frames
+    from .tracker import Smoothing
 
 
 def finder(
@@ -107,10 +108,9 @@ def watch(
     from . import camera
     from . import watch as library
     from .detector import open_detector
-    from .tracker import Smoothing
 
     classifier = Classifier(bundle, threads, device)
-    settings = Smoothing(smoothing, classifier.confidence if confidence is None else confidence, hysteresis)
+    settings = _smoothing(classifier, smoothing, confidence, hysteresis)
     located = room_of(classifier.info["task"], detector) is not None
     detect = open_detector(detector, whole or not located, smallest, thorough=False, threads=threads)
     margin = classifier.info["crop"]["margin"] if margin is None else margin
@@ -121,6 +121,7 @@ def watch(
             raise UsageError("the result would replace what is watched", where=str(target), hint="name another file")
     if json_lines is None and not (out or show):
         json_lines = "-"
+    notice = _told(classifier)
     start, times = time.perf_counter(), deque[float](maxlen=30)
     with ExitStack() as stack:
         watched = stack.enter_context(camera.open_frames(source, fps))
@@ -136,11 +137,11 @@ def watch(
             times.append(time.perf_counter())
             if lines:
                 dropped = {"dropped": watched.dropped} if watched.live else {}
-                record = library.record(seen, classifier.classes, located) | dropped
+                record = library.record(seen, classifier, located) | dropped
                 print(json.dumps(record, allow_nan=False), file=lines, flush=True)
             if video or show:
                 speed = (len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 else 0.0
-                picture = library.annotate(seen, classifier.classes, speed)
+                picture = library.annotate(seen, classifier.classes, speed, notice if show else "")
                 if video:
                     video.write(seen.frame, picture)
                 if show:
@@ -154,6 +155,23 @@ def watch(
     watched.require_all()
     if watched.stopped and not watched.live:
         raise typer.Exit(130)
+
+
+def _smoothing(classifier: "Classifier", seconds: float, confidence: float | None, hysteresis: float) -> "Smoothing":
+    """How tracks get labels: by the bundle's confidence, kept to at once if it is guaranteed, or by another."""
+    from .tracker import Smoothing
+
+    if confidence is not None:
+        return Smoothing(seconds, confidence, hysteresis)
+    return Smoothing(seconds, classifier.confidence, hysteresis, classifier.info["guarantee"] is not None)
+
+
+def _told(classifier: "Classifier") -> str:
+    """What people are told who are before the camera, printed; "" where the bundle has no such notice."""
+    notice: str = (classifier.info["use"] or {}).get("notice", "")
+    if notice:
+        say(notice, err=True)
+    return notice
 
 
 def opencv(threads: int | None) -> ModuleType:
@@ -206,13 +224,15 @@ def serve(
     from ..runtime.classifier import Classifier
     from . import server as library
 
-    Classifier(bundle, threads=1, device="cpu")  # a damaged bundle stops here; later the page says it
+    info = Classifier(bundle, threads=1, device="cpu").info  # a damaged bundle stops here; later the page says it
     library.bundle_files(bundle)
     server = library.listen(bundle, port)
     if as_json:
         print(json.dumps({"url": server.url, "bundle": str(bundle)}), flush=True)
     else:
         say(f"{server.url} shows {bundle}; Ctrl-C stops")
+        if info["use"]:
+            say(info["use"]["notice"])
     if open_page:
         webbrowser.open(server.url)
     try:

@@ -16,11 +16,11 @@ import yaml
 from ..errors import CheckError, UsageError, require_same
 from ..files import atomic, read_json, sha256, sha256_file, write_json
 from ..image_files import resize
+from ..packages import Package, fetch
 from ..params import Params
 from ..runtime.session import open_session
 from .corpora import expression
 from .detector import FULL_RANGE
-from .packages import Package, fetch
 
 PUBLIC = Path("pretrained/public")  # git and DVC ignore it
 FER2013 = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")

@@ -18,6 +18,7 @@ class Smoothing:
     # By how much another class must lead before it takes the label, and by how much the confidence may fall before the
     # label is withdrawn; in [0, 1].
     hysteresis: float = 0.1
+    strict: bool = False  # whether a label is withdrawn at once below a confidence that is guaranteed
 
 
 @dataclass
@@ -82,5 +83,6 @@ def steady_label(label: int | None, probabilities: np.ndarray, smoothing: Smooth
     best = int(probabilities.argmax())
     if label is not None and probabilities[best] - probabilities[label] < smoothing.hysteresis:
         best = label
-    needed = smoothing.confidence - (smoothing.hysteresis if best == label else 0.0)
+    held = best == label and not smoothing.strict
+    needed = smoothing.confidence - (smoothing.hysteresis if held else 0.0)
     return best if probabilities[best] >= needed else None

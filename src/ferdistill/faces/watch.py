@@ -9,6 +9,7 @@ import numpy as np
 
 from ..runtime import pictures
 from ..runtime.classifier import Classifier
+from ..runtime.guarantees import acted_on
 from .camera import Frame
 from .detector import MARGIN, Detector, Face, crop
 from .tracker import Smoothing, Track, Tracker
@@ -49,20 +50,27 @@ def watch(
     The detector is told where the faces were a moment ago. `smoothing` has the bundle's confidence, if not given;
     `margin` is that of `classify`.
     """
-    tracker = Tracker(smoothing or Smoothing(confidence=classifier.confidence))
+    tracker = Tracker(
+        smoothing or Smoothing(confidence=classifier.confidence, strict=classifier.info["guarantee"] is not None)
+    )
     for frame in frames:
         faces = detector(frame.pixels, [track.face for track in tracker.tracks])
         yield Seen(frame, tracker.update(frame.time, faces, classify(classifier, frame.pixels, faces, margin)))
 
 
-def record(seen: Seen, classes: list[str], located: bool = True) -> dict[str, Any]:
-    """What is written of a frame, as JSON takes it; if not `located`, its one track is the frame, and has no place."""
+def record(seen: Seen, classifier: Classifier, located: bool = True) -> dict[str, Any]:
+    """What is written of a frame, as JSON takes it; if not `located`, its one track is the frame, and has no place.
+
+    `label`, `set` and `alerts` are the track's, by its smoothed probabilities.
+    """
+    classes = classifier.classes
     tracks = [
         ({"track": track.number} | track.face.record() if located else {})
         | {
             "probabilities": dict(zip(classes, track.probabilities.tolist(), strict=True)),
             "smoothed": dict(zip(classes, track.smoothed.tolist(), strict=True)),
             "label": None if track.label is None else classes[track.label],
+            **acted_on(track.smoothed, classes, classifier.info),
         }
         for track in seen.tracks
     ]
@@ -71,8 +79,11 @@ def record(seen: Seen, classes: list[str], located: bool = True) -> dict[str, An
     )
 
 
-def annotate(seen: Seen, classes: list[str], fps: float) -> np.ndarray:
-    """A copy of the frame with box, label and bars of each face, and frames a second; RGB uint8 (H, W, 3)."""
+def annotate(seen: Seen, classes: list[str], fps: float, notice: str = "") -> np.ndarray:
+    """A copy of the frame with box, label and bars of each face, frames a second, and `notice` at its foot.
+
+    RGB uint8 (H, W, 3).
+    """
     canvas = seen.frame.pixels.copy()
     unit = max(0.4, min(canvas.shape[:2]) / 900)  # of the text
     for track in seen.tracks:
@@ -86,6 +97,8 @@ def annotate(seen: Seen, classes: list[str], fps: float) -> np.ndarray:
         _text(canvas, text, (max(0, left), max(round(34 * unit), top - 8)), 1.4 * unit, colour)
         _bars(canvas, track, classes, unit)
     _text(canvas, f"{fps:.0f} FPS", (8, round(40 * unit)), 1.4 * unit, (255, 255, 255))
+    if notice:
+        _text(canvas, notice, (8, canvas.shape[0] - 8), 0.7 * unit, (255, 255, 255))
     return canvas
 
 

@@ -7,6 +7,7 @@ Markdown, from which the page is made. Nothing in it is a fixed claim.
 import base64
 import re
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from markdown_it.renderer import RendererHTML
 from markdown_it.token import Token
 from markupsafe import Markup
 
-from ..files import atomic, write_text
+from ..errors import UsageError
+from ..files import atomic
 from ..markdown import escaped
 from ..params import Params
 from ..progress import track
@@ -62,29 +64,36 @@ def make(
     Raises
     ------
     UsageError, CheckError
-        See `results.read`, `recipes.of` and `replication.load`.
+        See `results.read`, `recipes.of` and `replication.load`; or if a file cannot be written: then, none is.
     """
     published = load(replication) if replication else None
     study = gather(results.read(table), params, dvc_private.local_cache() if store is None else store, published)
     figures = markdown.with_suffix("")
     environment = words(figures.name)
     sections, drawn = told(study, environment)
-    written = [html, markdown]
-    for file, picture in drawn.items():
-        with atomic(figures / file) as temporary:
-            temporary.write_bytes(picture.data)
-        written.append(figures / file)
-    for stale in set(figures.glob("*.svg")) | set(figures.glob("*.png")):
-        if stale not in written:
-            stale.unlink()
     made_from = {"table": table.as_posix(), "replication": replication.as_posix() if replication else None}
     head = tidy(environment.get_template("head.md.j2").render(study=study, **made_from))
-    write_text(markdown, "\n\n".join([head, *sections.values()]) + "\n")
     page = Environment(loader=PackageLoader("ferdistill.report"), autoescape=True, undefined=StrictUndefined,
                        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)  # fmt: skip
     parts = {name: list(blocks(text, drawn)) for name, text in sections.items()}
-    write_text(html, page.get_template("report.html.j2").render(study=study, head=list(blocks(head, {})), parts=parts))
-    return written
+    whole = page.get_template("report.html.j2").render(study=study, head=list(blocks(head, {})), parts=parts)
+    contents = {html: whole.encode(), markdown: ("\n\n".join([head, *sections.values()]) + "\n").encode()}
+    contents |= {figures / file: picture.data for file, picture in drawn.items()}
+    _write_all(contents)
+    for stale in set(figures.glob("*.svg")) | set(figures.glob("*.png")):
+        if stale not in contents:
+            stale.unlink()
+    return list(contents)
+
+
+def _write_all(contents: dict[Path, bytes]) -> None:
+    """Write all of these files or, where one cannot be written, none."""
+    for path in contents:
+        if path.is_dir():
+            raise UsageError("a directory stands where a file is to be written", where=str(path), expected="a file")
+    with ExitStack() as stack:
+        for path, content in contents.items():
+            stack.enter_context(atomic(path)).write_bytes(content)
 
 
 def told(study: Study, environment: Environment) -> tuple[dict[str, str], dict[str, Picture]]:

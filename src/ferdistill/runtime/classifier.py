@@ -8,6 +8,7 @@ import numpy as np
 
 from ..errors import CheckError, UsageError, require_same
 from ..files import read_json, sha256_file
+from .guarantees import acted_on
 from .onnx_file import require_modest
 from .session import open_session, run
 
@@ -16,6 +17,8 @@ SCHEMA_VERSION = 2
 TASK = {"thing": "image", "things": "images", "label": "class", "labels": "classes", "detector": None}
 # What is taken around what a detector found, as a share of its side on each side, where a bundle does not say.
 CROP = {"margin": 0.0}
+# What bundles of before lack.
+GUARANTEES: dict[str, Any] = {"guarantee": None, "sets": None, "alerts": None, "use": None}
 CONFIDENCE = 0.5  # below which there is no label, where the bundle does not say
 TOLERANCE = 1e-3  # of the sum of an answer's probabilities; float32 and int8 networks keep within 1e-5
 MAX_SIZE = 1024  # pixels of a side, as in params.yaml
@@ -30,6 +33,10 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
+def _are_limits(value: Any) -> bool:
+    return isinstance(value, dict) and all(limit is None or _is_number(limit) for limit in value.values())
+
+
 # What bundle.json must hold, and whether a value of it can be one.
 ENTRIES: dict[str, Callable[[Any], bool]] = {
     "task": lambda value: (
@@ -37,6 +44,13 @@ ENTRIES: dict[str, Callable[[Any], bool]] = {
         and _are_texts(TASK | value | {"detector": ""})
         and (value.get("detector") is None or str(value["detector"]).isidentifier())
     ),
+    "sets": lambda value: (
+        value is None
+        or (isinstance(value, dict) and value.get("method") in ("lac", "aps") and _are_limits(value.get("limits")))
+    ),
+    "alerts": lambda value: value is None or (isinstance(value, dict) and _are_limits(value.get("thresholds"))),
+    "use": lambda value: value is None or (isinstance(value, dict) and isinstance(value.get("notice"), str)),
+    "guarantee": lambda value: value is None or (isinstance(value, dict) and all(map(_is_number, value.values()))),
     "classes": lambda value: (
         isinstance(value, list) and all(isinstance(name, str) for name in value) and 2 <= len(set(value)) == len(value)
     ),
@@ -56,7 +70,7 @@ ENTRIES: dict[str, Callable[[Any], bool]] = {
 
 
 def read_bundle(directory: Path) -> dict[str, Any]:
-    """Check a bundle and read its bundle.json, whose `task` and `crop` are filled up from `TASK` and `CROP`.
+    """Check a bundle and read its bundle.json, filled up from `TASK`, `CROP` and `GUARANTEES`.
 
     Raises UsageError if there is no bundle, or one of its files is missing; CheckError if a file is not the one that
     bundle.json describes, a model names a file that it does not list, or another release wrote the bundle.
@@ -69,7 +83,7 @@ def read_bundle(directory: Path) -> dict[str, Any]:
             expected="a directory with bundle.json, as the stage `export` writes it",
             hint="give the directory of a bundle; in a checkout, `dvc repro` or `dvc pull` brings models/bundle",
         )
-    info = {"task": {}, "crop": {}} | read_json(description, hint=RECOPY)
+    info = {"task": {}, "crop": {}, **GUARANTEES} | read_json(description, hint=RECOPY)
     version = [("schema version", SCHEMA_VERSION, info.get("schema_version"))]
     hint = "use the release of ferdistill that wrote it, or export again"
     require_same(version, "a bundle of another release", where=str(description), hint=hint)
@@ -80,6 +94,11 @@ def read_bundle(directory: Path) -> dict[str, Any]:
         problem = f"in bundle.json, {', '.join(odd)} cannot be so"
     elif not set(info["variants"].values()) <= info["files"].keys():
         problem = "bundle.json lacks the digest of a variant"
+    elif any(
+        info[name] and set(info[name][of]) != set(info["classes"])
+        for name, of in (("sets", "limits"), ("alerts", "thresholds"))
+    ):
+        problem = "in bundle.json, sets or alerts are for other classes"
     if problem:
         raise CheckError(problem, where=str(description), expected="what the stage `export` writes", hint=RECOPY)
     for name, expected in info["files"].items():
@@ -109,7 +128,7 @@ class Classifier:
     Attributes
     ----------
     info : dict
-        What `bundle.json` holds: task, classes, preprocessing, T*, thresholds, metrics, digests.
+        What `bundle.json` holds: task, classes, preprocessing, T*, thresholds, sets, alerts, metrics, digests.
     classes : list of str
         Names of the K columns of `predict`.
     confidence : float
@@ -191,12 +210,16 @@ class Classifier:
         return probabilities
 
     def answer(self, row: np.ndarray, threshold: float) -> dict[str, Any]:
-        """A row of probabilities as JSON takes it: `label` (None below `threshold`), `confidence`, `probabilities`."""
+        """A row of probabilities as JSON takes it: `label` (None below `threshold`), `confidence`, `probabilities`.
+
+        And `set` and `alerts`, where the bundle has what they take: see `guarantees.acted_on`.
+        """
         best = int(row.argmax())
         return {
             "label": self.classes[best] if row[best] >= threshold else None,
             "confidence": float(row[best]),
             "probabilities": dict(zip(self.classes, row.tolist(), strict=True)),
+            **acted_on(row, self.classes, self.info),
         }
 
 

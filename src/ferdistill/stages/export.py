@@ -9,7 +9,7 @@ from ..deployment.graph import EvaluatedSplit
 from ..distill.models import load_network
 from ..errors import CheckError, require_same
 from ..evaluation.metrics import read_predictions
-from ..faces.caution import caution_for
+from ..faces.caution import caution_for, use_for
 from ..files import read_json, write_json
 from ..params import Params
 
@@ -24,17 +24,22 @@ def run(params: Params) -> None:
         where=f"{workspace.STUDENT / 'config.json'}, against {workspace.index_csv(params.index_tag)}",
         hint="run `dvc repro student`",
     )
+    fitted = read_json(workspace.CALIBRATION_METRICS, "t_star", "sets", "abstention", "alerts")
     student = bundle.EvaluatedStudent(
         network,
         config,
-        read_json(workspace.CALIBRATION_METRICS, "t_star")["t_star"],
-        read_json(workspace.EVALUATION_METRICS, "test")["test"],
+        fitted["t_star"],
+        fitted,
+        read_json(workspace.EVALUATION_METRICS, "test")["test"] | {"groups": read_json(workspace.GROUP_METRICS)},
         images.load(workspace.images(params.index_tag), rows),
         {split: read_split(rows, split, config["classes"]) for split in ("val", "calib", "test")},
     )
     sources = pd.crosstab(rows.rows["source"], rows.rows["split"])
-    result = bundle.write(student, workspace.BUNDLE, params.export, params.task, sources, caution_for(params.task))
+    told = bundle.Told(caution_for(params.task), use_for(params.task))
+    result = bundle.write(student, workspace.BUNDLE, params.export, params.task, sources, told)
     write_json(workspace.EXPORT_METRICS, result)
+    if fitted["abstention"]["threshold"] is None:
+        print(f"no guarantee of abstention: export.confidence, {params.export.confidence:g}, is in the bundle")
     if params.export.int8 is not None and not result["int8"]["taken"]:
         print(f"no int8 file: {bundle.refusal(result['int8'], params.export.int8)}")
 

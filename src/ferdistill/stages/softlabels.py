@@ -6,6 +6,7 @@ from .. import workspace
 from ..data import images, index, truth
 from ..data.memo import memo
 from ..distill import frozen, labelling
+from ..distill.answers import identity_of
 from ..distill.augment import VIEW_SEED
 from ..errors import require_same
 from ..files import read_json, write_json
@@ -31,7 +32,7 @@ def run(params: Params, name: str) -> None:
     else:
         network, _ = frozen.load_teacher(directory)
         packed = images.load(workspace.images(params.index_tag), rows)
-        identity = {fact: value for fact, value in config.items() if fact not in ("teacher", "index_digest")}
+        identity = identity_of(config)
         with memo(workspace.memo()) as known:
             logits, seen = labelling.label_images(
                 network, rows, packed, params.classes, params.views, params.view_augment, identity, known

@@ -208,6 +208,18 @@ METRICS: tuple[Metric, ...] = (
     *_several(EVALUATION, "test.truth.annotator.scaled", "annotator_{}_scaled", "{} by annotators' law, scaled", TRUTH),
     *_several(EVALUATION, "test.truth.label.raw", "label_{}", "{} by the labels' law", TRUTH),
     *_several(EVALUATION, "test.truth.label.scaled", "label_{}_scaled", "{} by the labels' law, scaled", TRUTH),
+    Metric("aurc", EVALUATION, "acting.labels.aurc", "area under risk and coverage", better="lower"),
+    *(
+        Metric(f"sets_{key}", EVALUATION, f"acting.labels.sets.{key}", title, 0, high)
+        for key, title, high in (
+            ("coverage", "coverage of the sets", 1),
+            ("coverage_by_person", "coverage of the sets by person", 1),
+            ("mean_size", "mean size of the sets", INFINITE),
+            ("empty", "share of empty sets", 1),
+            ("one", "share of sets with one class", 1),
+        )
+    ),
+    Metric("sets_coverage_of", EVALUATION, "acting.labels.sets.coverage_of", "coverage of the sets, {}", each="class"),
     Metric("best_test_epoch", STUDENT, "report_protocol.best_test_epoch", "best test epoch", 0, INFINITE, kind=int),
     Metric("best_test_macro_f1", STUDENT, "report_protocol.best_test_macro_f1", "macro F1 of the best test epoch"),
     Metric("best_test_acc", STUDENT, "report_protocol.best_test_acc", "accuracy of the best test epoch"),

@@ -16,6 +16,7 @@ from scipy import stats
 
 from ..errors import UsageError
 from ..evaluation.calibration import log_probabilities
+from ..evaluation.intervals import holm as holm
 from ..evaluation.intervals import percentile, resample
 
 LEVEL, ALPHA, POWER = 0.95, 0.05, 0.80
@@ -150,18 +151,6 @@ def cohens_dz(differences: Sequence[float] | np.ndarray) -> float:
     if len(values) < 2 or values.std() == 0:
         return float("nan")
     return float(values.mean() / values.std(ddof=1))
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down adjustment, in the order given: compare each with the level wanted for all (Holm 1979).
-
-    In ascending order, adjusted_i = max over j <= i of min(1, (m - j) p_j), with j from 0 and m their number.
-    """
-    order = np.argsort(p_values, kind="stable")
-    stepped = np.asarray(p_values, np.float64)[order] * np.arange(len(order), 0, -1)
-    adjusted = np.empty(len(order))
-    adjusted[order] = np.minimum(np.maximum.accumulate(stepped), 1.0)
-    return [float(value) for value in adjusted]
 
 
 def power(effect: float, n: int) -> float:

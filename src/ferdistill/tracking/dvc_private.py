@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from hashlib import sha256
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
+from uuid import uuid4
 
 import dvc
 
@@ -36,6 +37,7 @@ with known_interface():
     from dvc.lock import LockError, make_lock
     from dvc.repo import Repo, lock_repo
     from dvc.repo.experiments.queue.remove import remove_tasks
+    from dvc_data.hashfile.hash_info import HashInfo
     from networkx import topological_sort
 
 
@@ -218,15 +220,112 @@ class ExperimentQueue:
 
 
 @contextmanager
-def experiment_queue(lock: Path) -> Iterator[ExperimentQueue]:
-    """The queue of the repository one stands in, under a lock that the system lets go when the process dies."""
+def one_at_a_time(lock: Path) -> Iterator[None]:
+    """Hold a lock that the system lets go when the process dies; a UsageError if another study has it."""
     lock.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as held:
         try:
             held.enter_context(make_lock(str(lock)))
         except LockError:
             raise UsageError("another study is running in this workspace", hint="wait for it, or stop it") from None
-        yield ExperimentQueue(held.enter_context(Repo()))
+        yield
+
+
+@contextmanager
+def experiment_queue(lock: Path) -> Iterator[ExperimentQueue]:
+    """The queue of the repository one stands in, see `one_at_a_time`."""
+    with one_at_a_time(lock), Repo() as repo:
+        yield ExperimentQueue(repo)
+
+
+@known_interface()
+def shared_outputs(own: tuple[str, ...]) -> list[str]:
+    """What DVC keeps of the outputs that stages named `own` read and others make."""
+    with Repo() as repo:
+        found = [stage for stage in repo.index.stages if stage.cmd]
+        read = [PurePath(dep.def_path) for stage in found if stage.addressing in own for dep in stage.deps]
+        needed = []
+        for stage in found:
+            outs = [PurePath(out.def_path) for out in stage.outs if stage.addressing not in own]
+            # All of a stage's outputs: `targets` goes by digests in git, and reads the soft labels that they are of.
+            if any(out.is_relative_to(path) or path.is_relative_to(out) for out in outs for path in read):
+                needed += [out.def_path for out in stage.outs if out.use_cache]
+        # What no stage makes, whoever reads it: stage `params` is run each time, and reads weights that were brought.
+        data = [out.def_path for stage in repo.index.stages if not stage.cmd for out in stage.outs]
+        every = [PurePath(dep.def_path) for stage in found for dep in stage.deps]
+        return sorted(needed + [out for out in data if any(PurePath(out).is_relative_to(path) for path in every)])
+
+
+@known_interface()
+def remote_of(name: str | None) -> tuple[str, str]:
+    """The name and the address of a DVC remote, the default one for None; a UsageError if there is none."""
+    with Repo() as repo:
+        name = name or repo.config["core"].get("remote")
+        section = repo.config["remote"].get(name) if name else None
+    if section is None:
+        raise UsageError(
+            f"no DVC remote {name}" if name else "no DVC remote: workers would have no data",
+            hint="`dvc remote add --default NAME URL`, and commit .dvc/config",
+        )
+    return str(name), str(section["url"])
+
+
+@known_interface()
+def require_writable(name: str) -> None:
+    """Write a file to a DVC remote and remove it again; a UsageError if that cannot be done."""
+    with Repo() as repo:
+        try:
+            store = repo.cloud.get_remote_odb(name)
+            path = store.fs.join(store.path, f"ferdistill-{uuid4().hex}")
+            store.fs.makedirs(store.path, exist_ok=True)
+            store.fs.pipe_file(path, b"")
+            store.fs.remove(path)
+        except Exception as error:  # each kind of remote has errors of its own
+            raise UsageError(
+                f"DVC's remote {name} cannot be written to: {type(error).__name__} {error}",
+                expected="a remote that you may read and write",
+                hint="see `dvc push`",
+            ) from None
+
+
+@known_interface()
+def push_shared(remote: str, outputs: list[str]) -> None:
+    """Put on a remote what is not there of some outputs; a UsageError if that fails, or one is not in the cache."""
+    with Repo() as repo:
+        try:
+            repo.push(targets=outputs, remote=remote)
+        except Exception as error:
+            raise UsageError(
+                f"`dvc push` failed: {error}", hint="dvc push names what is missing, dvc repro makes it"
+            ) from None
+
+
+@known_interface()
+def pull(remote: str, outputs: list[str]) -> None:
+    """Bring outputs of dvc.lock from a remote into the workspace; a UsageError if one cannot be had."""
+    with Repo() as repo:
+        try:
+            repo.pull(targets=outputs, remote=remote, force=True)
+        except Exception as error:
+            raise UsageError(f"`dvc pull` failed: {error}", hint="the same command again") from None
+
+
+@known_interface()
+def fetch_students(remote: str, outs: list[list[dict[str, Any]]]) -> None:
+    """Bring what stage `student` made in several runs, by its entries of dvc.lock, into the cache.
+
+    By digest: to have DVC read each run's files takes it a fifth of a second a run. A UsageError if one cannot be had.
+    """
+    with Repo() as repo:
+        (stage,) = repo.stage.collect("student")
+        kept = {out.def_path for out in stage.outs if out.use_cache}
+        wanted = {HashInfo("md5", out["md5"]) for run in outs for out in run if out["path"] in kept}
+        try:
+            failed = repo.cloud.pull(wanted, remote=remote).failed
+        except Exception as error:  # each kind of remote has errors of its own
+            raise UsageError(f"`dvc fetch` failed: {error}", hint="the same command again; the runs are done") from None
+    if failed:
+        raise UsageError(f"{len(failed)} files of students are not on DVC's remote {remote}", hint="run those again")
 
 
 def _queued(entry: Any) -> Queued:

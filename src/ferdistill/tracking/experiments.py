@@ -109,8 +109,8 @@ def why_none(starts: list[str]) -> tuple[str, str]:
     return "", ""
 
 
-def read(starts: list[str], paths: list[str]) -> list[Experiment]:
-    """Every experiment that started from one of some commits, in their order, then by name.
+def read(starts: list[str], paths: list[str], names: set[str] | None = None) -> list[Experiment]:
+    """Every experiment that started from one of some commits, in their order, then by name; of some names, if given.
 
     `starts` are full hashes; of each experiment the files at `paths` are read, beside `params.yaml` and `dvc.lock`.
     """
@@ -120,7 +120,7 @@ def read(starts: list[str], paths: list[str]) -> list[Experiment]:
     for line in git("for-each-ref", form, REFS).decode().splitlines():
         ref, commit, when = line.split(" ")
         _, _, start, rest, name = ref.split("/")
-        if start + rest in rank:
+        if start + rest in rank and (names is None or name in names):
             found.append(Experiment(name, commit, start + rest, datetime.fromisoformat(when), {}))
     found.sort(key=lambda one: (rank[one.baseline], one.name))
     wanted = ["params.yaml", "dvc.lock", *paths]

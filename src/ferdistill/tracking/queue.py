@@ -14,7 +14,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import psutil
 
@@ -35,13 +35,14 @@ TAIL = 8  # lines of a failed run's log to show
 
 
 class Tally(NamedTuple):
-    """Where a study stands. `seconds_left` is None until a run has ended."""
+    """Where a study stands. `seconds_left` is None until a run has ended; `workers` is what each node does."""
 
     done: int
     running: int
     waiting: int
     failed: int
     seconds_left: float | None
+    workers: tuple[str, ...] = ()
 
 
 class Failure(NamedTuple):
@@ -55,10 +56,12 @@ def standing(runs: list[PlannedRun], now: Present) -> dict[str, str]:
 
     A run is done if an experiment of its name, started from HEAD or an ancestor of it, fits the present workspace.
     """
-    there = experiments.read(experiments.baselines([]), [])
+    there: dict[str, list[experiments.Experiment]] = {run.name: [] for run in runs}
+    for one in experiments.read(experiments.baselines([]), [], set(there)):
+        there[one.name].append(one)
     found = {}
     for run in runs:
-        reasons = [experiments.misfit(one, now, run.overrides) for one in there if one.name == run.name]
+        reasons = [experiments.misfit(one, now, run.overrides) for one in there[run.name]]
         found[run.name] = "" if "" in reasons else (reasons or [NOT_RUN])[0]
     return found
 
@@ -77,19 +80,24 @@ def require_ready(now: Present) -> None:
             expected="an ASCII path; that of the repository may stay as it is",
             hint="`dvc cache dir --local /ASCII/PATH`, then move there what the old folder holds",
         )
-    paths = {path for facts in now.stages.values() for path in facts["sources"]}
+    require_committed(now.stages)
+    if behind := stale([stage for stage in now.stages if stage not in OWN]):
+        raise UsageError(
+            f"not up to date: {_some(behind)}",
+            expected="the stages that all runs share, run once and in dvc.lock",
+            hint="dvc repro evaluate, or dvc pull if the data is elsewhere; then commit dvc.lock, metrics and plots",
+        )
+
+
+def require_committed(stages: dict[str, dict[str, Any]]) -> None:
+    """Refuse a workspace in which what some stages depend on is not committed: a UsageError."""
+    paths = {path for facts in stages.values() for path in facts["sources"]}
     changed = git("status", "--porcelain", "--", "dvc.yaml", "dvc.lock", "params.yaml", ".dvc/config", *sorted(paths))
     if changed:
         raise UsageError(
             f"not committed: {_some([line[3:] for line in changed.decode().splitlines()])}",
             expected="what runs depend on in a commit, so that they can be repeated",
             hint="git commit, or git stash, and start again",
-        )
-    if behind := stale([stage for stage in now.stages if stage not in OWN]):
-        raise UsageError(
-            f"not up to date: {_some(behind)}",
-            expected="the stages that all runs share, run once and in dvc.lock",
-            hint="dvc repro evaluate, or dvc pull if the data is elsewhere; then commit dvc.lock, metrics and plots",
         )
 
 

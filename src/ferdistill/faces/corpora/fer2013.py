@@ -7,9 +7,10 @@ without the column Usage, its `test.csv` holds pixels alone.
 from collections.abc import Iterator
 from pathlib import Path
 
+from ...data.containers import CsvCell
 from ...data.labels import Labels
 from ...data.layouts import Found, Layout, LeftOut, Tree, count_rows, last, parent
-from ...data.sources import Dropped, Options, Record, Row, join, parsed, part_of, table_header, table_rows, wrong
+from ...data.sources import Dropped, Options, Record, Row, join, located_rows, parsed, part_of, table_header, wrong
 from ...errors import CheckError
 
 PRECEDENCE = 90
@@ -32,6 +33,7 @@ def rows(root: Path, path: str, labels: Labels, options: Options) -> Iterator[Ro
     """
     file = root / path
     columns = table_columns(file)
+    place = table_header(file).index("pixels")
     if columns == ("emotion", "pixels") and not file.name.lower().startswith("train"):
         raise CheckError(
             "a labelled table does not say which part it is",
@@ -40,8 +42,8 @@ def rows(root: Path, path: str, labels: Labels, options: Options) -> Iterator[Ro
             hint="use fer2013.csv or icml_face_data.csv, which hold every part",
         )
 
-    def row(numbered: tuple[int, list[str]]) -> Row:
-        number, fields = numbered
+    def row(located: tuple[int, int, list[str]]) -> Row:
+        start, number, fields = located
         name, where = f"{join(path)}#{number}", f"{file}, data row {number}"
         if columns == ("pixels",):
             return Dropped(name, "unlabelled")
@@ -49,9 +51,10 @@ def rows(root: Path, path: str, labels: Labels, options: Options) -> Iterator[Ro
         part = part_of(usage)
         if part is None:
             raise wrong(f"unknown Usage {usage!r}", f"{where}, column Usage", USAGES)
-        return labels.row(Record(name, fields[0], part, pixels=fields[1]), f"{where}, column emotion")
+        record = Record(name, fields[0], part, image=join(path), inside=CsvCell(start, place))
+        return labels.row(record, f"{where}, column emotion")
 
-    return parsed(table_rows(file, columns), row)
+    return parsed(located_rows(file, columns), row)
 
 
 def table_columns(file: Path) -> tuple[str, ...]:

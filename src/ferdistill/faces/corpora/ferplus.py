@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from ...data import sources
+from ...data.containers import CsvCell
 from ...data.description import SafePath
 from ...data.labels import Labels
 from ...data.layouts import Found, Layout, LeftOut, Tree, count_rows, last, parent
@@ -51,10 +52,11 @@ def rows(root: Path, path: str, labels: Labels, options: Options) -> Iterator[Ro
     """
     pixels_file, file = root / options.fer2013, root / path
     _check_in_step(pixels_file, file)
+    place = sources.table_header(pixels_file).index("pixels")
     first: dict[str, str] = {}
 
-    def row(pair: tuple[int, list[str], list[str]]) -> Row:
-        number, (emotion, pixels), (usage, image, *cells) = pair
+    def row(pair: tuple[int, int, str, list[str]]) -> Row:
+        number, start, emotion, (usage, image, *cells) = pair
         name, where = f"{sources.join(path)}#{number}", f"{file}, data row {number}"
         image = image.strip()
         if image:
@@ -73,20 +75,21 @@ def rows(root: Path, path: str, labels: Labels, options: Options) -> Iterator[Ro
         label = _label(votes, options.label, opinion) if image else "NF"
         if label not in CODES:
             return Dropped(name, label)
-        return labels.row(Record(name, label, part, pixels=pixels, votes=votes), where)
+        face = CsvCell(start, place)
+        return labels.row(Record(name, label, part, image=options.fer2013, inside=face, votes=votes), where)
 
     yield from sources.parsed(_pairs(pixels_file, file), row)
 
 
-def _pairs(pixels_file: Path, file: Path) -> Iterator[tuple[int, list[str], list[str]] | CheckError]:
-    """Yield number, fields and votes of every row, and what is wrong in either table."""
+def _pairs(pixels_file: Path, file: Path) -> Iterator[tuple[int, int, str, list[str]] | CheckError]:
+    """Yield every row's number, its face's first byte and label, and its votes; and what is wrong in either table."""
     votes_rows = sources.table_rows(file, ("Usage", "Image name", *CODES))
-    pairs = zip(sources.table_rows(pixels_file, ("emotion", "pixels")), votes_rows, strict=True)
+    pairs = zip(sources.located_rows(pixels_file, ("emotion", "pixels")), votes_rows, strict=True)
     for number, (face, votes) in enumerate(pairs):
         if isinstance(face, CheckError) or isinstance(votes, CheckError):
             yield from (found for found in (face, votes) if isinstance(found, CheckError))
         else:
-            yield number, face[1], votes[1]
+            yield number, face[0], face[2][0], votes[1]
 
 
 def _label(votes: dict[str, int], rule: str, opinion: str) -> str:

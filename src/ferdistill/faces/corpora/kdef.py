@@ -42,7 +42,9 @@ def rows(root: Path, path: str, labels: Labels, options: Options) -> Iterator[Ro
             return Dropped(image, "misnamed in the release")
         if not match:
             raise wrong("an image that is not named as KDEF's are", str(root / image), "names such as AF01ANS.JPG")
-        made = labels.row(Record(image, match[2], None, subject=f"kdef:{match[1]}", image=image), str(root / image))
+        sex = {"sex": "female" if match[1][0] == "F" else "male"}
+        record = Record(image, match[2], None, subject=f"kdef:{match[1]}", image=image, attributes=sex)
+        made = labels.row(record, str(root / image))
         read = match[3] in options.angles or isinstance(made, CheckError)
         return made if read else Dropped(image, "angle")
 

@@ -1,7 +1,8 @@
 """RAF-DB basic, aligned (Li et al., CVPR 2017), as released or as Kaggle has it.
 
 Released: `EmoLabel/list_patition_label.txt` (sic) and `Image/aligned`. Kaggle: `DATASET/{train,test}/{1..7}` with
-`train_labels.csv` and `test_labels.csv` beside DATASET, or the numbered folders alone.
+`train_labels.csv` and `test_labels.csv` beside DATASET, or the numbered folders alone. Released beside the list are
+`Annotation/manual/train_00001_manu_attri.txt`: five landmarks, then codes of gender, race and age.
 """
 
 import re
@@ -19,6 +20,13 @@ PRECEDENCE = 40
 
 CODES = {"1": "surprise", "2": "fear", "3": "disgust", "4": "happy", "5": "sad", "6": "angry", "7": "neutral"}
 LIST = "EmoLabel/list_patition_label.txt"
+MANUAL = "Annotation/manual"
+# In the order of their lines, after the five landmarks; gender 2 is "unsure", which says nothing.
+ATTRIBUTES = {
+    "gender": {"0": "male", "1": "female", "2": ""},
+    "race": {"0": "Caucasian", "1": "African-American", "2": "Asian"},
+    "age": {"0": "0-3", "1": "4-19", "2": "20-39", "3": "40-69", "4": "70+"},
+}
 PARTS: tuple[OfficialSplit, ...] = ("train", "test")
 
 
@@ -38,6 +46,7 @@ def rows(root: Path, path: str, labels: Labels, options: Options) -> Iterator[Ro
 def _list(root: Path, path: str, labels: Labels) -> Iterator[Row]:
     listing = root / path / LIST
     first: dict[str, str] = {}
+    manual = (root / path / MANUAL).is_dir()
 
     def row(numbered: tuple[int, str]) -> Row:
         number, line = numbered
@@ -51,9 +60,23 @@ def _list(root: Path, path: str, labels: Labels) -> Iterator[Row]:
             raise sources.wrong(f"not a RAF-DB row: {line!r}", where, "`train_00001.jpg 5` or `test_0001.jpg 5`")
         sources.check_once(name, where, f"line {number}", first)
         image = sources.join(path, f"Image/aligned/{name.removesuffix('.jpg')}_aligned.jpg")
-        return labels.row(Record(image, code, part, image=image), where)
+        known = _attributes(root / path / MANUAL / f"{name.removesuffix('.jpg')}_manu_attri.txt") if manual else None
+        return labels.row(Record(image, code, part, image=image, attributes=known), where)
 
     return sources.parsed(sources.text_lines(listing), row)
+
+
+def _attributes(file: Path) -> dict[str, str]:
+    """What the annotators of RAF-DB wrote of one face; a CheckError if it is not as released."""
+    try:
+        lines = [line for _, line in sources.text_lines(file)]
+    except (OSError, UnicodeDecodeError) as error:
+        raise sources.wrong(f"attributes that cannot be read: {error}", str(file), "the released file") from None
+    codes = dict(zip(ATTRIBUTES, lines[5:], strict=False))
+    if len(lines) != 8 or any(codes[name] not in known for name, known in ATTRIBUTES.items()):
+        expected = "five landmarks, then codes of gender (0 to 2), race (0 to 2) and age (0 to 4), each on a line"
+        raise sources.wrong(f"not RAF-DB's attributes: {lines[5:]}", str(file), expected)
+    return {name: value for name, known in ATTRIBUTES.items() if (value := known[codes[name]])}
 
 
 def _folders(root: Path, path: str, folder: str, part: OfficialSplit, labels: Labels) -> Iterator[Row]:

@@ -87,6 +87,7 @@ function showTask() {
   document.querySelector("h1").textContent = capital(labels);
   element("result-title").textContent = capital(label);
   element("seen").ariaLabel = `The ${thing} as the model sees it`;
+  element("notice").textContent = model.info.use?.notice ?? "";
   element("note").textContent = `Scores hold for ${things} like those of the test split.`;
   if (detector === "faces") showFaces();
 }
@@ -167,6 +168,20 @@ function threshold() {
   return model.info.thresholds?.confidence;
 }
 
+// The classes that are not ruled out, as `ferdistill predict` gives them; undefined where the bundle has no sets.
+function setOf(probabilities) {
+  const { sets, classes } = model.info;
+  if (!sets) return undefined;
+  let before = 0;
+  const held = new Set();
+  for (const i of [...probabilities.keys()].sort((a, b) => probabilities[b] - probabilities[a])) {
+    const score = sets.method === "lac" ? 1 - probabilities[i] : before;
+    if (score <= (sets.limits[classes[i]] ?? Infinity) + 1e-5) held.add(classes[i]);
+    before += probabilities[i];
+  }
+  return classes.filter((name) => held.has(name));
+}
+
 function showProbabilities(probabilities, note) {
   const top = probabilities.indexOf(Math.max(...probabilities));
   for (const [i, row] of [...element("bars").rows].entries()) {
@@ -181,7 +196,10 @@ function showProbabilities(probabilities, note) {
   const verdict = element("verdict");
   verdict.className = abstains ? "abstains" : "";
   verdict.replaceChildren(create("strong", abstains ? "Abstains" : name), " ");
-  verdict.append(abstains ? `${name} is likeliest, but at ${percent} below the threshold. ` : `${percent}. `, note);
+  verdict.append(abstains ? `${name} is likeliest, but at ${percent} below the threshold. ` : `${percent}. `);
+  const set = setOf(probabilities);
+  if (set) verdict.append(`Not ruled out, at ${100 * model.info.sets.coverage} %: ${set.join(", ") || "none"}. `);
+  verdict.append(note);
   speak(abstains ? "Abstains" : name, verdict.textContent);
 }
 

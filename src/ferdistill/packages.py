@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ..errors import CheckError, UsageError
-from ..files import sha256, write_text
+from .errors import CheckError, UsageError
+from .files import sha256, write_text
 
 WITHDRAWN = re.compile(r"No matching distribution|code E404|code ETARGET")
 OTHER_BYTES = re.compile(r"DO NOT MATCH THE HASHES|code EINTEGRITY")

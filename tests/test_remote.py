@@ -1,0 +1,278 @@
+"""Runs on other machines: what is refused before anything is sent, and a worker, its clone and what it pushes.
+
+The cluster here is this machine: commands are started as processes. Real ones are in tests/cluster.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from cluster import tiny
+from ferdistill.cli import cli
+from ferdistill.errors import UsageError
+from ferdistill.tracking import dvc_private, executors, experiments, queue, remote, teachers, worker
+from ferdistill.tracking.executors import Settings, Sight
+from ferdistill.tracking.experiments import PlannedRun
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="nodes of clusters run Linux")
+
+
+class Here:
+    """Jobs as processes of this machine; `lost` of them end without a word."""
+
+    told = "this machine"
+
+    def __init__(self, lost=0):
+        self.processes, self.lost, self.submitted = {}, lost, []
+
+    def check(self):
+        pass
+
+    def submit(self, name, command, text):
+        self.submitted.append(name)
+        if name != "probe" and self.lost:
+            self.lost -= 1
+            command = ["true"]
+        job = str(len(self.submitted))
+        self.processes[job] = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        with suppress(BrokenPipeError):  # of one that ended at once
+            self.processes[job].stdin.write(text)
+            self.processes[job].stdin.close()
+        return job
+
+    def look(self, jobs):
+        found = {}
+        for job in jobs:
+            process = self.processes[job]
+            if process.poll() is None:
+                found[job] = Sight("running", "here")
+            else:
+                found[job] = Sight("ended", "here", process.stdout.read())
+        return found
+
+    def left(self):
+        return {}
+
+    def cancel(self, jobs):
+        for job in jobs:
+            self.processes[job].terminate()
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("remote")
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", path)
+        tiny.write(folder / "driver")
+    return folder / "driver"
+
+
+@pytest.fixture
+def driver(made, tmp_path, monkeypatch):
+    """A project with remotes in folders beside it, and the settings with which its workers run here."""
+    shutil.copytree(made, tmp_path / "driver", symlinks=True)
+    monkeypatch.chdir(tmp_path / "driver")
+    subprocess.run(["git", "init", "-q", "--bare", "../git"], check=True)
+    subprocess.run(["git", "remote", "add", "origin", str(tmp_path / "git")], check=True)
+    config = f"['remote \"storage\"']\n    url = {tmp_path / 'dvc'}\n[core]\n    remote = storage\n"
+    (tmp_path / "driver/.dvc/config").write_text(config)
+    subprocess.run(["git", "commit", "-qam", "remotes"], check=True)
+    return tmp_path
+
+
+def settings(folder, **values):
+    usual = {"python": sys.executable, "scratch": str(folder / "scratch"), "min_free_gb": 0, "patience_seconds": 20}
+    return Settings.model_validate(usual | values)
+
+
+def send(folder, runs, executor, **values):
+    now = experiments.present()
+    return remote.send_missing(runs, now, 2, executor, settings(folder, **values), lambda tally: None)
+
+
+def test_runs_are_made_in_clones_and_come_back_and_failures_with_their_logs(driver):
+    runs = [PlannedRun(f"run-{seed}", {"family": "b", "seed": seed}) for seed in (1, 13)]
+    executor = Here(lost=1)
+    (failure,) = send(driver, runs, executor)
+    assert failure.name == "run-13" and "exited with 1" in failure.why
+    assert "an unlucky number" in Path(failure.log).read_text()
+    # The one that was lost was sent again, the one that failed was not.
+    assert executor.submitted.count("run-1") + executor.submitted.count("run-13") == 3
+    assert queue.standing(runs, experiments.present()) == {"run-1": "", "run-13": queue.NOT_RUN}
+    # What a student says came with it.
+    (one,) = [one for one in experiments.read(experiments.baselines([]), []) if one.name == "run-1"]
+    md5 = one.lock()["student"]["outs"][0]["md5"]
+    assert dvc_private.stored(dvc_private.local_cache(), md5).is_file()
+    # What is done is not sent again.
+    again = Here()
+    assert send(driver, runs[:1], again) == [] and again.submitted == ["probe"]
+
+
+def test_a_worker_finds_what_another_has_pushed_and_a_killed_ones_clone_is_taken_over(driver):
+    run = PlannedRun("run-7", {"family": "b", "seed": 7})
+    executor = Here()
+    assert send(driver, [run], executor) == []
+    place = remote.place_of(settings(driver))
+    (ref,) = subprocess.run(
+        ["git", "for-each-ref", "--format=%(refname)", "refs/exps"], cwd=place.url, capture_output=True, text=True
+    ).stdout.split()
+    (clone,) = [path for path in (driver / "scratch").glob("*/*") if path.is_dir()]
+    (clone / ".git/index.lock").touch()
+    (clone / "code.py").write_text("broken")
+    order = remote.order(settings(driver), place, experiment=ref, command=["exp", "run"])
+    outcome = subprocess.run(remote.command(settings(driver)), input=json.dumps(order), capture_output=True, text=True)
+    told = json.loads(outcome.stdout)
+    assert told["state"] == "done" and "run" not in told["seconds"] and told["clone"] == str(clone)
+    assert (clone / "code.py").read_text() == tiny.CODE and not (clone / ".git/index.lock").exists()
+
+
+TEACHERS = """\
+stages:
+  images:
+    cmd: python code.py images
+    params: [seed]
+    outs: [images]
+  teacher:
+    foreach: [a, b]
+    do:
+      cmd: python code.py teacher-${item}
+      deps: [images]
+      params: [seed]
+      outs: ["teacher-${item}"]
+  softlabels:
+    foreach: [a, b]
+    do:
+      cmd: python code.py labels-${item} && echo {} > ${item}.json
+      deps: ["teacher-${item}"]
+      params: [seed]
+      outs: ["labels-${item}"]
+      metrics: [{"${item}.json": {cache: false}}]
+"""
+
+
+def test_teachers_come_from_other_machines_and_are_joined(driver):
+    Path("dvc.yaml").write_text(TEACHERS)
+    subprocess.run([sys.executable, "-m", "dvc", "repro", "-q", "images"], check=True)
+    for command in ("git add -A", "git commit -qm teachers"):
+        subprocess.run(command.split(), check=True)
+    assert teachers.missing(["a", "b"]) == ["a", "b"]
+    assert teachers.send(["a", "b"], 2, Here(), settings(driver), lambda tally: None) == []
+    assert teachers.missing(["a", "b"]) == []
+    assert {name: Path(name).read_text()[:9] for name in ("teacher-a", "labels-b")} == {
+        "teacher-a": "teacher-a",
+        "labels-b": "labels-b ",
+    }
+    assert Path("a.json").is_file()
+    # One whose data is lost is not joined.
+    shutil.rmtree(driver / "dvc")
+    shutil.rmtree(driver / "driver/.dvc/cache")
+    Path("labels-a").unlink()
+    with pytest.raises(UsageError, match="dvc pull"):
+        teachers.join(["a"], subprocess.check_output(["git", "rev-parse", "HEAD"], text=True).strip(), "storage")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        ("git remote remove origin", "no git remote origin"),
+        ("git remote set-url origin https://me:secret@example.org/x.git", "holds a password"),
+        ("git remote set-url origin /nowhere", "git's remote origin cannot be pushed to"),
+        ("dvc remote remove storage", "no DVC remote"),
+        ("dvc remote modify storage url /proc/nowhere", "DVC's remote storage cannot be written to"),
+    ],
+)
+def test_remotes_that_cannot_serve_are_refused_before_anything_is_sent(driver, spoil, words):
+    if spoil.startswith("dvc"):
+        spoil = f"{sys.executable} -m {spoil}"
+    subprocess.run(spoil.split(), check=True)
+    executor = Here()
+    with pytest.raises(UsageError) as caught:
+        send(driver, [PlannedRun("run-1", {"seed": 1})], executor)
+    assert words in caught.value.what and "secret" not in str(caught.value)
+    assert executor.submitted == []
+
+
+def test_a_remote_that_only_this_machine_knows_is_refused(driver):
+    (driver / "driver/.dvc/config").rename(driver / "driver/.dvc/config.local")
+    (driver / "driver/.dvc/config").write_text("")
+    subprocess.run(["git", "commit", "-qam", "no remote"], check=True)
+    with pytest.raises(UsageError, match=r"workers do not know DVC's remote storage"):
+        remote.place_of(settings(driver))
+    assert remote.place_of(settings(driver, dvc_config="/etc/dvc-of-ours")).dvc == "storage"
+
+
+def test_other_packages_on_a_worker_are_refused_before_a_run_is_sent(driver, monkeypatch):
+    monkeypatch.setattr(remote, "packages", lambda: {"dvc": "1.0"})
+    executor = Here()
+    with pytest.raises(UsageError, match=r"a worker's packages are others than here: dvc 3\.[\d.]+, not 1\.0"):
+        send(driver, [PlannedRun("run-1", {"seed": 1})], executor)
+    assert executor.submitted == ["probe"]
+
+
+def test_a_worker_without_its_python_is_refused(driver):
+    with pytest.raises(UsageError, match="a worker did not answer"):
+        send(driver, [PlannedRun("run-1", {"seed": 1})], Here(), python="/no/python", probe_seconds=30)
+
+
+def test_a_study_that_is_running_is_not_joined_by_another(driver):
+    with dvc_private.one_at_a_time(executors.STATE / "lock"), pytest.raises(UsageError, match="another study"):
+        send(driver, [PlannedRun("run-1", {"seed": 1})], Here())
+
+
+def test_too_little_room_is_said_and_unused_clones_give_way(tmp_path):
+    for name in ("0", "1"):
+        (tmp_path / name).mkdir()
+    clone, lock = worker.take_clone(tmp_path)
+    with pytest.raises(worker.LostError, match="GB free"):
+        worker.make_room(tmp_path, clone, 1e9)
+    assert not (tmp_path / "0").exists() and not (tmp_path / "1").exists()
+    os.close(lock)
+
+
+def test_patience_with_a_remote_has_an_end():
+    answers = iter([1, 1, 0])
+    started = time.monotonic()
+    worker.insist(lambda: next(answers), "a step", 60)
+    assert time.monotonic() - started < 20
+    with pytest.raises(worker.LostError, match="a step"):
+        worker.insist(lambda: 1, "a step", 0.5)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("slurm: {partitoin: all}", "slurm.partitoin"), ("attempts: 0", "attempts"), ("ray: {cpus: many}", "ray.cpus")],
+)
+def test_settings_that_are_not_known_are_named(tmp_path, text, words):
+    (tmp_path / "cluster.yaml").write_text(text)
+    with pytest.raises(UsageError, match=words):
+        executors.load(tmp_path / "cluster.yaml")
+
+
+def test_an_unreachable_head_is_one_message(tmp_path):
+    pytest.importorskip("ray")
+    made = executors.make("ray", settings(tmp_path, ray={"address": "127.0.0.1:9"}), "word")
+    with pytest.raises(UsageError, match=r"no head of a Ray cluster answers at 127\.0\.0\.1:9"):
+        made.check()
+
+
+@pytest.mark.parametrize(("package", "extra"), [("submitit", "slurm"), ("ray", "ray")])
+def test_a_missing_extra_is_one_line(driver, package, extra, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(UsageError) as caught:
+        executors.make(extra, settings(driver), "word")
+    assert caught.value.exit_code == 2 and "\n" not in str(caught.value)
+    assert f"pip install 'ferdistill[{extra}]'" in caught.value.what
+
+
+def test_an_executor_that_is_not_known_is_refused():
+    done = CliRunner().invoke(cli, ["teachers", "run", "--executor", "pigeons"])
+    assert isinstance(done.exception, UsageError) and "no executor `pigeons`" in done.exception.what
