@@ -174,3 +174,4 @@ def test_attributes_of_the_truth(tmp_path: Path) -> None:
     for paths, names in ((["c"], ["sex"]), (["a"], ["tone"])):
         with pytest.raises(CheckError, match=r"groups\.truth"):
             truth.attributes(tmp_path, paths, names)
+    assert truth.attributes(tmp_path / "real", ["a", "b"], ["sex"]).shape == (2, 0)

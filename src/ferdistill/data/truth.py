@@ -49,12 +49,16 @@ def total_variation(truth: np.ndarray, probabilities: np.ndarray) -> float:
 def attributes(corpus_dir: Path, paths: Sequence[str], names: Sequence[str]) -> pd.DataFrame:
     """What is known of who was drawn: these columns of the truth, as text, a row for each of `paths`.
 
+    Without columns for a corpus that has no truth, as every real one.
+
     Raises
     ------
     CheckError
-        If the corpus has no such truth, or it lacks a column or an image.
+        If the truth cannot be read, or lacks a column or an image.
     """
     file = corpus_dir / "truth" / "samples.csv"
+    if not file.is_file():
+        return pd.DataFrame(index=range(len(paths)))
     try:
         known = pd.read_csv(file, usecols=["path", *names], dtype=str, keep_default_na=False).set_index("path")
         return known.loc[list(paths), list(names)].reset_index(drop=True)
