@@ -77,12 +77,14 @@ def place_of(settings: Settings) -> Place:
 def packages() -> dict[str, str]:
     """The packages that the pipeline needs, with theirs, by the release that is installed here."""
     project = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]
-    waiting = [*project["dependencies"], *project["optional-dependencies"]["train"]]
-    waiting += [line for extra in ("align", "parquet", "runtime") for line in project["optional-dependencies"][extra]]
+    waiting = [*project["dependencies"], f"{project['name']}[train]"]
     found: dict[str, str] = {}
     while waiting:
         wanted = Requirement(waiting.pop())
-        if wanted.name == project["name"] or (wanted.marker and not wanted.marker.evaluate({"extra": ""})):
+        if wanted.name == project["name"]:
+            waiting += [line for extra in wanted.extras for line in project["optional-dependencies"][extra]]
+            continue
+        if wanted.marker and not wanted.marker.evaluate({"extra": ""}):
             continue
         name = re.sub(r"[-_.]+", "-", wanted.name).lower()
         if name not in found:
