@@ -218,6 +218,29 @@ def test_other_packages_on_a_worker_are_refused_before_a_run_is_sent(driver, mon
     assert executor.submitted == ["probe"]
 
 
+def test_a_worker_that_git_s_remote_does_not_answer_is_refused_before_a_run_is_sent(driver):
+    """As on a node of Ray, which has not the environment of the driver."""
+    executor = Here()
+    values = {"setup": ["export GIT_ALLOW_PROTOCOL=none"], "patience_seconds": 1, "probe_seconds": 60}
+    with pytest.raises(UsageError, match=r"cannot reach git's remote: .*not allowed(.|\n)*GIT_SSH_COMMAND"):
+        send(driver, [PlannedRun("run-1", {"seed": 1})], executor, **values)
+    assert executor.submitted == ["probe"]
+
+
+def test_a_worker_lets_the_signals_through_that_end_a_stage():
+    """Ray's workers have SIGINT blocked, and what they start inherits that."""
+    program = """
+import signal
+from ferdistill.tracking import worker
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+worker.main()
+assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()
+"""
+    order = json.dumps({"python": "2.7", "packages": {}})
+    done = subprocess.run([sys.executable, "-c", program], input=order, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["state"] == "unfit"
+
+
 def test_a_worker_without_its_python_is_refused(driver):
     with pytest.raises(UsageError, match="a worker did not answer"):
         send(driver, [PlannedRun("run-1", {"seed": 1})], Here(), python="/no/python", probe_seconds=30)

@@ -73,6 +73,7 @@ def drive():
 
     failures = remote.send_missing(planned(int(number), wait), now, int(jobs), where, settings, tell)
     print(json.dumps({"failures": [failure._asdict() for failure in failures]}), flush=True)
+    sys.exit(1 if failures else 0)
 
 
 if __name__ == "__main__":

@@ -149,6 +149,14 @@ def require_reachable(executor: Executor, settings: Settings, place: Place) -> N
     found = _outcome(seen)
     if found["state"] == "unfit":
         raise _unlike(found["why"])
+    if found["state"] == "cut off":
+        raise UsageError(
+            f"a worker cannot reach git's remote: {found['why']}",
+            where=f"{SETTINGS}, git and setup",
+            expected=f"`git ls-remote {place.url}` to work on a node as it does here",
+            hint="a job of SLURM has the environment of this command, a task of Ray that of its node's `ray start`: "
+            "export in setup what git needs (GIT_SSH_COMMAND, …), or configure git and ssh on the nodes",
+        )
     if found["state"] != "done":
         executor.cancel([job])
         raise UsageError(
