@@ -127,31 +127,31 @@ def test_a_worker_finds_what_another_has_pushed_and_a_killed_ones_clone_is_taken
     ).stdout.split()
     (clone,) = [path for path in (driver / "scratch").glob("*/*") if path.is_dir()]
     (clone / ".git/index.lock").touch()
-    (clone / "code.py").write_text("broken")
+    (clone / "waits.py").write_text("broken")
     order = remote.order(settings(driver), place, experiment=ref, command=["exp", "run"])
     outcome = subprocess.run(remote.command(settings(driver)), input=json.dumps(order), capture_output=True, text=True)
     told = json.loads(outcome.stdout)
     assert told["state"] == "done" and "run" not in told["seconds"] and told["clone"] == str(clone)
-    assert (clone / "code.py").read_text() == tiny.CODE and not (clone / ".git/index.lock").exists()
+    assert (clone / "waits.py").read_text() == tiny.CODE and not (clone / ".git/index.lock").exists()
 
 
 TEACHERS = """\
 stages:
   images:
-    cmd: python code.py images
+    cmd: python waits.py images
     params: [seed]
     outs: [images]
   teacher:
     foreach: [a, b]
     do:
-      cmd: python code.py teacher-${item}
+      cmd: python waits.py teacher-${item}
       deps: [images]
       params: [seed]
       outs: ["teacher-${item}"]
   softlabels:
     foreach: [a, b]
     do:
-      cmd: python code.py labels-${item} && echo {} > ${item}.json
+      cmd: python waits.py labels-${item} && echo {} > ${item}.json
       deps: ["teacher-${item}"]
       params: [seed]
       outs: ["labels-${item}"]

@@ -93,7 +93,7 @@ class Trials:
         return self.strike("exp", signal.SIGKILL)
 
     def stage(self):
-        return self.strike("code.py", signal.SIGKILL)
+        return self.strike("waits.py", signal.SIGKILL)
 
     def node(self):
         name = self.random.choice(["n1", "n2"])

@@ -101,7 +101,7 @@ def asked(order: dict[str, Any], ref: str, patience: float) -> str:
     try:
         insist(ask, "git ls-remote", patience)
     except LostError as error:
-        raise LostError(f"{error}: {said[0].stderr.strip()}") from None
+        raise LostError(f"{error}: {said[0].stderr.strip().partition(chr(10))[0]}") from None
     return said[0].stdout.strip()
 
 
