@@ -13,7 +13,7 @@ PLOTS  := .dvc/plots/offline.html
 PYTEST := pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-all coverage web test-web test-photos gpu-check bench docs lint drift review advisories sbom clean
+.PHONY: help setup repro test test-all coverage web test-web test-photos gpu-check bench docs lint drift review advisories sbom wheel release clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
@@ -93,6 +93,12 @@ advisories: .audit/installed ## is any pinned dependency known to be vulnerable,
 
 sbom: setup .audit/installed ## what is installed, with licences: sbom.cdx.json (CycloneDX)
 	$(subst $(VENV),.audit,$(BIN))/python .ci/sbom.py $(BIN)/python sbom.cdx.json
+
+wheel: setup ## the wheel, into dist/; its light runtime is installed into an empty environment, and used there
+	$(BIN)/python .ci/wheel.py runtime
+
+release: web .audit/installed ## date the version in the changelog, build and check wheel, SBOM and checksums, and tag HEAD
+	$(BIN)/python .ci/release.py $(subst $(VENV),.audit,$(BIN))/python
 
 clean: ## remove the environment and caches, never data or results
 	rm -rf $(VENV) .audit .bench .mypy_cache .pytest_cache .ruff_cache .hypothesis

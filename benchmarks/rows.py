@@ -80,9 +80,10 @@ def canary(directory: Path) -> float:
     """The canary of `ferdistill align check`."""
     from ferdistill.data import index
     from ferdistill.softlabels import canary as library
+    from ferdistill.softlabels import store
 
     start = process_time()
-    library.check(sorted((directory / "stores").iterdir()), index.read(directory / "index.csv"))
+    library.check(sorted((directory / "stores").iterdir()), index.read(directory / "index.csv", store.KEYS))
     return process_time() - start
 
 

@@ -127,31 +127,31 @@ def test_a_worker_finds_what_another_has_pushed_and_a_killed_ones_clone_is_taken
     ).stdout.split()
     (clone,) = [path for path in (driver / "scratch").glob("*/*") if path.is_dir()]
     (clone / ".git/index.lock").touch()
-    (clone / "code.py").write_text("broken")
+    (clone / "waits.py").write_text("broken")
     order = remote.order(settings(driver), place, experiment=ref, command=["exp", "run"])
     outcome = subprocess.run(remote.command(settings(driver)), input=json.dumps(order), capture_output=True, text=True)
     told = json.loads(outcome.stdout)
     assert told["state"] == "done" and "run" not in told["seconds"] and told["clone"] == str(clone)
-    assert (clone / "code.py").read_text() == tiny.CODE and not (clone / ".git/index.lock").exists()
+    assert (clone / "waits.py").read_text() == tiny.CODE and not (clone / ".git/index.lock").exists()
 
 
 TEACHERS = """\
 stages:
   images:
-    cmd: python code.py images
+    cmd: python waits.py images
     params: [seed]
     outs: [images]
   teacher:
     foreach: [a, b]
     do:
-      cmd: python code.py teacher-${item}
+      cmd: python waits.py teacher-${item}
       deps: [images]
       params: [seed]
       outs: ["teacher-${item}"]
   softlabels:
     foreach: [a, b]
     do:
-      cmd: python code.py labels-${item} && echo {} > ${item}.json
+      cmd: python waits.py labels-${item} && echo {} > ${item}.json
       deps: ["teacher-${item}"]
       params: [seed]
       outs: ["labels-${item}"]
@@ -216,6 +216,29 @@ def test_other_packages_on_a_worker_are_refused_before_a_run_is_sent(driver, mon
     with pytest.raises(UsageError, match=r"a worker's packages are others than here: dvc 3\.[\d.]+, not 1\.0"):
         send(driver, [PlannedRun("run-1", {"seed": 1})], executor)
     assert executor.submitted == ["probe"]
+
+
+def test_a_worker_that_git_s_remote_does_not_answer_is_refused_before_a_run_is_sent(driver):
+    """As on a node of Ray, which has not the environment of the driver."""
+    executor = Here()
+    values = {"setup": ["export GIT_ALLOW_PROTOCOL=none"], "patience_seconds": 1, "probe_seconds": 60}
+    with pytest.raises(UsageError, match=r"cannot reach git's remote: .*not allowed(.|\n)*GIT_SSH_COMMAND"):
+        send(driver, [PlannedRun("run-1", {"seed": 1})], executor, **values)
+    assert executor.submitted == ["probe"]
+
+
+def test_a_worker_lets_the_signals_through_that_end_a_stage():
+    """Ray's workers have SIGINT blocked, and what they start inherits that."""
+    program = """
+import signal
+from ferdistill.tracking import worker
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+worker.main()
+assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()
+"""
+    order = json.dumps({"python": "2.7", "packages": {}})
+    done = subprocess.run([sys.executable, "-c", program], input=order, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["state"] == "unfit"
 
 
 def test_a_worker_without_its_python_is_refused(driver):

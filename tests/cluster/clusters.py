@@ -165,19 +165,31 @@ class Ray:
     def __init__(self, at):
         self.at, self.processes = at, {}
         self.environment = {"RAY_TMPDIR": str(at), "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+        # A head asks for a token if this account has one, and nodes bring it only if told to.
+        self.environment |= {"RAY_AUTH_MODE": "disabled"}
         # Two cores that others share start three nodes slowly.
-        slow = {"raylet_start_wait_time_s": 300, "health_check_timeout_ms": 60_000, "health_check_period_ms": 5_000}
+        slow = {"raylet_start_wait_time_s": 60, "health_check_timeout_ms": 60_000, "health_check_period_ms": 5_000}
         self.environment |= {f"RAY_{name}": str(value) for name, value in slow.items()}
 
     def start(self):
         self.at.mkdir(parents=True)
         (self.port,) = free_ports(1)
         self.address = f"127.0.0.1:{self.port}"
-        self.start_node("head", "--head", f"--port={self.port}", "--num-cpus=0", "--include-dashboard=false")
-        until(lambda: "Ray runtime started" in (self.at / "head.out").read_text(), 300)
+        self.insist_on("head", "--head", f"--port={self.port}", "--num-cpus=0", "--include-dashboard=false")
         for name in ("n1", "n2"):
-            self.start_node(name, f"--address={self.address}", "--num-cpus=1")
-            until(lambda name=name: "Ray runtime started" in (self.at / f"{name}.out").read_text(), 300)
+            self.insist_on(name, f"--address={self.address}", "--num-cpus=1")
+
+    def insist_on(self, name, *options):
+        """Start a node again while it ends at once, as one does whose agent is not up within 15 s."""
+
+        def is_up():
+            if self.processes[name].poll() is not None:
+                self.end_node(name)
+                self.start_node(name, *options)
+            return "Ray runtime started" in (self.at / f"{name}.out").read_text()
+
+        self.start_node(name, *options)
+        until(is_up, 900)
 
     def start_node(self, name, *options):
         ray = Path(sys.executable).parent / "ray"
@@ -187,17 +199,20 @@ class Ray:
         env = os.environ | self.environment
         self.processes[name] = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
 
+    def end_node(self, name):
+        with suppress(ProcessLookupError):
+            os.killpg(self.processes[name].pid, signal.SIGKILL)
+        self.processes[name].wait()
+
     def stop(self):
         # A node's processes are its session's; `ray stop` would end those of others too.
         for process in reversed(self.processes.values()):
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGTERM)
-        for process in self.processes.values():
+        for name, process in self.processes.items():
             with suppress(subprocess.TimeoutExpired):
                 process.wait(15)
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            self.end_node(name)
 
 
 class Ssh:

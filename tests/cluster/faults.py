@@ -39,7 +39,7 @@ class Trials:
         python_path = {"PYTHONPATH": f"{root / 'src'}:{root / 'tests'}"}
         self.environment = os.environ | self.cluster.environment | self.ssh.environment | python_path
         more = {"ray": {"address": self.cluster.address, "memory_gb": 1}} if self.kind == "ray" else {}
-        more |= {"slurm": {"memory_gb": 1}}
+        more |= {"slurm": {"memory_gb": 1}, "setup": project.setup(self.ssh)}
         subprocess_settings = {"patience_seconds": 240, "attempts": 30, "min_free_gb": 0.2, "probe_seconds": 200}
         project.settle(self.driver, self.folder, sys.executable, **subprocess_settings, **more)
         self.second = self.folder / "second"
@@ -93,15 +93,12 @@ class Trials:
         return self.strike("exp", signal.SIGKILL)
 
     def stage(self):
-        return self.strike("code.py", signal.SIGKILL)
+        return self.strike("waits.py", signal.SIGKILL)
 
     def node(self):
         name = self.random.choice(["n1", "n2"])
         if self.kind == "ray":
-            process = self.cluster.processes[name]
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            self.cluster.end_node(name)
             again = [f"--address={self.cluster.address}", "--num-cpus=1"]
             self.after.append((time.monotonic() + AWAY, lambda: self.cluster.start_node(name, *again)))
             return True

@@ -2,6 +2,7 @@
 
 import csv
 import getpass
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -59,6 +60,11 @@ def clone(built, folder, ssh):
         repository.run(driver, "dvc", "remote", *words.split())
     repository.run(driver, "git", "add", ".dvc/config")
     return driver
+
+
+def setup(ssh):
+    """What a worker does first: Ray's have the environment of their node, not the driver's."""
+    return [f"export {name}={shlex.quote(value)}" for name, value in ssh.environment.items()]
 
 
 def settle(driver, folder, python, **settings):

@@ -38,7 +38,7 @@ def test_eight_runs_give_the_same_table_here_on_slurm_and_on_ray(tmp_path):
         with clusters.running(ssh, *([] if kind == "local" else [service])):
             driver = project.clone(built, folder, ssh)
             more = {} if kind == "local" else settings_of(kind, service, 3)
-            project.settle(driver, folder, sys.executable, probe_seconds=240, **more)
+            project.settle(driver, folder, sys.executable, probe_seconds=240, setup=project.setup(ssh), **more)
             environment = repository.environment() | SRC | ssh.environment
             environment |= {} if kind == "local" else service.environment
             command = ["ferdistill", "study", "run", "--grid", "conf/eight.yaml", "--executor", kind, "--jobs", "2"]

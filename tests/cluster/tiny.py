@@ -9,6 +9,7 @@ from pathlib import Path
 from ferdistill.tracking import executors, experiments, remote
 from ferdistill.tracking.experiments import PlannedRun
 
+# Not named as a module of Python's is: Ray imports `code`, and would run it in the driver's place.
 CODE = """\
 import sys, time, yaml
 params = yaml.safe_load(open('params.yaml'))
@@ -19,8 +20,8 @@ sys.exit('an unlucky number' if params['seed'] == 13 else 0)
 PARAMS = "{family: a, seed: 0, scale: s, corpus: c, index_tag: t, wait: 0}\n"
 STAGE = """\
   {stage}:
-    cmd: python code.py {stage}
-    deps: [code.py{before}]
+    cmd: python waits.py {stage}
+    deps: [waits.py{before}]
     params: [family, seed, wait]
     outs: [{stage}]
 """
@@ -32,7 +33,7 @@ def write(folder):
     stages = zip(("", *experiments.OWN), experiments.OWN, strict=False)
     text = "".join(STAGE.format(stage=stage, before=before and f", {before}") for before, stage in stages)
     (folder / "dvc.yaml").write_text(f"stages:\n{text}")
-    (folder / "code.py").write_text(CODE)
+    (folder / "waits.py").write_text(CODE)
     (folder / "params.yaml").write_text(PARAMS)
     (folder / "conf").mkdir()
     root = Path(__file__).parents[2]
@@ -73,6 +74,7 @@ def drive():
 
     failures = remote.send_missing(planned(int(number), wait), now, int(jobs), where, settings, tell)
     print(json.dumps({"failures": [failure._asdict() for failure in failures]}), flush=True)
+    sys.exit(1 if failures else 0)
 
 
 if __name__ == "__main__":

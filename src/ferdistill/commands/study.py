@@ -105,7 +105,7 @@ def run(
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Runs at a time.")] = 1,
     executor: Annotated[
         str,
-        typer.Option("--executor", help="local, slurm or ray (not proven yet): where they run; see conf/cluster.yaml."),
+        typer.Option("--executor", help="local, slurm or ray: where they run; see conf/cluster.yaml."),
     ] = "local",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what is done and what would run.")] = False,
     as_json: As_json = False,

@@ -6,6 +6,7 @@ from importlib import metadata
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import torch
 from torch import nn
 
@@ -64,5 +65,5 @@ def answers(
 def _machine(device: torch.device) -> tuple[object, ...]:
     """What may change the last bit of an answer, beside the network and the image."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
-    versions = [metadata.version(library) for library in ("torch", "timm", "onnxruntime-gpu")]
+    versions = metadata.version("torch"), metadata.version("timm"), onnxruntime.__version__
     return device.type, name, torch.get_num_threads(), BATCH, *versions

@@ -30,8 +30,11 @@ def open_session(model: Path, threads: int | None = None, device: str = "auto") 
         raise UsageError(f"no device `{device}`", where="device", expected=f"one of auto, {', '.join(PROVIDERS)}")
     if threads is not None and threads < 1:
         raise UsageError(f"{threads} threads", where="threads", expected="at least 1, or None")
+    gpu = device != "cpu" and has_cuda()
     if device == "auto":
-        device = "cuda" if has_cuda() else "cpu"
+        device = "cuda" if gpu else "cpu"
+    elif device != "cpu" and not gpu:  # tried all the same, ONNX Runtime prints pages of errors
+        raise _unusable(device, "install `ferdistill[gpu]` in place of `ferdistill[runtime]`, or use the device cpu")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # its warnings are about its own optimiser
     if threads is not None:
@@ -55,14 +58,18 @@ def open_session(model: Path, threads: int | None = None, device: str = "auto") 
             hint="export it again, or install a newer onnxruntime",
         ) from None
     if session.get_providers()[0] != PROVIDERS[device]:
-        raise UsageError(
-            f"ONNX Runtime cannot use {device} here",
-            where=f"providers {onnxruntime.get_available_providers()}",
-            expected="onnxruntime-gpu, with an NVIDIA driver, CUDA and cuDNN"
-            + (", and TensorRT" if device == "tensorrt" else ""),
-            hint="see the messages above, or use the device cpu",
-        )
+        raise _unusable(device, "see the messages above, or use the device cpu")
     return session
+
+
+def _unusable(device: str, hint: str) -> UsageError:
+    return UsageError(
+        f"ONNX Runtime cannot use {device} here",
+        where=f"providers {onnxruntime.get_available_providers()}",
+        expected="onnxruntime-gpu, with an NVIDIA driver, CUDA and cuDNN"
+        + (", and TensorRT" if device == "tensorrt" else ""),
+        hint=hint,
+    )
 
 
 _running: dict[int, tuple[float, onnxruntime.RunOptions]] = {}  # by identity: when a run must have ended

@@ -14,6 +14,7 @@ called unrelated to its labels only if its own agreement with them is chance, an
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,7 @@ ADEQUATE = 0.8  # power without which an intact set is not called aligned
 WORKERS = 2  # sets looked at at once
 # Faults after which it is known of every row where it belongs, and those after which a few rows remain in doubt.
 EXACT, UP_TO_A_FEW = {"order", "rotated"}, {"dropped", "doubled", "swapped", "moved", "several"}
+NO_TEXT = np.empty(0, object)  # of rows that had paths
 LARGEST = 2**24  # entries of a table of arg-max, label and another's arg-max
 
 
@@ -209,13 +211,22 @@ def check(paths: Sequence[Path], against: "Labelled | Index") -> dict[str, Any]:
     than the index, or values that are not finite.
     """
     images = against if isinstance(against, Labelled) else labelled.of_index(against)
-    sets = [(soft, holding.hold(soft, images)) for soft in map(foreign.read_any, paths)]
-    results = compare(sets, images)
+    results = compare([_values_alone(path, images) for path in paths], images)
     return {
         "dirs": [path.as_posix() for path in paths],
         "results": results,
         "ok": all(result["verdict"] == "aligned" for result in results),
     }
+
+
+def _values_alone(path: Path, images: Labelled) -> tuple[SoftLabels, list[Held]]:
+    """Soft labels and what they are held against, for `compare`: without their texts, which take most of the memory."""
+    soft = foreign.read_any(path)
+    held = [
+        replace(one, part=replace(one.part, paths=None if one.part.paths is None else NO_TEXT, labels=None), at=None)
+        for one in holding.hold(soft, images)
+    ]
+    return replace(soft, parts={name: one.part for name, one in zip(soft.parts, held, strict=True)}), held
 
 
 def compare(sets: Sequence[tuple[SoftLabels, list[Held]]], images: Labelled) -> list[dict[str, Any]]:

@@ -85,8 +85,13 @@ class Labelled:
 
 def of_index(index: "Index") -> Labelled:
     """An index of ours; its splits are those that have a row."""
-    paths, labels, splits = (index.rows[name].to_numpy(object) for name in ("path", "label", "split"))
-    return Labelled(paths, labels, splits, index.description["classes"], "the index", None, index.digest)
+    rows, description = index.rows, index.description
+    labels, splits = (
+        names.to_numpy(object)[codes]  # one object a name, not one a row
+        for codes, names in (rows[name].factorize() for name in ("label", "split"))
+    )
+    paths = rows["path"].to_numpy(object)
+    return Labelled(paths, labels, splits, description["classes"], "the index", None, index.digest)
 
 
 def read(file: Path, classes: Sequence[str] | None = None) -> Labelled:

@@ -111,6 +111,7 @@ def read_parts(directory: Path) -> SoftLabels:
     values = np.concatenate([np.empty((0, len(soft.classes or [])), np.float32), *(values for _, values in batches)])
     none = np.array([], object)
     texts = [np.concatenate([none, *(objects(texts[name]) for texts, _ in batches)]) for name in KEYS]
+    del batches
     digest = hashlib.sha256()
     parts = split_parts(directory / TABLE, see(values, digest), *texts)
     return replace(soft, parts=parts, values_sha256=digest.hexdigest())
@@ -157,9 +158,10 @@ def text(column: pa.Array | pa.ChunkedArray, file: Path, name: str, start: int =
     return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
 
 
-def objects(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
-    """A column of text as str objects, (N,)."""
-    return column.to_numpy(zero_copy_only=False) if isinstance(column, pa.Array) else column.to_numpy()
+def objects(column: pa.LargeStringArray) -> np.ndarray:
+    """A column of text as str objects, (N,), one for all rows that are equal."""
+    coded = column.dictionary_encode()
+    return coded.dictionary.to_numpy(zero_copy_only=False)[coded.indices.to_numpy()]
 
 
 def numbers(column: pa.Array | pa.ChunkedArray, file: Path, name: str) -> np.ndarray:

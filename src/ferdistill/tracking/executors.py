@@ -1,6 +1,7 @@
 """Where runs are sent: SLURM by submitit, or Ray. Each starts a command on a node and brings back what it printed."""
 
 import importlib
+import json
 import shutil
 import socket
 import subprocess
@@ -229,7 +230,7 @@ class RayExecutor:
             if host:
                 socket.create_connection((host, int(port)), timeout=REACH).close()
             self._ray.init(self._of.address, log_to_driver=False, logging_level="error", namespace=self._study)
-        except (OSError, ValueError, ConnectionError, RuntimeError) as error:
+        except (OSError, ValueError, ConnectionError, RuntimeError, self._ray.exceptions.RayError) as error:
             raise UsageError(
                 f"no head of a Ray cluster answers at {self._of.address}: {str(error).splitlines()[0]}",
                 where=f"{SETTINGS}, ray.address",
@@ -243,7 +244,11 @@ class RayExecutor:
                 where=f"{SETTINGS}, ray",
                 expected="cpus, gpus and memory_gb that a node of `ray status` has",
             )
-        self._board = self._ray.remote(_board()).options(num_cpus=0).remote()
+        # Not on a node that may be lost while others work: it ends when this one does, and the driver with it.
+        here = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+            self._ray.get_runtime_context().get_node_id(), soft=False
+        )
+        self._board = self._ray.remote(_board()).options(num_cpus=0, scheduling_strategy=here).remote()
         self._work = self._ray.remote(_reporting(_remote_function()))
 
     def submit(self, name: str, command: list[str], text: str) -> str:
@@ -311,11 +316,11 @@ def _reporting(start: Callable[[list[str], str], str]) -> Callable[[Any, str, li
 
 
 def _answer(ask: Callable[[], Any]) -> str:
-    """What a command printed; "" if its process was lost, however the library says so."""
+    """What a command printed; if its process was lost, that, in the words of a library which has many errors for it."""
     try:
         return str(ask() or "")
-    except Exception:
-        return ""
+    except Exception as error:
+        return json.dumps({"state": "lost", "why": str(error).strip().partition("\n")[0], "node": ""})
 
 
 def _said(command: list[str]) -> subprocess.CompletedProcess[str]:

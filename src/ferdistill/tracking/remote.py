@@ -77,12 +77,14 @@ def place_of(settings: Settings) -> Place:
 def packages() -> dict[str, str]:
     """The packages that the pipeline needs, with theirs, by the release that is installed here."""
     project = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]
-    waiting = [*project["dependencies"], *project["optional-dependencies"]["train"]]
-    waiting += [line for extra in ("align", "parquet", "runtime") for line in project["optional-dependencies"][extra]]
+    waiting = [*project["dependencies"], f"{project['name']}[train]"]
     found: dict[str, str] = {}
     while waiting:
         wanted = Requirement(waiting.pop())
-        if wanted.name == project["name"] or (wanted.marker and not wanted.marker.evaluate({"extra": ""})):
+        if wanted.name == project["name"]:
+            waiting += [line for extra in wanted.extras for line in project["optional-dependencies"][extra]]
+            continue
+        if wanted.marker and not wanted.marker.evaluate({"extra": ""}):
             continue
         name = re.sub(r"[-_.]+", "-", wanted.name).lower()
         if name not in found:
@@ -147,6 +149,14 @@ def require_reachable(executor: Executor, settings: Settings, place: Place) -> N
     found = _outcome(seen)
     if found["state"] == "unfit":
         raise _unlike(found["why"])
+    if found["state"] == "cut off":
+        raise UsageError(
+            f"a worker cannot reach git's remote: {found['why']}",
+            where=f"{SETTINGS}, git and setup",
+            expected=f"`git ls-remote {place.url}` to work on a node as it does here",
+            hint="a job of SLURM has the environment of this command, a task of Ray that of its node's `ray start`: "
+            "export in setup what git needs (GIT_SSH_COMMAND, …), or configure git and ssh on the nodes",
+        )
     if found["state"] != "done":
         executor.cancel([job])
         raise UsageError(

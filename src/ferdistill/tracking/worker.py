@@ -6,6 +6,7 @@ done     the run's data is on DVC's remote, and then its experiment on git's, so
 failed   a stage of it failed, as it would again
 lost     the node, the disk or a remote was at fault: it may be tried again
 unfit    this node's Python or packages are others than the driver's
+cut off  git's remote does not answer here; said where nothing was ordered but a look at the node
 
 A clone lies on the node's own disk and is locked while a run has it; the next run takes it over.
 """
@@ -27,10 +28,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+STOPPING = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
 MOST_LOG = 200_000  # characters of a log that come back
 FULL = re.compile(r"No space left on device|Errno 28|Disk quota exceeded|there is no room to write")
 SECRET = re.compile(r"(://)[^/@\s:]*:[^/@\s]*@")
 GRACE = 20.0  # seconds that a stage gets to stop
+REACH = 30.0  # seconds that git's remote gets to answer a first look
 
 
 class LostError(Exception):
@@ -84,6 +87,22 @@ def insist(step: Callable[[], int], what: str, patience: float) -> None:
             raise LostError(f"{what} did not succeed within {patience:.0f} s")
         time.sleep(pause)
         pause = min(2 * pause, 30.0)
+
+
+def asked(order: dict[str, Any], ref: str, patience: float) -> str:
+    """What git's remote says of a ref, "" if it has none; LostError, with git's words, if it does not answer."""
+    said: list[subprocess.CompletedProcess[str]] = []
+
+    def ask() -> int:
+        command = ["git", "ls-remote", order["git"], ref]
+        said[:] = [subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)]
+        return said[0].returncode
+
+    try:
+        insist(ask, "git ls-remote", patience)
+    except LostError as error:
+        raise LostError(f"{error}: {said[0].stderr.strip().partition(chr(10))[0]}") from None
+    return said[0].stdout.strip()
 
 
 def unlike(order: dict[str, Any]) -> str:
@@ -199,15 +218,7 @@ class Run:
 
     def is_there(self) -> bool:
         """Whether the experiment is on git's remote already."""
-        done: list[subprocess.CompletedProcess[str]] = []
-
-        def ask() -> int:
-            command = ["git", "ls-remote", self.order["git"], self.order["experiment"]]
-            done[:] = [subprocess.run(command, cwd=self.clone, capture_output=True, text=True, check=False)]
-            return done[0].returncode
-
-        insist(ask, "git ls-remote", self.order["patience"])
-        return bool(done[0].stdout.strip())
+        return bool(asked(self.order, self.order["experiment"], self.order["patience"]))
 
     def pull(self) -> None:
         targets = self.order["needs"]
@@ -247,6 +258,10 @@ def work(order: dict[str, Any]) -> dict[str, Any]:
     if different := unlike(order):
         return {"state": "unfit", "why": different}
     if not order["command"]:
+        try:
+            asked(order, order["ref"], min(REACH, order["patience"]))
+        except LostError as error:
+            return {"state": "cut off", "why": str(error)}
         return {"state": "done", "why": ""}
     scratch = Path(order["scratch"]).expanduser() / hashlib.sha256(order["git"].encode()).hexdigest()[:12]
     clone, lock = take_clone(scratch)
@@ -275,14 +290,15 @@ def work(order: dict[str, Any]) -> dict[str, Any]:
 
 def stop(*_: object) -> None:
     """Stop once, however often the scheduler asks for it."""
-    for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT):
+    for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)
     raise Stopped
 
 
 def main() -> None:
     """Read the order, and print the outcome, whatever happens."""
-    for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT):
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)  # Ray's workers have SIGINT blocked, and hand that down
+    for number in STOPPING:
         signal.signal(number, stop)
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGTERM)
