@@ -185,3 +185,12 @@ def lookup(tree: dict[str, Any], key: str) -> Any:
     for part in key.split("."):
         value = value.get(part) if isinstance(value, dict) else None
     return value
+
+
+def differing(name: str, before: Any, now: Any) -> list[tuple[str, Any, Any]]:
+    """The values below a name that differ in two trees, as (dotted name, before, now); `none` where there is none."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = dict.fromkeys([*before, *now])
+        below = f"{name}." if name else ""
+        return [found for key in keys for found in differing(f"{below}{key}", before.get(key), now.get(key))]
+    return [] if before == now else [(name, "none" if before is None else before, "none" if now is None else now)]
