@@ -134,3 +134,19 @@ def test_without_git_the_score_is_said_all_the_same(repository):
     for file in workspace.METRICS.glob("*.json"):
         file.unlink()
     assert changes.summary() == ["there is no score yet"]
+
+
+def test_experiments_stand_in_80_columns_with_what_differs(monkeypatch):
+    base = subprocess.run(["git", "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    for name, seed, f1 in (("a-run-of-a-name-that-is-rather-long-s2", 2, 0.81), ("second", 3, 0.82)):
+        results(macro_f1=f1, seed=seed)
+        git("commit", "-qam", name)
+        git("update-ref", f"refs/exps/{base[:2]}/{base[2:]}/{name}", "HEAD")
+        git("reset", "-q", "--hard", base)
+    done = CliRunner().invoke(cli, ["experiments"], env={"COLUMNS": "80", "TERMINAL_WIDTH": "80"})
+    lines = done.output.splitlines()
+    assert lines[0].split() == ["experiment", "family", "mode", "seed", "macro", "F1", "ECE"]
+    assert [line.split()[-2] for line in lines[1:4]] == ["0.8000", "0.8100", "0.8200"]
+    assert max(len(line.rstrip()) for line in lines) <= 80
+    rows = json.loads(CliRunner().invoke(cli, ["experiments", "--json"]).output)
+    assert [row["seed"] for row in rows] == [1, 2, 3] and rows[1]["macro_f1"] == 0.81

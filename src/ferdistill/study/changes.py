@@ -93,8 +93,7 @@ def beside(rev: str, table: str | None = None) -> dict[str, Any]:
 def here() -> dict[str, Any]:
     """The workspace's own scores, and what they are of."""
     paths = [*FILES, INTERVALS, INDEX, BENCHMARK, PARAMS]
-    texts = {path: Path(path).read_text(encoding="utf-8") if Path(path).is_file() else None for path in paths}
-    return _side(texts, "")
+    return _side(experiments.workspace_run(paths).files, "")
 
 
 def _side(texts: dict[str, str | None], where: str) -> dict[str, Any]:
