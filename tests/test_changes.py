@@ -40,8 +40,8 @@ def table(sd, corpus="mine"):
     noise = np.random.default_rng(0).normal(size=20)
     f1 = 0.8 + sd * (noise - noise.mean()) / noise.std(ddof=1)
     frame = pd.DataFrame({"family": "6A", "mode": "kd", "seed": range(20), "macro_f1": f1})
-    workspace.SUMMARY.parent.mkdir(parents=True, exist_ok=True)
-    frame.assign(corpus=corpus, scale="embedded").to_csv(workspace.SUMMARY, index=False)
+    workspace.results("mine").parent.mkdir(parents=True, exist_ok=True)
+    frame.assign(corpus=corpus, scale="embedded").to_csv(workspace.results("mine"), index=False)
 
 
 @pytest.fixture(autouse=True)
@@ -67,15 +67,15 @@ def test_a_change_is_held_against_the_noise_of_two_runs():
     table(0.01)  # 2.093 standard deviations of 20 seeds, times the root of two: 2.96 points
     for now, expected in ((0.8, "same"), (0.8295, "within"), (0.8297, "better"), (0.7703, "worse")):
         results(macro_f1=now)
-        assert verdict(changes.beside("HEAD", workspace.SUMMARY.read_text())) == expected, now
+        assert verdict(changes.beside("HEAD", own_table=True)) == expected, now
     results(ece=0.08)  # of which the table says nothing
-    assert verdict(changes.beside("HEAD", workspace.SUMMARY.read_text()), "ece_scaled") == "worse"
+    assert verdict(changes.beside("HEAD", own_table=True), "ece_scaled") == "worse"
 
 
 def test_a_table_of_another_corpus_says_nothing_of_this_one():
     table(0.1, corpus="theirs")
     results(macro_f1=0.83)
-    found = changes.beside("HEAD", workspace.SUMMARY.read_text())
+    found = changes.beside("HEAD", own_table=True)
     assert verdict(found) == "better" and found["noise"]["source"].startswith("assumed")
 
 

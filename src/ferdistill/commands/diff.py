@@ -4,7 +4,6 @@ from typing import Annotated
 
 import typer
 
-from .. import workspace
 from ..plain import json_text, shown
 
 
@@ -15,8 +14,8 @@ def diff(
     """Compare the workspace's scores on test with those of a commit, and say what another seed alone could do.
 
     Scores stand with 95 % intervals over people, changes with 95 % intervals over seeds: two runs that differ in the
-    seed alone differ by less, as metrics/study/results_summary.csv tells of this corpus and scale, or else as on the
-    embedded corpus. Latency stands apart. Needs git alone, no data. Exits with 1 if a score is worse by more than that
+    seed alone differ by less, as the study's table tells of this corpus and scale, or else as on the embedded
+    corpus. Latency stands apart. Needs git alone, no data. Exits with 1 if a score is worse by more than that
     noise, with 2 if there is no such commit. Examples:
 
         ferdistill diff
@@ -27,8 +26,7 @@ def diff(
     """
     from ..study import changes
 
-    table = workspace.SUMMARY.read_text(encoding="utf-8") if workspace.SUMMARY.is_file() else None
-    found = changes.beside(rev, table)
+    found = changes.beside(rev, own_table=True)
     print(json_text(found) if as_json else shown("\n".join(changes.table_of(found)), lines=True))
     if any(one["verdict"] == "worse" for one in found["scores"]):
         raise typer.Exit(1)

@@ -22,14 +22,13 @@ SHOWN = {"macro_f1": "macro F1", "accuracy": "accuracy", "nll_scaled": "NLL, sca
 # Standard deviations over seeds where no table tells: those of the embedded corpus, pooled over 23 recipes.
 ASSUMED = {"macro_f1": 0.0064, "accuracy": 0.0063, "nll_scaled": 0.0101, "ece_scaled": 0.0074}
 LEVEL = 0.95
-INTERVALS, INDEX, BENCHMARK, PARAMS, TABLE = (
+INTERVALS, INDEX, BENCHMARK, PARAMS = (
     path.as_posix()
     for path in (
         workspace.METRICS / "intervals.json",
         workspace.METRICS / "index.json",
         workspace.BENCHMARK_METRICS,
         workspace.PARAMS,
-        workspace.SUMMARY,
     )
 )
 CODE = ("src", "dvc.yaml", workspace.PRETRAINED.as_posix())
@@ -37,16 +36,16 @@ NAMED = 5  # params that are written out
 VERDICTS = {"within": "noise", "other": "other images", "same": "same", "better": "better", "worse": "worse"}
 
 
-def beside(rev: str, table: str | None = None) -> dict[str, Any]:
+def beside(rev: str, own_table: bool = False) -> dict[str, Any]:
     """The workspace's scores, params, code and latency beside those of a commit.
 
     Parameters
     ----------
     rev : str
         A branch, tag or commit.
-    table : str, optional
-        Text of the table of a study that the noise of seeds is taken from; by default the one at `rev`, if there is
-        one. Where it has no runs of this corpus and scale, `ASSUMED` stands in.
+    own_table : bool
+        Whether the noise of seeds is taken from the workspace's table of a study; else from the one at `rev`. Where
+        there is none, or it has no runs of this corpus and scale, `ASSUMED` stands in.
 
     Returns
     -------
@@ -66,11 +65,14 @@ def beside(rev: str, table: str | None = None) -> dict[str, Any]:
         If a file of metrics is damaged.
     """
     commit = experiments.baselines([rev])[0]
-    paths = [*FILES, INTERVALS, INDEX, BENCHMARK, PARAMS, TABLE]
-    texts = dict(zip(paths, experiments.blobs([f"{commit}:{path}" for path in paths]), strict=True))
-    then, now = _side(texts, f"{rev}:"), here()
+    now = here()
     ours = {key: str(now["params"].get(key)) for key in ("corpus", "scale")}
-    noise, source = _noise(texts[TABLE] if table is None else table, ours)
+    table = workspace.results(ours["corpus"])
+    paths = [*FILES, INTERVALS, INDEX, BENCHMARK, PARAMS, table.as_posix()]
+    texts = dict(zip(paths, experiments.blobs([f"{commit}:{path}" for path in paths]), strict=True))
+    then = _side(texts, f"{rev}:")
+    own = table.read_text(encoding="utf-8") if own_table and table.is_file() else None
+    noise, source = _noise(own if own_table else texts[table.as_posix()], ours, table.as_posix())
     same_index = then["index"] == now["index"]
     scores = []
     for key, title in SHOWN.items():
@@ -125,14 +127,14 @@ def _side(texts: dict[str, str | None], where: str) -> dict[str, Any]:
     }
 
 
-def _noise(table: str | None, ours: dict[str, str]) -> tuple[dict[str, float], str]:
+def _noise(table: str | None, ours: dict[str, str], where: str) -> tuple[dict[str, float], str]:
     """By metric, what two runs that differ in the seed alone differ by at most, at `LEVEL`; and where that is from."""
     assumed = {key: float(stats.norm.ppf((1 + LEVEL) / 2)) * np.sqrt(2) * sd for key, sd in ASSUMED.items()}
     try:
         frame = pd.read_csv(StringIO(table or "family\n"), dtype=str)
         frame = frame.assign(**{key: pd.to_numeric(frame[key]) for key in SHOWN if key in frame})
     except ValueError as error:
-        raise CheckError(f"no table of results: {error}", where=TABLE, hint="`ferdistill study collect`") from None
+        raise CheckError(f"no table of results: {error}", where=where, hint="`ferdistill study collect`") from None
     for key, value in ours.items():
         frame = frame[frame[key] == value] if key in frame else frame[:0]
     by = [name for name in RECIPE if name in frame]
@@ -146,7 +148,7 @@ def _noise(table: str | None, ours: dict[str, str]) -> tuple[dict[str, float], s
             found[key], runs = float(stats.t.ppf((1 + LEVEL) / 2, total)) * np.sqrt(2) * sd, len(frame)
     if not found:
         return assumed, "assumed: no table has seeds of this corpus"
-    return assumed | found, f"of {runs} runs in {TABLE}"
+    return assumed | found, f"of {runs} runs in {where}"
 
 
 def _change(key: str, then: float | None, now: float | None, noise: dict[str, float], same: bool) -> dict[str, Any]:
