@@ -125,7 +125,8 @@ def _standings(study: Study, baseline: Recipe | None, candidates: list[Recipe]) 
 
 def results(study: Study) -> Facts:
     """Means of every recipe, with intervals."""
-    rows, limits = [], schema.METRIC["macro_f1"].limits
+    limits = schema.METRIC["macro_f1"].limits
+    rows = []
     for recipe in study.recipes:
         f1 = recipe.runs["macro_f1"].to_numpy()
         interval = statistics.paired_t_interval(f1) if recipe.seeds > 1 else None

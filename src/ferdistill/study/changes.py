@@ -138,7 +138,8 @@ def _noise(table: str | None, ours: dict[str, str], where: str) -> tuple[dict[st
     for key, value in ours.items():
         frame = frame[frame[key] == value] if key in frame else frame[:0]
     by = [name for name in RECIPE if name in frame]
-    found, runs = {}, 0
+    found: dict[str, float] = {}
+    runs = 0
     for key in [name for name in SHOWN if name in frame and len(frame)]:
         of = frame.groupby(by, dropna=False)[key]
         freedom = of.count() - 1
