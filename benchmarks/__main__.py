@@ -42,10 +42,11 @@ SCRIPTS = {
 }
 HEAD = """# Performance
 
-`make bench` measures all of this, and writes this page. Beside ours stands a peer's figure or the bare limit's, taken
-in the same run, wherever there is one and it ends in minutes; the ratio is **above 1 where ours is better**, whatever
-the unit. In brackets are the least and the greatest ratio of the rounds, where both sides took turns. What is done in a
-row, each benchmark says itself: `python benchmarks/index.py --help`.
+`make bench` measures all of this, and writes this page. Beside ours stands a peer's figure, the bare limit's, or ours
+done another way, taken in the same run, wherever there is one and it ends in minutes; the last column says whose it
+is. The ratio is **above 1 where ours is better**, whatever the unit. In brackets are the least and the greatest ratio
+of the rounds, where both sides took turns. What is done in a row, each benchmark says itself:
+`python benchmarks/index.py --help`.
 """
 GROWTH = """
 ## Growth
@@ -113,7 +114,7 @@ def described(result: dict[str, Any]) -> str:
 def table(rows: list[dict[str, Any]]) -> str:
     """Rows as a table; the column of sizes only where something grows."""
     sized = any(row["size"] for row in rows)
-    head = ["", *["size"] * sized, "ours", "theirs", "unit", "ratio", "theirs is"]
+    head = ["", *["size"] * sized, "ours", "beside it", "unit", "ratio", "beside it is"]
     lines = [head, ["---"] * len(head)]
     for row in rows:
         spread = " ({:g} to {:g})".format(*row["spread"]) if row["spread"] else ""

@@ -51,7 +51,7 @@ def row(
     unit : str
         `s`, `ms`, `MiB`, `MB`, something `/s`, or what is counted.
     peer : str
-        Whose figure `theirs` is, with its version.
+        Whose figure `theirs` is, with its version: a peer's, a bare limit's, or ours done another way.
     ratios : list of float, optional
         Of the rounds, if both were measured in turn: `ratio` is their median and `spread` the least and the greatest.
     size : dict, optional
@@ -116,7 +116,9 @@ def finish(measured: dict[str, Any], file: Path | None) -> None:
     if file:
         write_json(file, measured)
     versions = ", ".join(f"{name} {number}" for name, number in measured["versions"].items() if number)
-    table = Table("", "size", "ours", "theirs", "ratio", "unit", "peer", title=f"{measured['device']}; {versions}")
+    table = Table(
+        "", "size", "ours", "beside it", "ratio", "unit", "beside it is", title=f"{measured['device']}; {versions}"
+    )
     for one in measured["rows"]:
         spread = f" ({one['spread'][0]:g} to {one['spread'][1]:g})" if one["spread"] else ""
         ratio = "-" if one["ratio"] is None else f"{one['ratio']:g}{spread}"

@@ -58,6 +58,14 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     return LINK.sub(replace, markdown)
 
 
+def on_post_template(output_content: str, template_name: str, **_: Any) -> str:
+    """Let the page of what is not found link to its neighbours: the site may lie in any folder, or in a file system."""
+    if template_name != "404.html":
+        return output_content
+    linked = re.sub(r"""(href|src)=(["']?)/(?!/)""", r"\1=\2./", output_content)
+    return re.sub(r'"base": ?"/?"', '"base": "."', linked)
+
+
 def on_post_build(config: MkDocsConfig) -> None:
     """Refuse a site that would load anything from elsewhere.
 

@@ -216,6 +216,27 @@ def test_values_out_of_range_and_mixed_units(tmp_path):
     assert kinds(write(tmp_path / "t.md", ["run", "Macro F1 (%)", "Acc"], [["a", "71.1", "0.73"]])) == []
 
 
+def test_the_ends_of_an_interval_are_in_range_too(tmp_path):
+    rows = [["a", "0.9950 [0.9766, 1.0134]"], ["b", "0.97 [0.96, 0.98]"]]
+    header = ["recipe", "macro F1 [95 %]"]
+    (found,) = audit([write(tmp_path / "t.md", header, rows)]).findings
+    assert (found.kind, found.found) == ("out_of_range", rows[0][1]) and "from 0 to 1" in found.expected
+    low = [["a", "0.02 (-0.01 to 0.05)"], ["b", "0.97 (0.90 to 1.00)"]]
+    assert kinds(write(tmp_path / "t.csv", ["recipe", "ECE"], low)) == [(2, "ECE", "out_of_range")]
+    percent = write(
+        tmp_path / "p.md", ["recipe", "accuracy (%)"], [["a", "99.5 [97.66, 101.34]"], ["b", "97.0 [96.0, 98.0]"]]
+    )
+    assert kinds(percent) == [(3, "accuracy (%)", "out_of_range")]
+
+
+def test_the_edge_of_a_grid_is_no_finding_where_t_star_is_not_the_grids(tmp_path):
+    header = ["run", "t_star", "t_star_grid", "grid_at_edge"]
+    for t_star, expected in (("1.31", []), ("1.2", [(2, "t_star_grid", "grid_edge")])):
+        table = write(tmp_path / "t.csv", header, [["a", t_star, "1.2", "true"], ["b", "1.04", "1.0", "false"]])
+        found = [(f.row, f.column, f.kind) for f in audit([table], grid=[0.8, 1.0, 1.2]).findings]
+        assert found == expected
+
+
 def test_runs_that_should_differ(tmp_path):
     header = ["family", "mode", "seed", "macro_f1", "accuracy"]
     one, other = ["0.7187765123", "0.7423000001"], ["0.7226347456", "0.7445000002"]

@@ -60,6 +60,16 @@ def test_every_row_is_in_the_index_or_listed_with_its_reason(corpus):
     assert (gone["reason"] != "").all()
 
 
+def test_where_nothing_is_left_the_steps_and_reasons_are_named(corpus):
+    table = corpus / "rafdb/EmoLabel/list_patition_label.txt"
+    rows = [line.split()[0] for line in table.read_text().splitlines()]
+    table.write_text("".join(f"{name} 9\n" for name in rows))
+    (corpus / "corpus.yaml").write_text("sources:\n  - {name: rafdb, adapter: rafdb, path: rafdb}\n")
+    message = r"(?s)of 6 rows none is left.*6 quarantined: unknown label '9'.*corpus\.yaml which class"
+    with pytest.raises(CheckError, match=message):
+        make(corpus, unreadable="quarantine")
+
+
 def test_strict_stops_at_what_quarantine_sets_aside(corpus):
     (corpus / "folders/train/angry/broken.png").write_text("no picture")
     lines = (corpus / "rafdb/EmoLabel/list_patition_label.txt").read_text()

@@ -23,7 +23,6 @@ EXEMPT = runpy.run_path(str(ROOT / ".ci" / "dependencies.py"))["CANNOT_CHANGE_A_
 # Read to find a file, to refuse a run, or for a line on the screen: no output depends on it but through its path.
 READ_ALL_THE_SAME = {
     "*": {"corpus", "index_tag", "scale", "teachers"},  # dvc.yaml has the first three in its paths and names
-    "index": {"task"},  # what it calls the images in a line on the screen
     "student": {"family", "families"},  # to refuse targets of another family, which a run by hand may meet
 }
 # Stages run again with other params, since the first run read what its mode needs alone.

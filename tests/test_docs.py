@@ -351,6 +351,7 @@ def test_git_takes_what_dvc_writes_beside_a_corpus_and_no_picture(tmp_path):
     shutil.copy(ROOT / ".gitignore", tmp_path)
     for name, content in (
         ("mine.dvc", "outs: []"), (".gitignore", "/mine"), ("mine/face.png", ""), (".embedded.partial/face.png", ""),
+        ("added-to-neither/face.png", ""), ("alone.png", ""), ("archive.tar", ""),
     ):  # fmt: skip
         file = tmp_path / "data/raw" / name
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -421,7 +422,8 @@ def project(tmp_path_factory):
         for (place, (family, mode)), seed in itertools.product(enumerate(recipes), (1337, 2025, 42))
     ]
     (root / "metrics/study").mkdir(parents=True, exist_ok=True)
-    pd.DataFrame(results).to_csv(root / "metrics/study/results_summary.csv", index=False)
+    for name in ("NAME", "mine"):
+        pd.DataFrame(results).to_csv(root / f"metrics/study/{name}.csv", index=False)
     for command in (
         ["git", "init", "-q", "-b", "main"],
         [sys.executable, "-m", "dvc", "init", "-q"],
@@ -483,7 +485,7 @@ def test_every_link_and_picture_is_there(page):
 
 def test_the_pipelines_picture_names_every_stage():
     picture = (ROOT / "docs/images/pipeline.svg").read_text(encoding="utf-8")
-    assert [stage for stage in DVC["stages"] if stage != "params" and f">{stage}" not in picture] == []
+    assert [stage for stage in DVC["stages"] if stage not in ("params", "summary") and f">{stage}" not in picture] == []
 
 
 @pytest.fixture(scope="module")
@@ -500,6 +502,13 @@ def test_the_site_builds_without_a_warning_and_has_every_page(site):
         assert (site / page.with_suffix(".html").name).is_file()
     assert (site / "search/search_index.js").is_file() and (site / "javascripts/iframe-worker.js").is_file()
     assert not list(site.rglob("*.py"))
+
+
+def test_the_page_of_what_is_not_found_links_to_its_neighbours(site):
+    text = (site / "404.html").read_text(encoding="utf-8")
+    assert re.findall(r"""(?:href|src)=["']?/""", text) == [] and '"base": "."' in text
+    linked = set(re.findall(r"""href=["']?\./([\w-]+\.html)""", text))
+    assert "tutorial.html" in linked and all((site / name).is_file() for name in linked)
 
 
 def test_a_site_that_loads_from_elsewhere_is_refused(tmp_path):

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 
 import psutil
@@ -161,7 +162,10 @@ def test_collect_writes_one_row_a_run_and_says_what_it_leaves_out_and_why(inside
     row = rows["study-6D-kd-lambda0.7-s42"]
     assert (row["family"], row["mode"], row["lambda"], row["beta"], row["seed"]) == ("6D", "kd", "0.7", "", "42")
     assert (row["fusion"], row["alpha"], row["temperature"]) == ("probability", "0.5", "2.0")
-    assert (row["misaligned"], row["time"]) == ("false", "2025-11-25T00:00:00+08:00")
+    assert (row["misaligned"], row["time"]) == (
+        "false",
+        datetime.fromisoformat("2025-11-25T00:00:00+08:00").astimezone().isoformat(),
+    )
     ref = load_benchmark().git(inside, "for-each-ref", "--format=%(objectname)", f"refs/exps/*/*/{row['experiment']}")
     assert row["commit"] == ref
     shown = json.loads(load_benchmark().git(inside, "show", f"{ref}:metrics/evaluation.json"))["test"]

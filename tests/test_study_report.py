@@ -171,6 +171,7 @@ def test_the_page_is_one_file_that_asks_for_nothing(made):
     assert not page.all("script") and not page.all("link") and not page.all("iframe")
     assert all(image["src"].startswith("data:image/") for image in page.all("img"))
     assert all(link["href"].startswith("#") for link in page.all("a"))
+    assert "prefers-color-scheme: dark" in text
     assert "default-src 'none'" in text and "@media print" in text and 'name="viewport"' in text
 
 
@@ -284,6 +285,37 @@ def test_without_a_replication_no_page_speaks_of_another_report(tmp_path):
     for text in (page, (tmp_path / "r.md").read_text(encoding="utf-8")):
         assert re.findall(old, text, re.I) == []
         assert "apart kd" in text and "small kd is the best" in text
+        assert "best test epoch" not in text and "Protocol" not in text
+
+
+def test_a_report_begins_with_corpus_recipes_and_what_is_shown_in_ten_lines(tmp_path):
+    settings, path = own_study(tmp_path)
+    report.make(path, settings, tmp_path / "r.html", tmp_path / "r.md")
+    head = (tmp_path / "r.md").read_text(encoding="utf-8").partition("\n## ")[0].replace("\\", "")
+    assert head.startswith("# Study report: digits\n")
+    lines = [line for line in head.splitlines() if line.startswith("- ")]
+    assert len(lines) <= 10
+    assert "scale embedded" in lines[0] and "2 teachers (big and small)" in lines[0]
+    assert "10 recipes in 40 runs" in lines[1] and "apart kd views=4" in lines[1]
+    assert "**Shown against labels alone:** 9 of 9 recipes" in head and "cannot be distinguished" in head
+    assert "the runs' predictions, learning curves" in lines[-1]
+
+
+def test_intervals_end_where_the_score_does(tmp_path):
+    words = told(studied(tmp_path, f1={"6E": 0.9954}, best_test_macro_f1=0.99))["results"]
+    low, high = re.search(r"6E kd \| \d \| \d \| 0\.995\d* \[(0\.\d+), (\d\.\d+)\]", words).groups()
+    assert float(low) < 0.995 and high == "1.0000"
+
+
+def test_a_report_lies_in_a_folder_of_its_own(tmp_path):
+    table(tmp_path / "r.csv", only=["none", "6A", "6E"])
+    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text(encoding="utf-8"), encoding="utf-8")
+    for words, folder in (([], "embedded"), (["--name", "friday"], "friday")):
+        done = CliRunner().invoke(cli, ["study", "report", "--results", "r.csv", *words], catch_exceptions=False)
+        assert done.exit_code == 0
+        assert (tmp_path / "reports" / folder / "report.html").is_file()
+        assert (tmp_path / "reports" / folder / "report.md").is_file()
+    assert not (tmp_path / "docs").exists() and not (tmp_path / "plots").exists()
 
 
 def test_a_study_of_ones_own_is_compared_with_labels_a_single_teacher_and_its_null_pairs(tmp_path):

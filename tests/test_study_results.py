@@ -9,11 +9,11 @@ import pytest
 from typer.testing import CliRunner
 
 from conftest import CLASSES
-from ferdistill import files, params
+from ferdistill import files, params, workspace
 from ferdistill.cli import cli
 from ferdistill.errors import CheckError, UsageError
 from ferdistill.evaluation.metrics import score
-from ferdistill.study import comparison, recipes, results, schema, statistics
+from ferdistill.study import collect, comparison, recipes, results, schema, statistics
 
 ROOT = Path(__file__).parents[1]
 SECTION_5_1 = Path(__file__).parent / "data" / "section_5_1.csv"
@@ -344,13 +344,31 @@ def test_the_workspaces_own_table_is_of_its_own_corpus_and_index(tmp_path, monke
         assert isinstance(refused, CheckError)
         expected = "of corpus embedded, scale embedded, index e603c13d; the workspace has embedded, embedded, 00000000"
         assert expected in str(refused)
-    assert not (tmp_path / "docs").exists() and not (tmp_path / "plots").exists()
+    assert not any((tmp_path / name).exists() for name in ("docs", "plots", "reports"))
     assert CliRunner().invoke(cli, [*compare, "--results", str(results.SUMMARY)]).exit_code == 0
     (tmp_path / "data/index/ixNextAffFull.json").unlink()
     files.write_text(tmp_path / "params.yaml", text.replace("corpus: embedded ", "corpus: mine ", 1))
+    with pytest.raises(UsageError, match="no table of results here"):
+        results.require_own(params.load())
+    files.write_text(tmp_path / workspace.results("mine"), (ROOT / results.SUMMARY).read_text())
     with pytest.raises(CheckError, match="the workspace has mine, embedded\n"):
         results.require_own(params.load())
     bare = "family,mode,seed,macro_f1\n6E,kd,1,0.8\n"
-    files.write_text(tmp_path / results.SUMMARY, bare)
+    files.write_text(tmp_path / workspace.results("mine"), bare)
     with pytest.raises(CheckError, match="of corpus not said, scale not said"):
         results.require_own(params.load())
+
+
+def test_a_table_is_not_written_over_where_runs_would_be_lost(tmp_path):
+    rows = [
+        {"family": "6D", "mode": "kd", "lambda": 0.7, "seed": seed, "macro_f1": 0.8 + seed / 100, "scale": "embedded"}
+        for seed in (1, 2)
+    ]
+    path = tmp_path / "r.csv"
+    collect.require_kept(path, rows)  # nothing is there
+    collect.write(path, rows)
+    newer = [row | {"macro_f1": 0.7} for row in rows]
+    collect.require_kept(path, [*newer, rows[0] | {"seed": 3}])
+    for fewer in (rows[:1], [row | {"lambda": 0.3} for row in rows], [row | {"scale": "smoke"} for row in rows]):
+        with pytest.raises(CheckError, match=r"of the 2 runs there.*lost(?s:.*)--replace"):
+            collect.require_kept(path, fewer)

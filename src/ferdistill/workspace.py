@@ -32,8 +32,8 @@ RESCORED = METRICS / "study/rescored.csv"
 
 PLOTS = Path("plots")
 STUDENT_CURVES = PLOTS / "student"
-STUDY_PAGE = PLOTS / "study/report.html"
-STUDY_TEXT = Path("docs/study-report.md")
+
+REPORTS = Path("reports")
 
 # What DVC and git ignore.
 SCRATCH = Path(".dvc/tmp")
@@ -57,6 +57,11 @@ def duration(stage: str) -> Path:
 def checked_weights(network: str) -> Path:
     """Which starting or frozen weights a teacher, or `student`, has, with their digest."""
     return CHECKED / "weights" / f"{network}.json"
+
+
+def results(corpus: str) -> Path:
+    """The table of the study on a corpus; the repository has the embedded one's own."""
+    return SUMMARY if corpus == EMBEDDED.name else SUMMARY.with_name(f"{corpus}.csv")
 
 
 def corpus(name: str) -> Path:

@@ -166,8 +166,15 @@ def run(
 
 @study_cli.command("collect")
 def collect(
-    out: Annotated[Path, typer.Option("--out", help="Table to write.")] = workspace.SUMMARY,
-    tz_offset: Annotated[float, typer.Option("--tz-offset", min=-14, max=14, help="Hours from UTC of its times.")] = 8,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Table to write; metrics/study/CORPUS.csv if none.", show_default=False),
+    ] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Write over a table that has other runs.")] = False,
+    tz_offset: Annotated[
+        float | None,
+        typer.Option("--tz-offset", min=-14, max=14, help="Hours from UTC of its times; the machine's zone if none."),
+    ] = None,
     revs: Annotated[
         list[str] | None,
         typer.Option("--rev", help="Commit that experiments started from; HEAD and ancestors if none."),
@@ -177,7 +184,8 @@ def collect(
     """Write every experiment that belongs in one table, a row a run: scores, calibration, provenance.
 
     Runs of another index, scale or setting than the workspace's, misaligned runs, and runs that a newer one repeats are
-    left out, and named on standard error with the reason. The workspace is not a run. Examples:
+    left out, and named on standard error with the reason. The workspace is not a run. A table that has other runs is
+    not written over unless told. Of the embedded corpus it is metrics/study/results_summary.csv. Examples:
 
         ferdistill study collect
 
@@ -187,7 +195,9 @@ def collect(
     from ..study import collect as library
     from ..tracking import experiments
 
-    rows, unfit = library.collect(params.load(), revs or [], tz_offset)
+    settings = params.load()
+    out = out or workspace.results(settings.corpus)
+    rows, unfit = library.collect(settings, revs or [], tz_offset)
     for name, reason in unfit:
         say(f"left out {name}: {reason}", err=True)
     if not rows:
@@ -199,6 +209,8 @@ def collect(
             or "`ferdistill study run` makes them; those of another index or setting are collected where they were "
             "run: `git checkout COMMIT && dvc checkout && ferdistill study collect --out older.csv`",
         )
+    if not replace:
+        library.require_kept(out, rows)
     library.write(out, rows)
     if as_json:
         left_out = [{"experiment": name, "reason": reason} for name, reason in unfit]
@@ -242,9 +254,7 @@ def _table(named: Path | None) -> Path:
     from .. import params
     from ..study import results
 
-    if named is None:
-        results.require_own(params.load())
-    return named or results.SUMMARY
+    return named or results.require_own(params.load())
 
 
 @study_cli.command("compare")
@@ -260,7 +270,7 @@ def compare(
 ) -> None:
     """Compare recipes, with every uncertainty that a few seeds and a few test images leave.
 
-    Reads metrics/study/results_summary.csv, if it is of the workspace's corpus, scale and index, or any CSV that is
+    Reads the table that `collect` writes, if it is of the workspace's corpus, scale and index, or any CSV that is
     named, with at least family, mode, seed and macro_f1. Examples:
 
         ferdistill study compare --baseline 6A:kd --candidate 6E:kd
@@ -399,10 +409,20 @@ def decide(
 @study_cli.command("report")
 def report(
     table: Results = None,
-    out: Annotated[Path, typer.Option("--out", help="The page, one file.")] = workspace.STUDY_PAGE,
+    name: Annotated[
+        str | None, typer.Option("--name", help="Folder below reports/; the corpus's name if none.", show_default=False)
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The page, one file; reports/NAME/report.html.", show_default=False)
+    ] = None,
     markdown: Annotated[
-        Path, typer.Option("--markdown", help="The same as Markdown, with a directory of figures beside it.")
-    ] = workspace.STUDY_TEXT,
+        Path | None,
+        typer.Option(
+            "--markdown",
+            help="The same as Markdown, with a directory of figures beside it; reports/NAME/report.md.",
+            show_default=False,
+        ),
+    ] = None,
     replication: Annotated[
         Path | None, typer.Option(help="A published report that the study repeats, as conf/report.yaml.")
     ] = None,
@@ -410,10 +430,12 @@ def report(
 ) -> None:
     """Write the study report: tables, figures and findings, every sentence made from the numbers.
 
-    Reads metrics/study/results_summary.csv, if it is of the workspace's corpus, scale and index, or the table that is
+    Reads the table that `collect` writes, if it is of the workspace's corpus, scale and index, or the table that is
     named. What is not here (predictions, soft labels, curves) is left out, and the report says so. Examples:
 
         ferdistill study report
+
+        ferdistill study report --name friday
 
         ferdistill study report --replication conf/report.yaml
 
@@ -422,7 +444,10 @@ def report(
     from .. import params
     from ..report import report as library
 
-    written = library.make(_table(table), params.load(), out, markdown, replication=replication)
+    settings = params.load()
+    folder = workspace.REPORTS / (name or settings.corpus)
+    out, markdown = out or folder / "report.html", markdown or folder / "report.md"
+    written = library.make(_table(table), settings, out, markdown, replication=replication)
     if as_json:
         print(json.dumps({"written": [path.as_posix() for path in written]}, indent=2))
     else:

@@ -198,7 +198,7 @@ def _read(
     if unreadable and settings.unreadable == "strict":
         raise _strict(unreadable, corpus_dir)
     if not readable:
-        raise CheckError("no image can be read", where=str(corpus_dir), hint="see the rows set aside")
+        raise _none_left(listed, left_out, corpus_dir)
     found = _table([_with_votes(records[number], votes, corpus_dir) for number in readable], subjects)
     told = [agreed(records[number], attributes.get(records[number].path, {}), corpus_dir) for number in readable]
     for name in sorted({name for one in told for name in one}):
@@ -233,6 +233,22 @@ def _table(records: list[Record], subjects: dict[str, str]) -> pd.DataFrame:
         voters = {row: "" if record.voters is None else str(record.voters) for row, record in voted.items()}
         found["votes"] = pd.Series(voters)
     return found
+
+
+def _none_left(listed: int, left_out: list[dict[str, str]], corpus_dir: Path) -> CheckError:
+    """Why nothing is left to index: the steps at which rows went, and the reasons of the first of each."""
+    steps: dict[str, list[str]] = defaultdict(list)
+    for out in left_out:
+        steps[out["step"]].append(out["reason"])
+    told = [
+        f"{len(reasons)} {step}: {'; '.join(_first(list(dict.fromkeys(reasons))))}" for step, reasons in steps.items()
+    ]
+    return CheckError(
+        "\n    ".join([f"of {listed} rows none is left to index:", *told]),
+        where=str(corpus_dir),
+        expected="images that can be read, with labels that corpus.yaml or params.yaml knows",
+        hint="correct the rows; of labels, say under `classes` of the source in corpus.yaml which class each is",
+    )
 
 
 def _strict(errors: list[CheckError], corpus_dir: Path) -> CheckError:

@@ -256,12 +256,6 @@ def calibrate(
             f"the NLL on calib falls down to T = {T_MIN:g}, the lowest that is tried: every sample is classified "
             f"rightly, or nearly. T* = {T_MIN:g} is deployed; a larger split for calibration would say more."
         )
-    if fit.grid_at_edge:
-        warnings.append(
-            f"the best temperature of calibrate.grid, {fit.t_star_grid:g}, is at its edge "
-            f"({min(settings.grid):g} to {max(settings.grid):g}); widened, the grid gives "
-            f"{fit.t_star_grid_widened:.4g}. T* = {fit.t_star:.4g} is the optimum, and is deployed."
-        )
     method = choice["method"]
     if method != "temperature":
         better = choice[method]

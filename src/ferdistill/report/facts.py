@@ -35,6 +35,32 @@ class Picture:
         return self.name + (".png" if self.data.startswith(b"\x89PNG") else ".svg")
 
 
+def opening(study: Study) -> Facts:
+    """What the study is of, what it shows and what it does not, for the head of the page."""
+    distilled = [recipe for recipe in study.recipes if recipe.mixture]
+    several = [recipe for recipe in distilled if len(recipe.mixture) > 1 and recipe.mode == "kd"]
+    named = [(study.baseline, distilled, "labels alone"), (study.best_single, several, "the best single teacher")]
+    found = [_standings(study, baseline, candidates) for baseline, candidates, _ in named]
+    seeds = [recipe.seeds for recipe in study.recipes]
+    absent = {
+        "the runs' predictions": study.predictions,
+        "learning curves": study.curves,
+        "the teachers' soft labels": study.diversity,
+        "students on soft labels out of step": study.misalignment,
+    }
+    return {
+        "corpora": sorted(set(study.frame["corpus"])),
+        "scales": sorted(set(study.frame["scale"])),
+        "splits": study.splits,
+        "recipes": [recipe.label for recipe in study.recipes],
+        "fewest": min(seeds),
+        "most": max(seeds),
+        "standings": [one for one in found if one],
+        "names": {baseline.selector: name for baseline, _, name in named if baseline is not None},
+        "absent": [name for name, there in absent.items() if not there],
+    }
+
+
 def findings(study: Study) -> Facts:
     """The answers in short."""
     distilled = [recipe for recipe in study.recipes if recipe.mixture]
@@ -99,10 +125,13 @@ def _standings(study: Study, baseline: Recipe | None, candidates: list[Recipe]) 
 
 def results(study: Study) -> Facts:
     """Means of every recipe, with intervals."""
+    limits = schema.METRIC["macro_f1"].limits
     rows = []
     for recipe in study.recipes:
         f1 = recipe.runs["macro_f1"].to_numpy()
-        rows.append((recipe, statistics.paired_t_interval(f1) if recipe.seeds > 1 else None))
+        interval = statistics.paired_t_interval(f1) if recipe.seeds > 1 else None
+        # Near its ends the normal noise of a t interval would leave the range that the score has.
+        rows.append((recipe, tuple(np.clip(interval, *limits)) if interval else None))
     return {"rows": rows, "seeds": [recipe.seeds for recipe in study.recipes]}
 
 

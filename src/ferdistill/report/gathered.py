@@ -74,6 +74,8 @@ class Study:
         The pipeline's own run: `label`, `confusion` (actual, predicted), `reliability`; empty if there is none.
     diversity, misalignment : dict
         From `evaluation.diversity.measure`, metrics/study/misalignment.json.
+    splits : dict of str to int
+        Images in each split, where the runs' index is here.
     drawn : dict of str to bytes
         Pictures that other modules draw: `diversity`, `misalignment`.
     """
@@ -97,6 +99,7 @@ class Study:
     working_tree: dict[str, Any] = field(default_factory=dict)
     diversity: dict[str, Any] | None = None
     misalignment: dict[str, Any] | None = None
+    splits: dict[str, int] = field(default_factory=dict)
     drawn: dict[str, bytes] = field(default_factory=dict)
 
     def find(self, selector: Selector) -> Recipe | None:
@@ -313,12 +316,20 @@ def gather(frame: pd.DataFrame, params: Params, store: Path | None, replication:
         working_tree=_working_tree(digests),
         diversity=teachers,
         misalignment=misalignment if "misalignment" in drawn else None,
+        splits=_splits(params, digests),
         drawn=drawn,
     )
 
 
 def _json_if_there(path: Path, *keys: str) -> Any:
     return read_json(path, *keys) if path.is_file() else None
+
+
+def _splits(params: Params, digests: set[str]) -> dict[str, int]:
+    described = _json_if_there(workspace.index_csv(params.index_tag).with_suffix(".json"), "digest", "splits")
+    if described is None or described["digest"] not in digests:
+        return {}
+    return {split: part["length"] for split, part in described["splits"].items()}
 
 
 def _diversity(params: Params, digests: set[str]) -> dict[str, Any] | None:

@@ -25,7 +25,7 @@ from ..progress import track
 from ..study import results
 from ..study.recipes import points
 from ..tracking import dvc_private
-from .facts import SECTIONS, Picture, pictures
+from .facts import SECTIONS, Picture, opening, pictures
 from .gathered import Study, gather
 from .replication import load
 
@@ -72,11 +72,12 @@ def make(
     environment = words(figures.name)
     sections, drawn = told(study, environment)
     made_from = {"table": table.as_posix(), "replication": replication.as_posix() if replication else None}
-    head = tidy(environment.get_template("head.md.j2").render(study=study, **made_from))
+    head = tidy(environment.get_template("head.md.j2").render(study=study, **opening(study), **made_from))
     page = Environment(loader=PackageLoader("ferdistill.report"), autoescape=True, undefined=StrictUndefined,
                        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)  # fmt: skip
     parts = {name: list(blocks(text, drawn)) for name, text in sections.items()}
-    whole = page.get_template("report.html.j2").render(study=study, head=list(blocks(head, {})), parts=parts)
+    title, *lead = blocks(head, {})
+    whole = page.get_template("report.html.j2").render(title=title, lead=lead, parts=parts)
     contents = {html: whole.encode(), markdown: ("\n\n".join([head, *sections.values()]) + "\n").encode()}
     contents |= {figures / file: picture.data for file, picture in drawn.items()}
     _write_all(contents)

@@ -48,6 +48,6 @@ def run(params: Params) -> None:
     with atomic(workspace.PLOTS / "class_counts.csv") as temporary:
         table.to_csv(temporary, index=False, lineterminator="\n")
     print(
-        f"{report['rows_listed']} rows listed, {len(rows)} {params.task.things} indexed; left out: "
+        f"{report['rows_listed']} rows listed, {len(rows)} images indexed; left out: "
         + (", ".join(f"{count} {step}" for step, count in report["left_out"].items()) or "none")
     )

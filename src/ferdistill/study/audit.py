@@ -139,6 +139,12 @@ def _check_units_and_ranges(table: ResultTable) -> Iterator[Judged]:
             elif what in ("macro_f1", "accuracy", "f1") and value > 0 and not (said and cell.unit != "%"):
                 rates.append((cell, tables.is_percent(cell)))
             yield _judge(not expected, table, cell, kind, expected)
+            if cell.interval:
+                fraction = what in ("macro_f1", "accuracy", "f1") and not tables.is_percent(cell)
+                high, low = 1.0 if fraction else high, min(end.high for end in cell.interval)
+                within = low >= 0 and max(end.low for end in cell.interval) <= high
+                ends = f"an interval from 0 to {high:g}" if high < math.inf else "an interval above 0"
+                yield _judge(within, table, cell, "out_of_range", ends)
     percent = sum(is_percent for _, is_percent in rates)
     rare = 2 * percent < len(rates)  # whether percent is what the fewer cells have
     for cell, is_percent in rates if len(rates) > 1 else []:
@@ -416,19 +422,26 @@ def _may_be_identical(table: ResultTable, a: TableRow, b: TableRow) -> bool:
 
 def _check_grid_edge(table: ResultTable, grid: Sequence[float]) -> Iterator[Judged]:
     told: set[int | str] = set()
+    runs = [run for run in table.runs if not _off_grid(run)]
     for column in table.columns:
-        cells = table.numbers(column, "run") if table.holds(column) == "t_star" else []
+        of = [run for run in runs if run.role == "run" and run.prints(column)]
+        cells = [run.cells[column] for run in of] if table.holds(column) == "t_star" else []
         if all(cell.value in grid for cell in cells):
             for cell in cells:
                 at_edge = cell.value in (min(grid), max(grid))
                 told |= {cell.row} if at_edge else set()
                 inside = f"inside the grid {min(grid):g} to {max(grid):g}"
                 yield _judge(not at_edge, table, cell, "grid_edge", inside)
-    for run in table.runs:  # a flag says so of a grid that is not known here
+    for run in runs:  # a flag says so of a grid that is not known here
         flag = run.cells.get("grid_at_edge")
         said = "" if flag is None or flag.row in told else flag.text.strip().lower()
         if flag is not None and said in ("true", "false"):
             yield _judge(said == "false", table, flag, "grid_edge", "false: a T* inside its grid")
+
+
+def _off_grid(run: TableRow) -> bool:
+    """Whether the T* of a run is not the one of its grid, so that the grid's edge does not matter."""
+    return run.prints("t_star", "t_star_grid") and not run.cells["t_star"].span.meets(run.cells["t_star_grid"].span)
 
 
 def _check_selection(table: ResultTable) -> Iterator[Judged]:

@@ -3,6 +3,7 @@
 import json
 from datetime import timedelta, timezone
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
@@ -15,6 +16,7 @@ from ..params import Params, explain
 from ..softlabels import families
 from ..tracking import experiments
 from ..tracking.experiments import AFTER, IN_PATHS, OWN, Experiment, lookup
+from . import results
 from .results import RECIPE
 from .schema import EVALUATION, FILES, METRICS, SETTINGS, STUDENT
 
@@ -24,7 +26,9 @@ LAUNCH = "launch"
 MODEL, PREDICTIONS = ((workspace.STUDENT / name).as_posix() for name in ("model.safetensors", "predictions.parquet"))
 
 
-def collect(settings: Params, revs: list[str], tz_offset: float) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
+def collect(
+    settings: Params, revs: list[str], tz_offset: float | None
+) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
     """Read every experiment that started from some commits, and keep those that belong in one table.
 
     Left out is what is not a run of this workspace's index, scale and settings, what is marked misaligned, and all
@@ -37,8 +41,8 @@ def collect(settings: Params, revs: list[str], tz_offset: float) -> tuple[list[d
         The workspace's.
     revs : list of str
         Commits that experiments started from; HEAD and its ancestors if empty.
-    tz_offset : float
-        Hours from UTC in which times are given, -14 to 14.
+    tz_offset : float or None
+        Hours from UTC in which times are given, -14 to 14; the machine's own zone if None.
 
     Raises
     ------
@@ -46,7 +50,7 @@ def collect(settings: Params, revs: list[str], tz_offset: float) -> tuple[list[d
         If a commit is not there, or the workspace has no index.
     """
     digest = read_json(_described(settings))["digest"]
-    zone = timezone(timedelta(hours=tz_offset))
+    zone = None if tz_offset is None else timezone(timedelta(hours=tz_offset))
     kept: dict[tuple[Any, ...], tuple[Experiment, dict[str, Any]]] = {}
     left_out: list[tuple[str, str]] = []
     for experiment in experiments.read(experiments.baselines(revs), FILES):
@@ -157,6 +161,29 @@ def _code(lock: dict[str, Any]) -> str:
         if stage != "targets" and dep["path"].startswith(("src/", workspace.CHECKED.as_posix()))
     }
     return sha256(json.dumps(deps, sort_keys=True))
+
+
+def require_kept(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Check that no run of the table at a path, if there is one, would be lost if these rows were written there.
+
+    A run stays if these have its recipe and seed on its index and scale. A CheckError says how many would not.
+    """
+    if not path.is_file():
+        return
+    with TemporaryDirectory() as directory:
+        write(Path(directory) / path.name, rows)
+        new = results.read(Path(directory) / path.name)
+    old = results.read(path)
+    names = [name for name in (*RECIPE, "seed", *results.SAME) if name in old and name in new]
+    kept = set(new[names].astype(str).itertuples(index=False, name=None))
+    lost = [row for row in old[names].astype(str).itertuples(index=False, name=None) if row not in kept]
+    if lost:
+        raise CheckError(
+            f"{len(lost)} of the {len(old)} runs there are not among the {len(new)} collected, and would be lost",
+            where=str(path),
+            expected="the same runs, newer ones, or more",
+            hint="write another table by `--out mine.csv`, read by `--results mine.csv`; or this one by `--replace`",
+        )
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -93,12 +93,13 @@ def read(path: Path | str) -> pd.DataFrame:
     return frame
 
 
-def require_own(settings: Params) -> None:
-    """Check that the table at `SUMMARY` is of the workspace's corpus, scale and, where there is one, index.
+def require_own(settings: Params) -> Path:
+    """The workspace's own table, checked to be of the workspace's corpus, scale and, where there is one, index.
 
     A CheckError if it is of another, or does not say of which. Also as `read`.
     """
-    frame = read(SUMMARY)
+    table = workspace.results(settings.corpus)
+    frame = read(table)
     ours = {"corpus": settings.corpus, "scale": settings.scale}
     if (described := workspace.index_csv(settings.index_tag).with_suffix(".json")).is_file():
         ours["index_digest"] = read_json(described, "digest")["digest"]
@@ -109,9 +110,10 @@ def require_own(settings: Params) -> None:
         have = [value[: short[name]] for name, value in ours.items()]
         raise CheckError(
             f"the table is of {', '.join(said)}; the workspace has {', '.join(have)}",
-            where=str(SUMMARY),
-            hint=f"`ferdistill study collect`, or name the table to read it anyway: `--results {SUMMARY.as_posix()}`",
+            where=str(table),
+            hint=f"`ferdistill study collect`, or name the table to read it anyway: `--results {table.as_posix()}`",
         )
+    return table
 
 
 def require_comparable(frame: pd.DataFrame) -> None:

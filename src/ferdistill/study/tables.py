@@ -41,7 +41,8 @@ _DELTA = re.compile(
 _OTHER = re.compile(
     r"^(?:best|worst|max|min|median|std|sd|ci|total|sum)\b|[\s(\[:,_-](?:best|worst|max|min|median|std|sd)[)\]]?$", re.I
 )
-_NUMBER = re.compile(r"^([+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?)\s*(%|pp|points)?(?:\s*(?:±.*|\(.*\)))?$")
+_NUMBER = re.compile(r"^([+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?)\s*(%|pp|points)?(?:\s*(?:±.*|\(.*\)|\[.*\]))?$")
+_INTERVAL = re.compile(r"[\[(]\s*(\S+?)\s*(?:,|;|–|—|\bto\b)\s*(\S+?)\s*[\])]$")
 # Columns of these are scores, the first that fits.
 _QUANTITIES = {
     "macro_f1": re.compile(r"\bmacro f1\b|\bf1 macro\b|\bmacro avg\b|^macro$"),
@@ -85,6 +86,14 @@ class TableCell:
     value: float | None = None
     span: Bounds = Bounds(0, 0)  # noqa: RUF009 - a tuple, which cannot change
     unit: str = ""
+
+    @property
+    def interval(self) -> tuple[Bounds, ...]:
+        """The ends of an interval printed after the number, as `[0.97, 1.01]` or `(0.97 to 1.01)`."""
+        bare = self.text.strip().strip("*_`").replace("−", "-")
+        found = _INTERVAL.search(bare) if self.value is not None and len(bare) <= LONGEST_NUMBER else None
+        parts = [parse(end) for end in found.groups()] if found else []
+        return tuple(part[1] for part in parts if part) if None not in parts else ()
 
 
 @dataclass
@@ -211,8 +220,8 @@ def class_of(column: str, classes: Sequence[str]) -> tuple[str, str] | None:
 
 @lru_cache(10_000)
 def says_percent(column: str) -> bool:
-    """Whether a header says that its numbers are percent."""
-    return "%" in column or bool(re.search(r"\bpercent\b", column, re.I))
+    """Whether a header says that its numbers are percent; `95 %` in it is a level."""
+    return bool(re.search(r"%|\bpercent\b", re.sub(r"\d\s*%", "", column), re.I))
 
 
 def is_percent(cell: TableCell) -> bool:

@@ -128,6 +128,13 @@ def read(starts: list[str], paths: list[str], names: set[str] | None = None) -> 
     return [one._replace(files={path: next(texts) for path in wanted}) for one in found]
 
 
+def workspace_run(paths: list[str]) -> Experiment:
+    """What lies in the workspace, as an experiment of that name without a commit."""
+    found = {path: Path(path) for path in ["params.yaml", "dvc.lock", *paths]}
+    texts = {path: file.read_text(encoding="utf-8") if file.is_file() else None for path, file in found.items()}
+    return Experiment("workspace", "", "", datetime.now().astimezone(), texts)
+
+
 def blobs(names: list[str]) -> list[str | None]:
     """Text of each `COMMIT:PATH`, None for one that is not there, all by one call of `git`."""
     data = BytesIO(git("cat-file", "--batch", stdin="".join(f"{name}\n" for name in names).encode()))
@@ -185,3 +192,12 @@ def lookup(tree: dict[str, Any], key: str) -> Any:
     for part in key.split("."):
         value = value.get(part) if isinstance(value, dict) else None
     return value
+
+
+def differing(name: str, before: Any, now: Any) -> list[tuple[str, Any, Any]]:
+    """The values below a name that differ in two trees, as (dotted name, before, now); `none` where there is none."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = dict.fromkeys([*before, *now])
+        below = f"{name}." if name else ""
+        return [found for key in keys for found in differing(f"{below}{key}", before.get(key), now.get(key))]
+    return [] if before == now else [(name, "none" if before is None else before, "none" if now is None else now)]

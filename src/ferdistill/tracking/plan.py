@@ -10,7 +10,7 @@ from .. import workspace, yaml_file
 from ..errors import CheckError, UsageError
 from ..files import read_json
 from . import dvc_private
-from .experiments import git
+from .experiments import differing, git
 
 NAMED = 5  # reasons, and values of one parameter, that are written out
 
@@ -64,15 +64,8 @@ def _param(file: Path, name: str, before: Any) -> list[str]:
     now: Any = yaml_file.read(file)
     for key in name.split("."):
         now = now.get(key) if isinstance(now, dict) else None
-    changes = [f"{file}: {where} {old} -> {new}" for where, old, new in _differing(name, before, now)]
+    changes = [f"{file}: {where} {old} -> {new}" for where, old, new in differing(name, before, now)]
     return changes[:NAMED] + ([f"and {len(changes) - NAMED} more below {name}"] if len(changes) > NAMED else [])
-
-
-def _differing(name: str, before: Any, now: Any) -> list[tuple[str, Any, Any]]:
-    if isinstance(before, dict) and isinstance(now, dict):
-        keys = dict.fromkeys([*before, *now])
-        return [found for key in keys for found in _differing(f"{name}.{key}", before.get(key), now.get(key))]
-    return [] if before == now else [(name, "none" if before is None else before, "none" if now is None else now)]
 
 
 def _file(path: str, what: str, md5: str | None) -> str:
