@@ -304,8 +304,8 @@ def _print_comparison(result: dict[str, Any]) -> None:
             "  its coverage at this n": _told(found["bootstrap_coverage"], ".0%").replace("%", " %"),
             "permutation p, unpaired (least possible)": _p(found, "permutation_p"),
             "sign-flip p, paired (least possible)": _p(found, "paired_p"),
-            f"permutation p, Holm over {result['comparisons']}": _told(found["p_holm"], ".3g"),
-            f"paired t p, Holm over {result['comparisons']}": _told(found["t_p_holm"], ".3g"),
+            f"Dunnett's p, {result['comparisons']} compared": _told(found["dunnett_p"], ".3g"),
+            f"Dunnett's interval, {result['comparisons']} compared": _told(found["dunnett_interval"], "+.4f"),
             "Cohen's d, pooled": _told(found["cohens_d"], ".3g"),
             "d_z, paired": _told(found["d_z"], ".3g"),
             "pairs of seeds for 80 % power": str(found["seeds_needed"] or "-"),
@@ -328,7 +328,7 @@ def _print_comparisons(compared: list[dict[str, Any]]) -> None:
     for name in compared[0]["metrics"]:
         shown = Table(
             f"{title_of(name)} against {compared[0]['baseline']['label']}",
-            *("pairs", "difference", "95 % t interval", "p t", "p t, Holm", "p permutation", "least", "d_z"),
+            *("pairs", "difference", "95 % t interval", "p t", "p Dunnett", "p permutation", "least", "d_z"),
         )
         for result in compared:
             if found := result["metrics"].get(name):
@@ -337,11 +337,11 @@ def _print_comparisons(compared: list[dict[str, Any]]) -> None:
                     result["candidate"]["label"] + same,
                     str(found["pairs"]),
                     *(_told(found[key], "+.4f") for key in ("mean_difference", "t_interval")),
-                    *(_told(found[key], ".3g") for key in ("t_p", "t_p_holm", "permutation_p")),
+                    *(_told(found[key], ".3g") for key in ("t_p", "dunnett_p", "permutation_p")),
                     *(_told(found[key], ".3g") for key in ("permutation_p_min", "d_z")),
                 )
         wide().print(shown)
-    print(f"Recipes compared, over which Holm's adjustment runs: {len(compared)}. Differences are minus the baseline.")
+    print(f"Recipes compared, all of which Dunnett's p counts: {len(compared)}. Differences are minus the baseline.")
     if any(result["null_pair"]["identical_losses"] for result in compared):
         print("A recipe of the same loss can differ from the baseline by noise or by a fault alone.")
 
@@ -365,8 +365,9 @@ def decide(
 ) -> None:
     """Choose the student to deploy and a fallback, and say why, step by step.
 
-    A large drop of ECE for a negligible loss of macro F1 is acceptable, the reverse is not; of recipes that the seeds
-    cannot distinguish, the simpler is taken. The thresholds are under `decide` in params.yaml. Reads
+    The recipe is taken of which one can say, with the probability of `decide.confidence` in params.yaml, that it is
+    better than the default by most; the default where none is. The probability that the choice is within half a point
+    of the best is told, and which further seeds would change it. Scores of the test split have no part in it. Reads
     metrics/study/results_summary.csv, if it is of the workspace's corpus, scale and index, or the table that is named,
     and metrics/benchmark.json and metrics/export.json. Exits with 1 if the student is too slow or large. Examples:
 
@@ -383,12 +384,11 @@ def decide(
     if as_json:
         print(json_text(decision))
     else:
-        heads = ["teachers", "seeds", "F1 val", "F1 test", "ECE scaled", "acceptable", "Pareto"]
+        heads = ["teachers", "seeds", "difference", "shrunken", "95 %", "score", "better"]
         shown = Table(Column("recipe", overflow="fold"), *heads)
         for row in decision["candidates"]:
-            numbers = [f"{row[key]:.4f}" for key in ("val_macro_f1", "macro_f1", "ece_scaled")]
-            flags = ["yes" if row[key] else "" for key in ("acceptable", "pareto")]
-            shown.add_row(row["label"], str(row["teachers"]), str(row["seeds"]), *numbers, *flags)
+            numbers = [_told(row[key], "+.4f") for key in ("difference", "expected", "interval", "score")]
+            shown.add_row(row["label"], str(row["teachers"]), str(row["seeds"]), *numbers, f"{row['better']:.2f}")
         wide().print(shown)
         for number, sentence in enumerate(decision["reasoning"], 1):
             say(f"{number}. {sentence}")

@@ -290,7 +290,7 @@ def gather(frame: pd.DataFrame, params: Params, store: Path | None, replication:
             plots.teacher_diversity(picture, teachers, f"Teachers on {teachers['n']} test images")
             drawn["diversity"] = picture.read_bytes()
     try:
-        decision, undecided = deciding.decide(frame, params, benchmark, export), None
+        decision, undecided = deciding.decide(frame, params, benchmark, export, cache=store), None
     except CheckError as error:  # too few seeds: the rest of the report stands without it
         decision, undecided = None, error
     return Study(

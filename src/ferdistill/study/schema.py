@@ -197,6 +197,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("t_star_grid", CALIBRATION, "t_star_grid", "T* of the grid", POSITIVE, INFINITE),
     Metric("grid_at_edge", CALIBRATION, "grid_at_edge", "T* at the edge of the grid", kind=bool),
     Metric("t_star_grid_widened", CALIBRATION, "t_star_grid_widened", "T* of the widened grid", POSITIVE, INFINITE),
+    *_several(CALIBRATION, "calib", "calib_{}", "{} on calib", ("macro_f1",)),
     *_several(CALIBRATION, "calib.before", "calib_{}", "{} on calib", ON_CALIB),
     *_several(CALIBRATION, "calib.after", "calib_{}_scaled", "{} on calib after scaling", ON_CALIB),
     *_several(CALIBRATION, "cross_validation.temperature", "cv_{}", "cross-validated {}", ("nll",)),
