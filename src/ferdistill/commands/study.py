@@ -255,6 +255,9 @@ def compare(
     metrics: Annotated[
         list[str] | None, typer.Option("--metric", help="Column to compare; may be given again.", show_default=False)
     ] = None,
+    equal: Annotated[
+        str | None, typer.Option(help="Compare only with recipes of the baseline's epochs, or images_seen.")
+    ] = None,
     table: Results = None,
     as_json: As_json = False,
 ) -> None:
@@ -267,6 +270,8 @@ def compare(
 
         ferdistill study compare --baseline none --all --metric macro_f1 --metric ece --json
 
+        ferdistill study compare --baseline none:none:epochs=30 --all --equal images_seen
+
         ferdistill study compare --baseline 6D:kd:lambda=0.7 --candidate 6E:dkd:beta=4 --results runs.csv
     """
     from ..study import comparison as library
@@ -274,7 +279,7 @@ def compare(
 
     if every == (candidate is not None):
         raise UsageError("one of --candidate and --all", expected="--candidate RECIPE, or --all")
-    compared = library.compare(results.read(_table(table)), baseline, candidate, metrics=metrics)
+    compared = library.compare(results.read(_table(table)), baseline, candidate, metrics=metrics, equal=equal)
     if as_json:
         print(json_text(compared if every else compared[0]))
     elif every:

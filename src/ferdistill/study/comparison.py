@@ -25,6 +25,7 @@ def compare(
     metrics: Sequence[str] | None = None,
     cache: Path | None = None,
     settings: params.Params | None = None,
+    equal: str | None = None,
 ) -> list[dict[str, Any]]:
     """Compare a recipe, or every other one of a table, with a baseline, seed by seed and example by example.
 
@@ -42,6 +43,8 @@ def compare(
         DVC's cache, where stored predictions are looked up; by default that of the repository one stands in.
     settings : Params, optional
         Whose families say which recipes share a loss; by default ./params.yaml, if there is one.
+    equal : str, optional
+        A column, as `epochs` or `images_seen`: recipes that differ from the baseline in it are no candidates.
 
     Returns
     -------
@@ -75,6 +78,8 @@ def compare(
         settings = params.load()
     names = _metrics(frame, metrics)
     before = recipes.select(frame, baseline)
+    if equal is not None:
+        frame = _equal(frame, before, equal)
     own, asked = recipes.identity(before), None
     if candidate is None:
         results.require_comparable(frame)
@@ -286,6 +291,18 @@ def _adjust(
             one = found[selector]
             known = math.isfinite(one.interval[0])
             metric |= {"dunnett_p": one.p, "dunnett_interval": list(one.interval) if known else None}
+
+
+def _equal(frame: pd.DataFrame, before: pd.DataFrame, column: str) -> pd.DataFrame:
+    """The rows that have the baseline's value in a column."""
+    values = before[column].dropna().unique() if column in frame else []
+    if len(values) != 1:
+        raise UsageError(
+            f"the baseline has {len(values)} values of `{column}`",
+            expected="one, so that others can equal it",
+            hint="collect the table anew: older ones have no such column" if column not in frame else "",
+        )
+    return frame[frame[column] == values[0]]
 
 
 def _metrics(frame: pd.DataFrame, metrics: Sequence[str] | None) -> list[str]:

@@ -10,6 +10,7 @@ from .. import workspace, yaml_file
 from ..errors import UsageError
 from ..params import Name, Params, Seed, StrictModel, explain
 from ..softlabels import families
+from ..tracking import experiments
 from ..tracking.experiments import PlannedRun
 from .schema import SETTINGS
 
@@ -84,11 +85,13 @@ def load(path: Path, settings: dict[str, Any]) -> list[PlannedRun]:
 
 def _planned(chosen: dict[str, Any], settings: dict[str, Any], where: str) -> PlannedRun:
     """A run, unless it would fail, or repeat another, hours later."""
+    swept = [setting for setting in SWEPT if setting.key in chosen]
+    laid = {setting.key: setting.place(settings["scale"]) for setting in swept}
+    overrides = {laid.get(key, key): value for key, value in chosen.items()}
     try:
-        params = Params.model_validate(settings | chosen)
+        params = Params.model_validate(experiments.laid_over(settings, overrides))
     except ValidationError as error:
         raise UsageError("params refuse a run:\n" + explain(error, Params), where=f"{where}, {chosen}") from None
-    swept = [setting for setting in SWEPT if setting.key in chosen]
     for setting in swept:
         if not setting.when.holds(params):
             raise UsageError(
@@ -103,4 +106,4 @@ def _planned(chosen: dict[str, Any], settings: dict[str, Any], where: str) -> Pl
     name = "-".join(["study", *recipe, *told, f"s{params.seed}"])
     if ".." in name or name.endswith((".", ".lock")):
         raise UsageError(f"`{name}` cannot name an experiment", where=where, hint="rename the family")
-    return PlannedRun(name, {**chosen, **values})
+    return PlannedRun(name, {**overrides, **{laid[key]: value for key, value in values.items()}})
