@@ -351,6 +351,62 @@ def _print_comparisons(compared: list[dict[str, Any]]) -> None:
         print("A recipe of the same loss can differ from the baseline by noise or by a fault alone.")
 
 
+@study_cli.command("primary")
+def primary(
+    grid: Annotated[Path, typer.Option("--grid", help="The study, which names the contrasts.")] = workspace.STUDY_GRID,
+    table: Results = None,
+    as_json: As_json = False,
+) -> None:
+    """Answer what the study was run for: the contrasts that its grid names under `primary`, over seeds and people.
+
+    A model with crossed random effects of seed and person, whose variances are found by moments, those of people by
+    bootstrap; Holm's adjustment over all contrasts. It needs the predictions of the runs; without them seeds alone
+    count, and that is said. Then the headroom: what the true distribution as the teacher, and annotators' votes, bring
+    over labels alone, and whether that is enough to rank families by. Examples:
+
+        ferdistill study primary
+
+        ferdistill study primary --grid my_study.yaml --results runs.csv --json
+    """
+    from .. import params
+    from ..study import contrasts as library
+    from ..study import results
+    from ..study.grid import read
+
+    settings, design = params.load(), read(grid)
+    if design.primary is None:
+        raise UsageError("the grid names no contrast", where=str(grid), expected="`primary`, as in conf/study.yaml")
+    frame = results.read(_table(table))
+    found = library.primary(frame, design.primary, settings)
+    since = library.stated(grid, design.primary)
+    before = library.was_stated_before(since, frame)
+    rooms = [library.headroom(frame, design.standing, settings, metric) for metric in design.primary.metrics]
+    if as_json:
+        print(json_text({"contrasts": found, "stated": since, "stated_before_runs": before, "headroom": rooms}))
+        return
+    _print_contrasts({f"{one['candidate']} - {one['baseline']}: {one['metric']}": one for one in found})
+    told = {True: "before the first run", False: "after the first run, so it is exploratory too"}
+    say(f"Named since {since or 'no commit'}, {told.get(before, 'and whether before the first run is not known')}.")
+    for why in dict.fromkeys(one["why"] for one in found if one["why"]):
+        say(f"Over seeds alone: {why}.")
+    for room in rooms:
+        rows = {key: room[key] for key in ("oracle", "votes") if room[key]} | room["families"]
+        _print_contrasts({f"{name} - none: {room['metric']}": one for name, one in rows.items()})
+        verdict = {True: "Families can be ranked", False: "Families are not ranked", None: "Headroom not known"}
+        say(f"{verdict[room['ranked']]}: {room['why']}.")
+
+
+def _print_contrasts(rows: dict[str, dict[str, Any]]) -> None:
+    heads = ["seeds", "difference", "95 % interval", "p", "p Holm", "of seeds", "of people"]
+    shown = Table(Column("contrast", overflow="fold"), *heads)
+    for name, one in rows.items():
+        numbers = [_told(one[key], "+.4f") for key in ("difference", "interval")]
+        p_values = [_told(one.get(key), ".2g") for key in ("p", "p_holm")]
+        shown.add_row(name, str(one["seeds"]), *numbers, *p_values, *(_told(one[k]) for k in ("of_seeds", "of_people")))
+    if rows:
+        wide().print(shown)
+
+
 def _told(value: float | list[float] | None, form: str = ".4f") -> str:
     """A number or an interval; a dash where there is none."""
     if value is None:
@@ -383,9 +439,11 @@ def decide(
     from .. import params
     from ..study import decision as library
     from ..study import results
+    from ..study.grid import read
 
     settings = params.load()
-    decision = library.decide(results.read(_table(table)), settings, *library.measured())
+    never = read(workspace.STUDY_GRID).standing.oracle if workspace.STUDY_GRID.is_file() else None
+    decision = library.decide(results.read(_table(table)), settings, *library.measured(), never=never)
     if as_json:
         print(json_text(decision))
     else:

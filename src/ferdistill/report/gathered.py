@@ -26,7 +26,7 @@ from ..files import read_json
 from ..params import Params, TaskParams
 from ..progress import track
 from ..softlabels import families, store
-from ..study import comparison, recipes, results, schema
+from ..study import comparison, grid, recipes, results, schema
 from ..study import decision as deciding
 from ..study.recipes import Difference, Recipe, point
 from ..tracking import dvc_private, experiments
@@ -290,7 +290,9 @@ def gather(frame: pd.DataFrame, params: Params, store: Path | None, replication:
             plots.teacher_diversity(picture, teachers, f"Teachers on {teachers['n']} test images")
             drawn["diversity"] = picture.read_bytes()
     try:
-        decision, undecided = deciding.decide(frame, params, benchmark, export, cache=store), None
+        never = grid.read(workspace.STUDY_GRID).standing.oracle if workspace.STUDY_GRID.is_file() else None
+        decision = deciding.decide(frame, params, benchmark, export, cache=store, never=never)
+        undecided = None
     except CheckError as error:  # too few seeds: the rest of the report stands without it
         decision, undecided = None, error
     return Study(

@@ -123,7 +123,7 @@ def row_of(experiment: Experiment, ours: Params, digest: str) -> dict[str, Any]:
 
 
 def _images_seen(params: Params, index: str | None) -> int | None:
-    """Images that the student saw in all its epochs, each as often as it did; None if the index's metrics are not there."""
+    """Images that the student saw in all its epochs, each time counted; None without the metrics of the index."""
     if index is None or "images_in" not in (held := json.loads(index)):
         return None
     images = held["images_in"]["train"] + (held["images_in"].get(TRANSFER, 0) if families.distils(params) else 0)
