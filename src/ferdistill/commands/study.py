@@ -229,7 +229,7 @@ def rescore(
     from ..study import collect
     from ..study import rescore as library
 
-    rows = library.rescore(_table(results), corpus, params.load())
+    rows = library.rescore(table_of(results), corpus, params.load())
     collect.write(out, rows)
     if as_json:
         print(json.dumps({"out": str(out), "rows": len(rows), "corpus": corpus.as_posix()}, indent=2))
@@ -237,7 +237,7 @@ def rescore(
         say(f"{out}: {len(rows)} runs, scored on {corpus}")
 
 
-def _table(named: Path | None) -> Path:
+def table_of(named: Path | None) -> Path:
     """The table named, or the workspace's own."""
     from .. import params
     from ..study import results
@@ -279,7 +279,7 @@ def compare(
 
     if every == (candidate is not None):
         raise UsageError("one of --candidate and --all", expected="--candidate RECIPE, or --all")
-    compared = library.compare(results.read(_table(table)), baseline, candidate, metrics=metrics, equal=equal)
+    compared = library.compare(results.read(table_of(table)), baseline, candidate, metrics=metrics, equal=equal)
     if as_json:
         print(json_text(compared if every else compared[0]))
     elif every:
@@ -298,21 +298,21 @@ def _print_comparison(result: dict[str, Any]) -> None:
     rows: dict[str, list[str]] = {}
     for found in metrics.values():
         for line in found["per_seed"]:
-            pair = f"{_told(line['baseline'])} → {_told(line['candidate'])}"
+            pair = f"{told(line['baseline'])} → {told(line['candidate'])}"
             rows.setdefault(f"seed {line['seed']}", []).append(pair)
         cells = {
             "pairs of seeds": str(found["pairs"]),
-            "mean difference": _told(found["mean_difference"], "+.4f"),
-            "95 % t interval, paired": _told(found["t_interval"], "+.4f"),
-            "95 % Welch interval, unpaired": _told(found["welch_interval"], "+.4f"),
-            "bootstrap interval, unpaired": _told(found["bootstrap_interval"], "+.4f"),
-            "  its coverage at this n": _told(found["bootstrap_coverage"], ".0%").replace("%", " %"),
+            "mean difference": told(found["mean_difference"], "+.4f"),
+            "95 % t interval, paired": told(found["t_interval"], "+.4f"),
+            "95 % Welch interval, unpaired": told(found["welch_interval"], "+.4f"),
+            "bootstrap interval, unpaired": told(found["bootstrap_interval"], "+.4f"),
+            "  its coverage at this n": told(found["bootstrap_coverage"], ".0%").replace("%", " %"),
             "permutation p, unpaired (least possible)": _p(found, "permutation_p"),
             "sign-flip p, paired (least possible)": _p(found, "paired_p"),
-            f"Dunnett's p, {result['comparisons']} compared": _told(found["dunnett_p"], ".3g"),
-            f"Dunnett's interval, {result['comparisons']} compared": _told(found["dunnett_interval"], "+.4f"),
-            "Cohen's d, pooled": _told(found["cohens_d"], ".3g"),
-            "d_z, paired": _told(found["d_z"], ".3g"),
+            f"Dunnett's p, {result['comparisons']} compared": told(found["dunnett_p"], ".3g"),
+            f"Dunnett's interval, {result['comparisons']} compared": told(found["dunnett_interval"], "+.4f"),
+            "Cohen's d, pooled": told(found["cohens_d"], ".3g"),
+            "d_z, paired": told(found["d_z"], ".3g"),
             "pairs of seeds for 80 % power": str(found["seeds_needed"] or "-"),
         }
         for title, told in cells.items():
@@ -320,7 +320,7 @@ def _print_comparison(result: dict[str, Any]) -> None:
     if result["examples"]["available"]:
         images = result["examples"]["metrics"]
         intervals = [images[name]["interval"] if name in images else None for name in metrics]
-        rows["95 % interval over test images"] = [_told(interval, "+.4f") for interval in intervals]
+        rows["95 % interval over test images"] = [told(interval, "+.4f") for interval in intervals]
     for title, line_cells in rows.items():
         shown.add_row(title, *line_cells)
     wide().print(shown)
@@ -341,9 +341,9 @@ def _print_comparisons(compared: list[dict[str, Any]]) -> None:
                 shown.add_row(
                     result["candidate"]["label"] + same,
                     str(found["pairs"]),
-                    *(_told(found[key], "+.4f") for key in ("mean_difference", "t_interval")),
-                    *(_told(found[key], ".3g") for key in ("t_p", "dunnett_p", "permutation_p")),
-                    *(_told(found[key], ".3g") for key in ("permutation_p_min", "d_z")),
+                    *(told(found[key], "+.4f") for key in ("mean_difference", "t_interval")),
+                    *(told(found[key], ".3g") for key in ("t_p", "dunnett_p", "permutation_p")),
+                    *(told(found[key], ".3g") for key in ("permutation_p_min", "d_z")),
                 )
         wide().print(shown)
     print(f"Recipes compared, all of which Dunnett's p counts: {len(compared)}. Differences are minus the baseline.")
@@ -351,63 +351,7 @@ def _print_comparisons(compared: list[dict[str, Any]]) -> None:
         print("A recipe of the same loss can differ from the baseline by noise or by a fault alone.")
 
 
-@study_cli.command("primary")
-def primary(
-    grid: Annotated[Path, typer.Option("--grid", help="The study, which names the contrasts.")] = workspace.STUDY_GRID,
-    table: Results = None,
-    as_json: As_json = False,
-) -> None:
-    """Answer what the study was run for: the contrasts that its grid names under `primary`, over seeds and people.
-
-    A model with crossed random effects of seed and person, whose variances are found by moments, those of people by
-    bootstrap; Holm's adjustment over all contrasts. It needs the predictions of the runs; without them seeds alone
-    count, and that is said. Then the headroom: what the true distribution as the teacher, and annotators' votes, bring
-    over labels alone, and whether that is enough to rank families by. Examples:
-
-        ferdistill study primary
-
-        ferdistill study primary --grid my_study.yaml --results runs.csv --json
-    """
-    from .. import params
-    from ..study import contrasts as library
-    from ..study import results
-    from ..study.grid import read
-
-    settings, design = params.load(), read(grid)
-    if design.primary is None:
-        raise UsageError("the grid names no contrast", where=str(grid), expected="`primary`, as in conf/study.yaml")
-    frame = results.read(_table(table))
-    found = library.primary(frame, design.primary, settings)
-    since = library.stated(grid, design.primary)
-    before = library.was_stated_before(since, frame)
-    rooms = [library.headroom(frame, design.standing, settings, metric) for metric in design.primary.metrics]
-    if as_json:
-        print(json_text({"contrasts": found, "stated": since, "stated_before_runs": before, "headroom": rooms}))
-        return
-    _print_contrasts({f"{one['candidate']} - {one['baseline']}: {one['metric']}": one for one in found})
-    told = {True: "before the first run", False: "after the first run, so it is exploratory too"}
-    say(f"Named since {since or 'no commit'}, {told.get(before, 'and whether before the first run is not known')}.")
-    for why in dict.fromkeys(one["why"] for one in found if one["why"]):
-        say(f"Over seeds alone: {why}.")
-    for room in rooms:
-        rows = {key: room[key] for key in ("oracle", "votes") if room[key]} | room["families"]
-        _print_contrasts({f"{name} - none: {room['metric']}": one for name, one in rows.items()})
-        verdict = {True: "Families can be ranked", False: "Families are not ranked", None: "Headroom not known"}
-        say(f"{verdict[room['ranked']]}: {room['why']}.")
-
-
-def _print_contrasts(rows: dict[str, dict[str, Any]]) -> None:
-    heads = ["seeds", "difference", "95 % interval", "p", "p Holm", "of seeds", "of people"]
-    shown = Table(Column("contrast", overflow="fold"), *heads)
-    for name, one in rows.items():
-        numbers = [_told(one[key], "+.4f") for key in ("difference", "interval")]
-        p_values = [_told(one.get(key), ".2g") for key in ("p", "p_holm")]
-        shown.add_row(name, str(one["seeds"]), *numbers, *p_values, *(_told(one[k]) for k in ("of_seeds", "of_people")))
-    if rows:
-        wide().print(shown)
-
-
-def _told(value: float | list[float] | None, form: str = ".4f") -> str:
+def told(value: float | list[float] | None, form: str = ".4f") -> str:
     """A number or an interval; a dash where there is none."""
     if value is None:
         return "-"
@@ -443,14 +387,14 @@ def decide(
 
     settings = params.load()
     never = read(workspace.STUDY_GRID).standing.oracle if workspace.STUDY_GRID.is_file() else None
-    decision = library.decide(results.read(_table(table)), settings, *library.measured(), never=never)
+    decision = library.decide(results.read(table_of(table)), settings, *library.measured(), never=never)
     if as_json:
         print(json_text(decision))
     else:
         heads = ["teachers", "seeds", "difference", "shrunken", "95 %", "score", "better"]
         shown = Table(Column("recipe", overflow="fold"), *heads)
         for row in decision["candidates"]:
-            numbers = [_told(row[key], "+.4f") for key in ("difference", "expected", "interval", "score")]
+            numbers = [told(row[key], "+.4f") for key in ("difference", "expected", "interval", "score")]
             shown.add_row(row["label"], str(row["teachers"]), str(row["seeds"]), *numbers, f"{row['better']:.2f}")
         wide().print(shown)
         for number, sentence in enumerate(decision["reasoning"], 1):
@@ -485,7 +429,7 @@ def report(
     from .. import params
     from ..report import report as library
 
-    written = library.make(_table(table), params.load(), out, markdown, replication=replication)
+    written = library.make(table_of(table), params.load(), out, markdown, replication=replication)
     if as_json:
         print(json.dumps({"written": [path.as_posix() for path in written]}, indent=2))
     else:
