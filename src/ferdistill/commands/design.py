@@ -11,7 +11,7 @@ from ..errors import UsageError
 from ..files import atomic
 from ..plain import json_text, say
 from .console import wide
-from .study import As_json, Results, table_of, told
+from .study import As_json, Results, digits, table_of
 
 
 def primary(
@@ -62,9 +62,11 @@ def _print_contrasts(rows: dict[str, dict[str, Any]]) -> None:
     heads = ["seeds", "difference", "95 % interval", "p", "p Holm", "of seeds", "of people"]
     shown = Table(Column("contrast", overflow="fold"), *heads)
     for name, one in rows.items():
-        numbers = [told(one[key], "+.4f") for key in ("difference", "interval")]
-        p_values = [told(one.get(key), ".2g") for key in ("p", "p_holm")]
-        shown.add_row(name, str(one["seeds"]), *numbers, *p_values, *(told(one[k]) for k in ("of_seeds", "of_people")))
+        numbers = [digits(one[key], "+.4f") for key in ("difference", "interval")]
+        p_values = [digits(one.get(key), ".2g") for key in ("p", "p_holm")]
+        shown.add_row(
+            name, str(one["seeds"]), *numbers, *p_values, *(digits(one[k]) for k in ("of_seeds", "of_people"))
+        )
     if rows:
         wide().print(shown)
 
@@ -168,13 +170,13 @@ def surface(
 def _print_surface(found: dict[str, Any], places: dict[str, dict[str, Any]]) -> None:
     terms = Table(f"term of {found['metric']}", "value", "95 % interval", "p")
     for name, one in found["terms"].items():
-        terms.add_row(name, told(one["value"], "+.4f"), told(one["interval"], "+.4f"), told(one["p"], ".2g"))
+        terms.add_row(name, digits(one["value"], "+.4f"), digits(one["interval"], "+.4f"), digits(one["p"], ".2g"))
     shown = Table(Column("mixture", overflow="fold"), *found["teachers"], "seeds", "mean", "surface", "95 % interval")
 
     def add(name: str, one: dict[str, Any]) -> None:
-        weights = [told(one["weights"].get(teacher, 0.0), ".2f") for teacher in found["teachers"]]
+        weights = [digits(one["weights"].get(teacher, 0.0), ".2f") for teacher in found["teachers"]]
         shown.add_row(
-            name, *weights, str(one.get("seeds", "-")), *(told(one.get(k)) for k in ("mean", "fitted", "interval"))
+            name, *weights, str(one.get("seeds", "-")), *(digits(one.get(k)) for k in ("mean", "fitted", "interval"))
         )
 
     for one in found["points"]:
@@ -184,12 +186,10 @@ def _print_surface(found: dict[str, Any], places: dict[str, dict[str, Any]]) -> 
     add("best of the surface", found["best"])
     wide().print(terms)
     wide().print(shown)
-    say(
-        f"{found['runs']} runs. Noise of a run: {found['noise']:.4f}, of repeated runs {told(found['of_seeds'])}; lack of "
-        f"fit p = {told(found['lack_of_fit'], '.2g')}."
-    )
+    noise, repeated, lack = found["noise"], digits(found["of_seeds"]), digits(found["lack_of_fit"], ".2g")
+    say(f"{found['runs']} runs. Noise of a run: {noise:.4f}, of repeated runs {repeated}; lack of fit p = {lack}.")
     over = found["best"]["over_best_point"]
     say(
-        f"The best of the surface is {over['difference']:+.4f} from the best mixture run, {told(over['interval'], '+.4f')} "
-        "(95 %, not counting that it was sought)."
+        f"The best of the surface is {over['difference']:+.4f} from the best mixture run, "
+        f"{digits(over['interval'], '+.4f')} (95 %, not counting that it was sought)."
     )

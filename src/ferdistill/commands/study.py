@@ -298,21 +298,21 @@ def _print_comparison(result: dict[str, Any]) -> None:
     rows: dict[str, list[str]] = {}
     for found in metrics.values():
         for line in found["per_seed"]:
-            pair = f"{told(line['baseline'])} → {told(line['candidate'])}"
+            pair = f"{digits(line['baseline'])} → {digits(line['candidate'])}"
             rows.setdefault(f"seed {line['seed']}", []).append(pair)
         cells = {
             "pairs of seeds": str(found["pairs"]),
-            "mean difference": told(found["mean_difference"], "+.4f"),
-            "95 % t interval, paired": told(found["t_interval"], "+.4f"),
-            "95 % Welch interval, unpaired": told(found["welch_interval"], "+.4f"),
-            "bootstrap interval, unpaired": told(found["bootstrap_interval"], "+.4f"),
-            "  its coverage at this n": told(found["bootstrap_coverage"], ".0%").replace("%", " %"),
+            "mean difference": digits(found["mean_difference"], "+.4f"),
+            "95 % t interval, paired": digits(found["t_interval"], "+.4f"),
+            "95 % Welch interval, unpaired": digits(found["welch_interval"], "+.4f"),
+            "bootstrap interval, unpaired": digits(found["bootstrap_interval"], "+.4f"),
+            "  its coverage at this n": digits(found["bootstrap_coverage"], ".0%").replace("%", " %"),
             "permutation p, unpaired (least possible)": _p(found, "permutation_p"),
             "sign-flip p, paired (least possible)": _p(found, "paired_p"),
-            f"Dunnett's p, {result['comparisons']} compared": told(found["dunnett_p"], ".3g"),
-            f"Dunnett's interval, {result['comparisons']} compared": told(found["dunnett_interval"], "+.4f"),
-            "Cohen's d, pooled": told(found["cohens_d"], ".3g"),
-            "d_z, paired": told(found["d_z"], ".3g"),
+            f"Dunnett's p, {result['comparisons']} compared": digits(found["dunnett_p"], ".3g"),
+            f"Dunnett's interval, {result['comparisons']} compared": digits(found["dunnett_interval"], "+.4f"),
+            "Cohen's d, pooled": digits(found["cohens_d"], ".3g"),
+            "d_z, paired": digits(found["d_z"], ".3g"),
             "pairs of seeds for 80 % power": str(found["seeds_needed"] or "-"),
         }
         for title, told in cells.items():
@@ -320,7 +320,7 @@ def _print_comparison(result: dict[str, Any]) -> None:
     if result["examples"]["available"]:
         images = result["examples"]["metrics"]
         intervals = [images[name]["interval"] if name in images else None for name in metrics]
-        rows["95 % interval over test images"] = [told(interval, "+.4f") for interval in intervals]
+        rows["95 % interval over test images"] = [digits(interval, "+.4f") for interval in intervals]
     for title, line_cells in rows.items():
         shown.add_row(title, *line_cells)
     wide().print(shown)
@@ -341,9 +341,9 @@ def _print_comparisons(compared: list[dict[str, Any]]) -> None:
                 shown.add_row(
                     result["candidate"]["label"] + same,
                     str(found["pairs"]),
-                    *(told(found[key], "+.4f") for key in ("mean_difference", "t_interval")),
-                    *(told(found[key], ".3g") for key in ("t_p", "dunnett_p", "permutation_p")),
-                    *(told(found[key], ".3g") for key in ("permutation_p_min", "d_z")),
+                    *(digits(found[key], "+.4f") for key in ("mean_difference", "t_interval")),
+                    *(digits(found[key], ".3g") for key in ("t_p", "dunnett_p", "permutation_p")),
+                    *(digits(found[key], ".3g") for key in ("permutation_p_min", "d_z")),
                 )
         wide().print(shown)
     print(f"Recipes compared, all of which Dunnett's p counts: {len(compared)}. Differences are minus the baseline.")
@@ -351,7 +351,7 @@ def _print_comparisons(compared: list[dict[str, Any]]) -> None:
         print("A recipe of the same loss can differ from the baseline by noise or by a fault alone.")
 
 
-def told(value: float | list[float] | None, form: str = ".4f") -> str:
+def digits(value: float | list[float] | None, form: str = ".4f") -> str:
     """A number or an interval; a dash where there is none."""
     if value is None:
         return "-"
@@ -394,7 +394,7 @@ def decide(
         heads = ["teachers", "seeds", "difference", "shrunken", "95 %", "score", "better"]
         shown = Table(Column("recipe", overflow="fold"), *heads)
         for row in decision["candidates"]:
-            numbers = [told(row[key], "+.4f") for key in ("difference", "expected", "interval", "score")]
+            numbers = [digits(row[key], "+.4f") for key in ("difference", "expected", "interval", "score")]
             shown.add_row(row["label"], str(row["teachers"]), str(row["seeds"]), *numbers, f"{row['better']:.2f}")
         wide().print(shown)
         for number, sentence in enumerate(decision["reasoning"], 1):
