@@ -23,6 +23,7 @@ EXAMPLES = """
   python benchmarks/decide.py                       1,000 studies of each case, seconds
   python benchmarks/decide.py --studies 10000
 """
+RULES = params.load(Path(__file__).parents[1] / "params.yaml").decide
 SEEDS = np.array([8] * 8 + [3] * 15)  # the default first
 NEAR_OF = 200  # studies of which the probability of being near the best is compared with how often it was
 # In points: mean and standard deviation of the true gains over the default; standard deviations of what a seed adds to
@@ -62,11 +63,10 @@ def choices(scores: np.ndarray, default: np.ndarray, people: float) -> dict[str,
 
 
 def _ours(means: np.ndarray, default: np.ndarray, people: float) -> tuple[np.ndarray, shrinkage.Posterior]:
-    rules = params.load(Path(__file__).parents[1] / "params.yaml").decide
-    noise = shrinkage.noise_of_seeds(default, 100 * rules.seed_noise)
+    noise = shrinkage.noise_of_seeds(default, 100 * RULES.seed_noise)
     differences = means[:, 1:] - means[:, :1]
-    found = shrinkage.posterior(differences, SEEDS[1:], SEEDS[0], noise[:, None], people**2, 100 * rules.spread)
-    score = found.score(rules.confidence)
+    found = shrinkage.posterior(differences, SEEDS[1:], SEEDS[0], noise[:, None], people**2, 100 * RULES.spread)
+    score = found.score(RULES.confidence)
     return np.where(score.max(axis=1) > 0, score.argmax(axis=1) + 1, 0), found
 
 

@@ -151,7 +151,7 @@ def of_recipes(found):
     return [runs(family, mean, seeds) for family, (mean, seeds) in zip(FAMILIES, found, strict=False)]
 
 
-@examples(max_examples=40, deadline=None)
+@examples(max_examples=25, deadline=None)
 @given(RECIPES, st.data())
 def test_leaving_out_a_recipe_that_is_not_chosen_never_changes_the_choice(found, data):
     of = of_recipes(found)
@@ -161,7 +161,7 @@ def test_leaving_out_a_recipe_that_is_not_chosen_never_changes_the_choice(found,
     assert decided(*(some for at, some in enumerate(of) if at not in out))["chosen"]["recipe"] == chosen
 
 
-@examples(max_examples=25, deadline=None)
+@examples(max_examples=10, deadline=None)
 @given(RECIPES, st.lists(st.floats(0, 1), min_size=60, max_size=60))
 def test_no_score_of_test_has_a_part_in_it(found, scores):
     frame = table(of_recipes(found))
@@ -190,7 +190,7 @@ def test_fewer_seeds_never_bring_a_recipe_above_another_or_above_the_default(
     assert few <= 0 or few <= many
 
 
-@examples(max_examples=50, deadline=None)
+@examples(max_examples=25, deadline=None)
 @given(RECIPES, st.integers(0, 5), SEEDS)
 def test_a_recipe_that_is_not_chosen_is_not_chosen_for_having_fewer_seeds(found, which, seeds):
     which %= len(found)

@@ -207,15 +207,18 @@ def _people(default: Recipe, recipe: Recipe, merit: str, params: Params, cache: 
 def _told(case: Case) -> list[str]:
     """The scores in words."""
     rules, split = case.params.decide, MERITS[case.merit]
-    ends = dict.fromkeys(_points(np.sqrt(end)) for end in (case.people.min(initial=1), case.people.max(initial=0)))
-    stated = len(case.recipes) - int(case.measured.sum())
-    of_people = f"stated for {stated}, whose predictions are not here" if stated else "measured"
     why = [
         f"Judged by: {title_of(case.merit)}, which "
-        f"{'chose no epoch' if split == 'calib' else 'chose the epochs too, for the table has no other'}.",
-        f"Noise: {_points(np.sqrt(case.noise))} points of one seed, by the default's runs and params.yaml; "
-        f"{' to '.join(ends)} of a difference on other people ({of_people}).",
+        f"{'chose no epoch' if split == 'calib' else 'chose the epochs too, for the table has no other'}."
     ]
+    if case.recipes:
+        ends = " to ".join(dict.fromkeys(_points(np.sqrt(end)) for end in (case.people.min(), case.people.max())))
+        stated = len(case.recipes) - int(case.measured.sum())
+        of_people = f"stated for {stated}, whose predictions are not here" if stated else "measured"
+        why.append(
+            f"Noise: {_points(np.sqrt(case.noise))} points of one seed, by the default's runs and params.yaml; "
+            f"{ends} of a difference on other people ({of_people})."
+        )
     before = (
         f"before any run a recipe is expected within {_points(rules.spread)} points of it (one standard deviation), "
         f"and each is judged by its own runs and the default's alone"

@@ -42,13 +42,13 @@ def find(runs: pd.DataFrame, split: str, cache: Path | None = None) -> Found | s
     CheckError
         If the predictions are not of the same images, labels and classes.
     """
-    from ..tracking import dvc_private  # which takes a second
-
     if "predictions" not in runs:
         return "the table has no column `predictions`"
     listed = [str(digest) for digest in runs["predictions"]]
     if not all(re.fullmatch(r"[0-9a-f]{32}", digest) for digest in listed):
         return "a run has no md5 of its predictions"
+    from ..tracking import dvc_private  # which takes a second
+
     root = dvc_private.local_cache() if cache is None else cache
     if root is None:
         return "not in a DVC repository, so there is no cache to look predictions up in"
