@@ -82,13 +82,8 @@ def _traces(axes: Axes, fitted: Surface, title: str) -> None:
         weights[:, number] = share
         value, error = fitted.at(weights)
         look = line(number)
-        axes.fill_between(
-            share,
-            *(value + end * fitted.quantile * error for end in (-1, 1)),
-            color=look["color"],
-            alpha=0.12,
-            linewidth=0,
-        )
+        half = fitted.quantile * error
+        axes.fill_between(share, value - half, value + half, color=look["color"], alpha=0.12, linewidth=0)
         axes.plot(share, value, color=look["color"], linestyle=look["linestyle"], label=name)
     axes.axvline(1 / size, color="0.6", linewidth=0.8)
     axes.set(xlabel="weight of one teacher, the others in equal parts", ylabel=title, xlim=(0, 1))

@@ -159,5 +159,7 @@ def stated(path: Path, design: Primary) -> str | None:
 
 def was_stated_before(since: str | None, frame: pd.DataFrame) -> bool | None:
     """Whether the contrasts stood before the first run of a table; None where one of the two is not known."""
-    times = pd.to_datetime(frame["time"], utc=True, errors="coerce").dropna() if "time" in frame else []
-    return bool(pd.Timestamp(since) <= times.min()) if since and len(times) else None
+    if since is None or "time" not in frame:
+        return None
+    times = pd.to_datetime(frame["time"], utc=True, errors="coerce").dropna()
+    return bool(pd.Timestamp(since) <= times.min()) if len(times) else None
