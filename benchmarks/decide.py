@@ -66,8 +66,9 @@ def _ours(means: np.ndarray, default: np.ndarray, people: float) -> tuple[np.nda
     noise = shrinkage.noise_of_seeds(default, 100 * RULES.seed_noise)
     differences = means[:, 1:] - means[:, :1]
     found = shrinkage.posterior(differences, SEEDS[1:], SEEDS[0], noise[:, None], people**2, 100 * RULES.spread)
-    score = found.score(RULES.confidence)
-    return np.where(score.max(axis=1) > 0, score.argmax(axis=1) + 1, 0), found
+    better = found.probability() > RULES.confidence
+    score = np.where(better, found.score(), -np.inf)
+    return np.where(better.any(axis=1), score.argmax(axis=1) + 1, 0), found
 
 
 def _changed(rule: str, scores: np.ndarray, default: np.ndarray, people: float, rng: np.random.Generator) -> float:

@@ -151,7 +151,7 @@ def of_recipes(found):
     return [runs(family, mean, seeds) for family, (mean, seeds) in zip(FAMILIES, found, strict=False)]
 
 
-@examples(max_examples=25, deadline=None)
+@examples(max_examples=20, deadline=None)
 @given(RECIPES, st.data())
 def test_leaving_out_a_recipe_that_is_not_chosen_never_changes_the_choice(found, data):
     of = of_recipes(found)
@@ -177,20 +177,20 @@ def test_no_score_of_test_has_a_part_in_it(found, scores):
 @examples(max_examples=200, deadline=None)
 @given(
     st.floats(-0.05, 0.05), st.integers(1, 40), st.integers(1, 40), st.integers(2, 40), st.floats(1e-3, 0.05),
-    st.floats(0, 0.05), st.floats(1e-3, 0.1), st.floats(0.5, 0.99),
+    st.floats(0, 0.05), st.floats(1e-3, 0.1),
 )  # fmt: skip
 def test_fewer_seeds_never_bring_a_recipe_above_another_or_above_the_default(
-    difference, fewer, more, default_seeds, noise, people, spread, confidence
+    difference, fewer, more, default_seeds, noise, people, spread
 ):
     assume(fewer < more)
-    few, many = (
-        float(shrinkage.posterior(difference, n, default_seeds, noise**2, people**2, spread).score(confidence))
-        for n in (fewer, more)
-    )
-    assert few <= 0 or few <= many
+    few, many = (shrinkage.posterior(difference, n, default_seeds, noise**2, people**2, spread) for n in (fewer, more))
+    if difference > 0:
+        assert few.score() <= many.score() and few.probability() <= many.probability() + 1e-12
+    else:
+        assert few.probability() <= 0.5  # which no confidence takes
 
 
-@examples(max_examples=25, deadline=None)
+@examples(max_examples=12, deadline=None)
 @given(RECIPES, st.integers(0, 5), SEEDS)
 def test_a_recipe_that_is_not_chosen_is_not_chosen_for_having_fewer_seeds(found, which, seeds):
     which %= len(found)
@@ -201,16 +201,17 @@ def test_a_recipe_that_is_not_chosen_is_not_chosen_for_having_fewer_seeds(found,
     assert decided(*of_recipes(found))["chosen"]["recipe"] == before
 
 
-def test_seeds_alone_are_no_advantage_where_all_recipes_are_one():
-    # 2,000 tables of twelve recipes as good as the default, half of them with three seeds and half with eight.
+@pytest.mark.parametrize("gain", [0.0, 0.01])
+def test_seeds_alone_are_no_advantage_where_all_recipes_are_one(gain):
+    # 4,000 tables of twelve recipes, all as good, half of them with three seeds and half with eight.
     rng = np.random.default_rng(1)
     seeds = np.tile([3, 8], 6)
-    taken = []
-    for _ in range(2000):
-        default = rng.normal(0.78, 0.006, 8)
-        means = rng.normal(0.78, 0.006 / np.sqrt(seeds))
-        noise = shrinkage.noise_of_seeds(default, SETTINGS.decide.seed_noise)
-        of = shrinkage.posterior(means - default.mean(), seeds, 8, noise, 0.0, SETTINGS.decide.spread)
-        score = of.score(SETTINGS.decide.confidence)
-        taken += [seeds[score.argmax()]] if score.max() > 0 else []
-    assert np.mean(np.array(taken) == 3) < 0.5 + 2 / np.sqrt(len(taken))
+    default = rng.normal(0.78, 0.006, (4000, 8))
+    means = rng.normal(0.78 + gain, 0.006 / np.sqrt(seeds), (4000, 12))
+    noise = shrinkage.noise_of_seeds(default, SETTINGS.decide.seed_noise)[:, None]
+    differences = means - default.mean(axis=1, keepdims=True)
+    of = shrinkage.posterior(differences, seeds, 8, noise, 0.0, SETTINGS.decide.spread)
+    score = np.where(of.probability() > SETTINGS.decide.confidence, of.score(), -np.inf)
+    taken = seeds[score.argmax(axis=1)][np.isfinite(score).any(axis=1)]
+    assert len(taken) > 2000 and np.mean(taken == 3) < 0.5 + 2 / np.sqrt(len(taken))
+    assert np.mean(seeds[means.argmax(axis=1)] == 3) > 0.65  # as the highest mean takes them

@@ -370,8 +370,8 @@ def decide(
 ) -> None:
     """Choose the student to deploy and a fallback, and say why, step by step.
 
-    The recipe is taken of which one can say, with the probability of `decide.confidence` in params.yaml, that it is
-    better than the default by most; the default where none is. The probability that the choice is within half a point
+    Of the recipes that are better than the default with the probability of `decide.confidence` in params.yaml the one
+    is taken whose true difference is surest to be large; the default where there is none. The probability that the choice is within half a point
     of the best is told, and which further seeds would change it. Scores of the test split have no part in it. Reads
     metrics/study/results_summary.csv, if it is of the workspace's corpus, scale and index, or the table that is named,
     and metrics/benchmark.json and metrics/export.json. Exits with 1 if the student is too slow or large. Examples:

@@ -12,11 +12,11 @@ from .figures import WIDTH, drawing, line
 
 STEPS = 24  # along an edge
 CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, np.sqrt(3) / 2]])
-FACES = 4  # that are drawn: of four teachers there are as many
+TRIANGLES = 4  # that are drawn: of four teachers there are as many
 
 
 def surface(found: dict[str, Any], places: dict[str, dict[str, Any]]) -> bytes:
-    """Faces of the simplex as triangles, a teacher a corner, and how the score changes from equal parts to each alone.
+    """Triangles of the simplex, a teacher a corner, and how the score changes from equal parts to each alone.
 
     `found` is of `mixture.fit`, `places` by name of `mixture.place`. On a triangle stand the mixtures of its three
     teachers alone, those that were run as circles and places as squares; others are on the curves below, where a band
@@ -24,22 +24,22 @@ def surface(found: dict[str, Any], places: dict[str, dict[str, Any]]) -> bytes:
     """
     fitted: Surface = found["surface"]
     size = len(fitted.teachers)
-    faces = list(combinations(range(size), 3))[:FACES]
-    rows = -(-len(faces) // 2)
+    triangles = list(combinations(range(size), 3))[:TRIANGLES]
+    rows = -(-len(triangles) // 2)
     with drawing(2.75 * rows + 3.2, width=WIDTH) as (figure, file):
         grid = figure.add_gridspec(rows + 1, 2)
         lattice = np.array([row for row in np.ndindex(STEPS + 1, STEPS + 1, STEPS + 1) if sum(row) == STEPS]) / STEPS
         values = []
-        for face in faces:
+        for triple in triangles:
             weights = np.zeros((len(lattice), size))
-            weights[:, face] = lattice
+            weights[:, triple] = lattice
             values.append(fitted.at(weights)[0])
-        levels = np.linspace(min(map(np.min, values)), max(map(np.max, values)) + 1e-12, 13) if faces else []
+        levels = np.linspace(min(map(np.min, values)), max(map(np.max, values)) + 1e-12, 13) if triangles else []
         drawn = None
-        panels = [figure.add_subplot(grid[at // 2, at % 2]) for at in range(len(faces))]
-        for axes, face, scores in zip(panels, faces, values, strict=True):
+        panels = [figure.add_subplot(grid[at // 2, at % 2]) for at in range(len(triangles))]
+        for axes, triple, scores in zip(panels, triangles, values, strict=True):
             drawn = axes.tricontourf(*(lattice @ CORNERS).T, scores, levels=levels, cmap="viridis")
-            _marks(axes, [fitted.teachers[at] for at in face], found["points"], places)
+            _marks(axes, [fitted.teachers[at] for at in triple], found["points"], places)
         if drawn is not None:
             figure.colorbar(drawn, ax=panels, shrink=0.7, label=title_of(found["metric"]))
         _traces(figure.add_subplot(grid[rows, :]), fitted, title_of(found["metric"]))
@@ -47,7 +47,7 @@ def surface(found: dict[str, Any], places: dict[str, dict[str, Any]]) -> bytes:
 
 
 def _marks(axes: Axes, teachers: list[str], points: list[dict[str, Any]], places: dict[str, dict[str, Any]]) -> None:
-    """Corners by name, and what lies on this face."""
+    """Corners by name, and what lies on this triangle."""
     for name, corner, side in zip(teachers, CORNERS, ("top", "top", "bottom"), strict=True):
         axes.annotate(
             name,
@@ -59,15 +59,15 @@ def _marks(axes: Axes, teachers: list[str], points: list[dict[str, Any]], places
             fontsize=8,
         )
 
-    def on_face(one: dict[str, Any]) -> np.ndarray | None:
+    def on_triangle(one: dict[str, Any]) -> np.ndarray | None:
         inside = set(one["weights"]) <= set(teachers)
         return np.array([one["weights"].get(name, 0.0) for name in teachers]) @ CORNERS if inside else None
 
     for one in points:
-        if (at := on_face(one)) is not None:
+        if (at := on_triangle(one)) is not None:
             axes.plot(*at, "o", color="white", markeredgecolor="black", markersize=5)
     for name, one in places.items():
-        if (at := on_face(one)) is not None:
+        if (at := on_triangle(one)) is not None:
             axes.plot(*at, "s", color="white", markeredgecolor="black", markersize=7)
             axes.annotate(name, at, xytext=(6, 4), textcoords="offset points", fontsize=8, color="white", weight="bold")
     axes.set_aspect("equal")

@@ -1,4 +1,4 @@
-"""Which student to deploy: the recipe that is most surely better than the default one, or the default.
+"""Which student to deploy: of the recipes that are better than a default one the most surely good, or the default.
 
 Each recipe is judged by its own runs, the default's, and what params.yaml states beforehand, and by nothing else; see
 `shrinkage`. So the choice cannot depend on which other recipes stand in the table, but for the one that is chosen. The
@@ -30,14 +30,15 @@ ASKED = 3  # recipes
 
 @dataclass
 class Case:
-    """The candidates in the order of their scores, and what is known of each; the default is not among them."""
+    """The candidates, best first, and what is known of each; the default is not among them."""
 
     params: Params
     merit: str
     default: Recipe
     recipes: list[Recipe]
     posterior: shrinkage.Posterior  # (R,)
-    scores: np.ndarray  # (R,), falling; the default's is 0
+    scores: np.ndarray  # (R,), falling among those that are better, and among the others
+    better: np.ndarray  # (R,), whether it is shown to be better than the default
     noise: float  # variance of a run
     people: np.ndarray  # (R,), variance of a difference over other people
     measured: np.ndarray  # (R,), whether that was measured, or is the one stated in params.yaml
@@ -45,7 +46,7 @@ class Case:
     @property
     def chosen(self) -> int | None:
         """The place of the recipe that is taken; None where that is the default."""
-        return 0 if len(self.recipes) and self.scores[0] > 0 else None
+        return 0 if self.better.any() else None
 
 
 def decide(
@@ -171,11 +172,16 @@ def _case(
         people,
         rules.spread,
     )
-    scores = posterior.score(rules.confidence)
+    scores, better = posterior.score(), posterior.probability() > rules.confidence
 
     def place(at: int) -> tuple[Any, ...]:
         # Of two names of one loss, which have one score, always the same, and the simpler.
-        return -scores[at], found[at].complexity, [str(value) for value in recipes.identity(found[at].runs)]
+        return (
+            not better[at],
+            -scores[at],
+            found[at].complexity,
+            [str(value) for value in recipes.identity(found[at].runs)],
+        )
 
     order = sorted(range(len(found)), key=place)
     case = Case(
@@ -185,6 +191,7 @@ def _case(
         recipes=[found[at] for at in order],
         posterior=shrinkage.Posterior(*(part[order] for part in posterior)),
         scores=scores[order],
+        better=better[order],
         noise=noise,
         people=people[order],
         measured=np.array([one is not None for one in of_people], bool)[order],
@@ -232,8 +239,9 @@ def _told(case: Case) -> list[str]:
     why.append(
         f"Chosen: {best['label']}, in the mean of {best['seeds']} seeds {points(best['difference'])} points from the "
         f"default, shrunken {points(best['expected'])} [{points(best['interval'][0])}, {points(best['interval'][1])}]. "
-        f"With a probability of {rules.confidence:g} it is better than the default by {points(best['score'])} or more, "
-        "of which no other recipe can say as much."
+        f"It is better than the default with a probability of {best['better']:.2f}. Of the {case.better.sum()} for which "
+        f"that is above {rules.confidence:g} it has the highest score, {points(best['score'])}: with a probability of "
+        f"{shrinkage.CAUTION:g} the true difference is above that, the default's own noise left aside."
     )
     others = [_candidate(case, place) for place in range(1, len(case.recipes))]
     if near := [one["label"] for one in others if one["interval"][1] > best["expected"]]:
@@ -244,6 +252,7 @@ def _told(case: Case) -> list[str]:
 def _ask(case: Case) -> list[dict[str, Any]]:
     """The recipes whose further seeds may change the choice: how many, and with which probability; fewest first."""
     rules, more = case.params.decide, np.arange(1, MOST_SEEDS + 1)
+    ranked = [float(score) for score in case.scores[case.better]]
     found = []
     for place, recipe in enumerate(case.recipes):
         later = shrinkage.posterior(
@@ -254,12 +263,10 @@ def _ask(case: Case) -> list[dict[str, Any]]:
             case.people[place],
             rules.spread,
         )
-        now = shrinkage.Posterior(*(np.asarray(part)[place] for part in case.posterior))
-        first = max(0.0, float(case.scores[0]))
-        second = max(0.0, float(case.scores[1])) if len(case.scores) > 1 else 0.0
-        rival = second if place == case.chosen else first
-        above = shrinkage.chance_of_score(now, later, rival, rules.confidence)
-        change = 1 - above if place == case.chosen else above
+        now = shrinkage.Posterior(*(part[place] for part in case.posterior))
+        rival = next((score for at, score in enumerate(ranked) if at != place), -np.inf)
+        first = shrinkage.chance_of_first(now, later, rival, rules.confidence)
+        change = 1 - first if place == case.chosen else first
         enough = np.flatnonzero(change >= WORTH_ASKING)
         if len(enough):
             told = {"recipe": recipe.selector, "label": recipe.label}
@@ -304,9 +311,9 @@ def _on_cost(params: Params, benchmark: dict[str, Any] | None, export: dict[str,
 
 
 def _fallback(case: Case, chosen: Recipe) -> Recipe | None:
-    """The next by score, the default having 0; not the same loss under another name."""
-    ranked = [r for r, score in zip(case.recipes, case.scores, strict=True) if score > 0]
-    ranked += [case.default, *(r for r in case.recipes if r not in ranked)]
+    """The next best, the default before those that are not shown to be better; not the same loss under another name."""
+    ahead = int(case.better.sum())
+    ranked = [*case.recipes[:ahead], case.default, *case.recipes[ahead:]]
     others = (r for r in ranked if r is not chosen and not same_loss(case.params, r.row, chosen.row))
     return next(others, None)
 

@@ -13,6 +13,7 @@ import numpy as np
 from scipy.stats import norm
 
 PRIOR_SEEDS = 4  # for how many degrees of freedom the stated noise of seeds counts
+CAUTION = 0.95  # with twelve recipes alike, half of three seeds and half of eight, either half is taken as often
 DRAWS, SEED = 20_000, 0
 
 Number = float | np.ndarray
@@ -32,16 +33,16 @@ class Posterior(NamedTuple):
         return np.hypot(self.own, self.common)
 
     def probability(self) -> np.ndarray:
-        """That the recipe is better than the default."""
+        """That the recipe is better than the default. At one measured difference above 0 it grows with the seeds."""
         return np.asarray(norm.cdf(self.mean / self.deviation))
 
-    def score(self, confidence: float) -> np.ndarray:
-        """What the recipe is better than the default by, with this probability; the default itself has 0.
+    def score(self) -> np.ndarray:
+        """What recipes are ranked by: the difference that the true one exceeds with a probability of `CAUTION`.
 
-        Wherever it is above 0 it grows with the number of seeds, mean and noise being the same. So fewer seeds never
-        bring a recipe above another or above 0.
+        The default's noise, alike for all, is left aside. At one measured difference above 0 it grows with the seeds,
+        and of recipes of one true score those with few seeds are not taken more often for spreading more.
         """
-        return np.asarray(self.mean - norm.ppf(confidence) * self.deviation)
+        return np.asarray(self.mean - norm.ppf(CAUTION) * self.own)
 
 
 def noise_of_seeds(default: np.ndarray, stated: float) -> np.ndarray:
@@ -90,12 +91,13 @@ def probability_near_best(found: Posterior, chosen: int | None, near: float) -> 
     return float(np.mean(best - (0.0 if chosen is None else true[:, chosen]) <= near))
 
 
-def chance_of_score(now: Posterior, later: Posterior, threshold: Number, confidence: float) -> np.ndarray:
-    """The probability that further runs bring a recipe's score above a threshold.
+def chance_of_first(now: Posterior, later: Posterior, rival: Number, confidence: float) -> np.ndarray:
+    """The probability that further runs leave a recipe better than the default, with a score above a rival's.
 
-    `later` is the posterior if the mean stays as it is: further runs make it as sure as that, and move its mean by what
-    they take off the variance (the preposterior distribution: Raiffa & Schlaifer 1961).
+    Better with a probability of `confidence`. `later` is the posterior if the mean stays as it is: further runs make
+    it as sure as that, and move it by what they take off the variance: the preposterior distribution (Raiffa &
+    Schlaifer 1961).
     """
-    moved = np.sqrt(np.maximum(now.deviation**2 - later.deviation**2, 1e-18))
-    reached = now.mean - norm.ppf(confidence) * later.deviation
-    return np.asarray(norm.sf((threshold - reached) / moved))
+    moved = np.sqrt(np.maximum(now.own**2 - later.own**2, 1e-18))
+    needed = np.maximum(rival + norm.ppf(CAUTION) * later.own, norm.ppf(confidence) * later.deviation)
+    return np.asarray(norm.sf((needed - now.mean) / moved))
