@@ -77,10 +77,12 @@ def test_the_noise_of_people_is_stated_or_measured(tmp_path):
     assert any("other people (measured)" in line for line in found["reasoning"])
 
 
-def test_a_table_without_calib_goes_by_val():
+def test_val_which_chose_the_epochs_judges_only_where_it_is_named():
     frame = table([runs("6A", 0.80).assign(val_macro_f1=0.83)]).drop(columns="calib_macro_f1")
     frame.loc[frame["family"] == "none", "val_macro_f1"] += SPREAD
-    found = decision.decide(frame, SETTINGS)
+    with pytest.raises(CheckError, match="--by val_macro_f1"):
+        decision.decide(frame, SETTINGS)
+    found = decision.decide(frame, SETTINGS, merit="val_macro_f1")
     assert found["merit"] == "val_macro_f1" and found["chosen"]["recipe"] == "6A:kd"
     assert any("chose the epochs too" in line for line in found["reasoning"])
 

@@ -63,7 +63,7 @@ def table(path, f1=None, ece=None, only=NAMES, jitter=(), **columns):
                 **settings,
                 **{"best_epoch": 5 + at, "best_test_epoch": 10, "best_test_macro_f1": mean + 0.01},
                 **{"optimism_macro_f1": 0.01, "best_test_acc": mean, "grid_at_edge": str(at == 0).lower()},
-                **dict.fromkeys(["val_macro_f1", "val_accuracy", "macro_f1", "accuracy"], mean),
+                **dict.fromkeys(["val_macro_f1", "calib_macro_f1", "val_accuracy", "macro_f1", "accuracy"], mean),
                 **{f"{key}{name}": mean for key in ("f1_", "best_test_f1_") for name in CLASSES},
                 **dict.fromkeys(["ece", "ece_scaled", "ece_null", "mce", "mce_scaled"], error),
                 **dict.fromkeys(["nll", "nll_scaled", "brier", "brier_scaled"], 0.6),

@@ -47,7 +47,10 @@ def primary(
         print(json_text({"contrasts": found, "stated": since, "stated_before_runs": before, "headroom": rooms}))
         return
     _print_contrasts({f"{one['candidate']} - {one['baseline']}: {one['metric']}": one for one in found})
-    told = {True: "before the first run", False: "after the first run, so it is exploratory too"}
+    told: dict[bool | None, str] = {
+        True: "before the first run",
+        False: "after the first run, so it is exploratory too",
+    }
     say(f"Named since {since or 'no commit'}, {told.get(before, 'and whether before the first run is not known')}.")
     for why in dict.fromkeys(one["why"] for one in found if one["why"]):
         say(f"Over seeds alone: {why}.")

@@ -365,16 +365,20 @@ def _p(found: dict[str, Any], name: str) -> str:
 
 @study_cli.command("decide")
 def decide(
+    by: Annotated[
+        str, typer.Option("--by", help="calib_macro_f1, or val_macro_f1, which chose epochs.")
+    ] = "calib_macro_f1",
     table: Results = None,
     as_json: As_json = False,
 ) -> None:
     """Choose the student to deploy and a fallback, and say why, step by step.
 
     Of the recipes that are better than the default with the probability of `decide.confidence` in params.yaml the one
-    is taken whose true difference is surest to be large; the default where there is none. The probability that the choice is within half a point
-    of the best is told, and which further seeds would change it. Scores of the test split have no part in it. Reads
-    metrics/study/results_summary.csv, if it is of the workspace's corpus, scale and index, or the table that is named,
-    and metrics/benchmark.json and metrics/export.json. Exits with 1 if the student is too slow or large. Examples:
+    is taken whose true difference is surest to be large; the default where there is none. It says how probable it is
+    that the choice is within half a point of the best, and which further seeds would change it. Scores of the test
+    split have no part in it. Reads metrics/study/results_summary.csv, if it is of the workspace's corpus, scale and
+    index, or the table that is named, and metrics/benchmark.json and metrics/export.json. Exits with 1 if the student
+    is too slow or large. Examples:
 
         ferdistill study decide
 
@@ -387,7 +391,10 @@ def decide(
 
     settings = params.load()
     never = read(workspace.STUDY_GRID).standing.oracle if workspace.STUDY_GRID.is_file() else None
-    decision = library.decide(results.read(table_of(table)), settings, *library.measured(), never=never)
+    if by not in library.MERITS:
+        raise UsageError(f"nothing is decided by `{by}`", where="--by", expected=f"one of {', '.join(library.MERITS)}")
+    frame = results.read(table_of(table))
+    decision = library.decide(frame, settings, *library.measured(), merit=by, never=never)
     if as_json:
         print(json_text(decision))
     else:

@@ -34,11 +34,13 @@ def surface(found: dict[str, Any], places: dict[str, dict[str, Any]]) -> bytes:
             weights = np.zeros((len(lattice), size))
             weights[:, triple] = lattice
             values.append(fitted.at(weights)[0])
-        levels = np.linspace(min(map(np.min, values)), max(map(np.max, values)) + 1e-12, 13) if triangles else []
+        everywhere = np.concatenate(values) if values else np.zeros(1)
+        levels = np.linspace(everywhere.min(), everywhere.max() + 1e-12, 13)
         drawn = None
         panels = [figure.add_subplot(grid[at // 2, at % 2]) for at in range(len(triangles))]
         for axes, triple, scores in zip(panels, triangles, values, strict=True):
-            drawn = axes.tricontourf(*(lattice @ CORNERS).T, scores, levels=levels, cmap="viridis")
+            x, y = (lattice @ CORNERS).T
+            drawn = axes.tricontourf(x, y, scores, levels=levels, cmap="viridis")
             _marks(axes, [fitted.teachers[at] for at in triple], found["points"], places)
         if drawn is not None:
             figure.colorbar(drawn, ax=panels, shrink=0.7, label=title_of(found["metric"]))
@@ -51,7 +53,7 @@ def _marks(axes: Axes, teachers: list[str], points: list[dict[str, Any]], places
     for name, corner, side in zip(teachers, CORNERS, ("top", "top", "bottom"), strict=True):
         axes.annotate(
             name,
-            corner,
+            (corner[0], corner[1]),
             xytext=(0, 3 if side == "bottom" else -3),
             textcoords="offset points",
             va=side,
@@ -69,7 +71,15 @@ def _marks(axes: Axes, teachers: list[str], points: list[dict[str, Any]], places
     for name, one in places.items():
         if (at := on_triangle(one)) is not None:
             axes.plot(*at, "s", color="white", markeredgecolor="black", markersize=7)
-            axes.annotate(name, at, xytext=(6, 4), textcoords="offset points", fontsize=8, color="white", weight="bold")
+            axes.annotate(
+                name,
+                (at[0], at[1]),
+                xytext=(6, 4),
+                textcoords="offset points",
+                fontsize=8,
+                color="white",
+                weight="bold",
+            )
     axes.set_aspect("equal")
     axes.set_axis_off()
 

@@ -295,7 +295,7 @@ def _adjust(
 
 def _equal(frame: pd.DataFrame, before: pd.DataFrame, column: str) -> pd.DataFrame:
     """The rows that have the baseline's value in a column."""
-    values = before[column].dropna().unique() if column in frame else []
+    values = before[column].dropna().unique().tolist() if column in frame else []
     if len(values) != 1:
         raise UsageError(
             f"the baseline has {len(values)} values of `{column}`",

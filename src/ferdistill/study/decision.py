@@ -20,7 +20,7 @@ from . import recipes, shrinkage, stored
 from .recipes import Recipe, points, same_loss
 from .schema import title_of
 
-# What is judged by, and the split that it is of: calib chose no epoch, val did. Older tables have the second alone.
+# What can be judged by, and the split that it is of. The first chose no epoch, and is meant unless the other is named.
 MERITS = {"calib_macro_f1": "calib", "val_macro_f1": "val"}
 TOLD = "macro_f1"  # of test
 MOST_SEEDS = 64  # that are asked for of one recipe
@@ -55,14 +55,16 @@ def decide(
     benchmark: dict[str, Any] | None = None,
     export: dict[str, Any] | None = None,
     *,
+    merit: str = "calib_macro_f1",
     cache: Path | None = None,
     never: str | None = None,
 ) -> dict[str, Any]:
     """Choose a recipe, the seed of it to deploy, and a fallback.
 
     The table is of `results.read`; in the params, `decide` names the default recipe and states what is expected of the
-    others. For `benchmark` and `export`, the student's latency and size, see `measured`; for `cache`, where stored
-    predictions lie, see `stored.find`. `never` selects a recipe that is no candidate, as the oracle.
+    others. For `benchmark` and `export`, the student's latency and size, see `measured`; `merit` is a column of
+    `MERITS`; for `cache`, where stored predictions lie, see `stored.find`. `never` names a family that is no candidate,
+    as the oracle's.
 
     Returns
     -------
@@ -86,7 +88,7 @@ def decide(
     UsageError, CheckError
         See `recipes.of`; also if the table has no run of the default, or too few.
     """
-    case, left_out, why = _case(frame, params, cache, never)
+    case, left_out, why = _case(frame, params, merit, cache, never)
     why += _told(case)
     chosen = case.default if case.chosen is None else case.recipes[case.chosen]
     near = shrinkage.probability_near_best(case.posterior, case.chosen, params.decide.near)
@@ -131,7 +133,7 @@ def measured() -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
 
 
 def _case(
-    frame: pd.DataFrame, params: Params, cache: Path | None, never: str | None
+    frame: pd.DataFrame, params: Params, merit: str, cache: Path | None, never: str | None
 ) -> tuple[Case, list[Recipe], list[str]]:
     """The candidates with their scores, what is left out, and what that is to be told as."""
     rules = params.decide
@@ -144,7 +146,13 @@ def _case(
             expected=error.expected,
             hint="run it, or name another default",
         ) from None
-    merit = next((name for name in MERITS if name in own and own[name].notna().all()), list(MERITS)[-1])
+    if merit not in own or own[merit].isna().any():
+        raise CheckError(
+            f"the default recipe has no {title_of(merit)} in this table, as older tables have none",
+            where=f"column {merit}",
+            expected="a score of images that chose no epoch",
+            hint="collect runs of today, or judge by what chose the epochs: `--by val_macro_f1`",
+        )
     everything = recipes.of(frame, params, [merit, TOLD])
     default = next(recipe for recipe in everything if recipes.identity(recipe.runs) == recipes.identity(own))
     excluded = [recipe for recipe in everything if recipe.family == never]
@@ -216,7 +224,7 @@ def _told(case: Case) -> list[str]:
     rules, split = case.params.decide, MERITS[case.merit]
     why = [
         f"Judged by: {title_of(case.merit)}, which "
-        f"{'chose no epoch' if split == 'calib' else 'chose the epochs too, for the table has no other'}."
+        f"{'chose no epoch' if split == 'calib' else 'chose the epochs too, so that it favours who gains by that'}."
     ]
     if case.recipes:
         ends = " to ".join(dict.fromkeys(_points(np.sqrt(end)) for end in (case.people.min(), case.people.max())))
@@ -239,8 +247,8 @@ def _told(case: Case) -> list[str]:
     why.append(
         f"Chosen: {best['label']}, in the mean of {best['seeds']} seeds {points(best['difference'])} points from the "
         f"default, shrunken {points(best['expected'])} [{points(best['interval'][0])}, {points(best['interval'][1])}]. "
-        f"It is better than the default with a probability of {best['better']:.2f}. Of the {case.better.sum()} for which "
-        f"that is above {rules.confidence:g} it has the highest score, {points(best['score'])}: with a probability of "
+        f"It is better than the default with a probability of {best['better']:.2f}. Of the {case.better.sum()} "
+        f"with more than {rules.confidence:g} it has the highest score, {points(best['score'])}: with a probability of "
         f"{shrinkage.CAUTION:g} the true difference is above that, the default's own noise left aside."
     )
     others = [_candidate(case, place) for place in range(1, len(case.recipes))]
@@ -253,7 +261,7 @@ def _ask(case: Case) -> list[dict[str, Any]]:
     """The recipes whose further seeds may change the choice: how many, and with which probability; fewest first."""
     rules, more = case.params.decide, np.arange(1, MOST_SEEDS + 1)
     ranked = [float(score) for score in case.scores[case.better]]
-    found = []
+    found: list[dict[str, Any]] = []
     for place, recipe in enumerate(case.recipes):
         later = shrinkage.posterior(
             recipe.mean(case.merit) - case.default.mean(case.merit),

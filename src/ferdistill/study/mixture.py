@@ -87,7 +87,8 @@ def write_families(file: Path, blends: Sequence[Blend]) -> list[str]:
     for blend in new:
         weights = [f"{name}: {_decimal(weight)}" for name, weight in blend.weights.items()]
         # Of rounded numbers the last takes what is left, since they have to sum to 1.
-        left = 1 - sum(Fraction(_decimal(weight)) for weight in list(blend.weights.values())[:-1])
+        rounded = [Fraction(_decimal(weight)) for weight in blend.weights.values()]
+        left = 1 - sum(rounded[:-1], Fraction(0))
         weights[-1] = f"{list(blend.weights)[-1]}: {_decimal(left)}"
         source = f"    - {{weight: 1.0, teachers: {{{', '.join(weights)}}}}}"
         entry = [
