@@ -143,6 +143,59 @@ def test_effect_sizes_by_their_formulas():
     assert statistics.cohens_dz(a) == pytest.approx(stats.ttest_1samp(a, 0).statistic / sqrt(3))
 
 
+def test_dunnetts_test_is_scipys():
+    rng = np.random.default_rng(3)
+    baseline, others = rng.normal(0, 1, 8), [rng.normal(0.6 * at, 1, size) for at, size in enumerate((8, 3, 5))]
+    found = statistics.dunnett(baseline, others)
+    known = stats.dunnett(*others, control=baseline, rng=np.random.default_rng(0))
+    ends = known.confidence_interval()
+    for at, one in enumerate(found):
+        assert one.p == pytest.approx(known.pvalue[at], abs=5e-4)
+        assert one.interval == pytest.approx((ends.low[at], ends.high[at]), abs=5e-3)
+    # One candidate is Student's pooled t test, to the last digits.
+    (alone,) = statistics.dunnett(baseline, others[:1])
+    student = stats.ttest_ind(others[0], baseline)
+    assert alone.p == pytest.approx(student.pvalue, rel=1e-8)
+    assert alone.interval == pytest.approx(tuple(student.confidence_interval()), rel=1e-6)
+
+
+def test_dunnetts_p_follows_the_size_of_the_effect():
+    # One recipe keeps step with the baseline's seeds by chance, so that its paired t is the largest of all.
+    baseline = np.array([0.0, 1, 2, 3, 4, 5])
+    small, large = baseline + 0.4 + 0.01 * np.array([0, 1, 0, 1, 0, 1]), np.array([9.0, 3, 7, 5, 4, 8])
+    assert statistics.paired_t_p(small - baseline) < statistics.paired_t_p(large - baseline)
+    one, other = statistics.dunnett(baseline, [small, large])
+    assert other.p < 0.05 < one.p
+    assert statistics.dunnett([1.0], [[2.0]])[0] == (1.0, (-np.inf, np.inf), 1.0)
+    assert [one.p for one in statistics.dunnett([1.0, 1.0], [[2.0], [1.0]])] == [0.0, 1.0]
+
+
+def drawn_study(rng, seeds, people, of_seed, of_person, of_both):
+    """Score differences of seeds on people, with true mean 0: what `resampled` gives of two models a seed."""
+    effects = rng.normal(0, of_seed, (seeds, 1)) + rng.normal(0, of_person, people)
+    effects = effects + rng.normal(0, of_both, (seeds, people))
+    times = rng.multinomial(people, np.full(people, 1 / people), size=200) / people
+    nought = {"score": statistics.Drawn(0.0, np.zeros(200))}
+    return [nought] * seeds, [{"score": statistics.Drawn(float(row.mean()), times @ row)} for row in effects]
+
+
+@pytest.mark.parametrize("sizes", [(1.0, 0.0, 0.0), (0.0, 5.0, 0.0), (1.0, 5.0, 0.0), (0.5, 2.0, 6.0)])
+def test_intervals_over_seeds_and_people_hold_the_truth(sizes):
+    rng = np.random.default_rng(5)
+    found = [statistics.crossed(*drawn_study(rng, 8, 40, *sizes), "score", 40) for _ in range(600)]
+    held = np.mean([one.interval[0] <= 0 <= one.interval[1] for one in found])
+    assert 0.92 <= held <= 0.985  # of 600, standard error 0.009
+    assert np.mean([one.p < 0.05 for one in found]) == pytest.approx(1 - held, abs=1e-9)
+
+
+def test_people_widen_what_seeds_alone_say():
+    rng = np.random.default_rng(6)
+    found = statistics.crossed(*drawn_study(rng, 8, 40, 0.2, 4.0, 0.5), "score", 40)
+    assert found.of_people > 2 * found.of_seeds
+    seeds_alone = 2 * stats.t.ppf(0.975, 7) * found.of_seeds
+    assert np.diff(found.interval)[0] > 1.5 * seeds_alone
+
+
 def test_holm_steps_down():
     # Worked by hand: 4 * .005, 3 * .01, 2 * .03, 1 * .04 and the maximum so far.
     assert statistics.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
@@ -172,9 +225,15 @@ def predictions():
     return logits[0], logits[1], labels, np.repeat(np.arange(30), 4)
 
 
+def over_examples(before, after, *of, **options):
+    return statistics.over_examples(
+        *([statistics.resampled(one, *of, **options) for one in s] for s in (before, after))
+    )
+
+
 def test_the_bootstrap_over_examples_scores_as_the_metrics_do(predictions):
     before, after, labels, clusters = predictions
-    found = statistics.clustered_bootstrap(before, after, labels, clusters, bins=10, resamples=100)
+    found = over_examples(before, after, labels, clusters, bins=10, resamples=100)
     scored = [[score(logits, labels, list("abcd"), bins=10) for logits in side] for side in (before, after)]
     for name, (difference, (low, high)) in found.items():
         means = [np.mean([one[name] for one in side]) for side in scored]
@@ -192,7 +251,7 @@ def test_the_bootstrap_over_examples_scores_as_the_metrics_do(predictions):
             ]
         )
     expected = np.quantile(np.diff(slow, axis=1), [0.025, 0.975])
-    fast = statistics.clustered_bootstrap(before, after, labels, clusters, bins=10, resamples=20)["macro_f1"][1]
+    fast = over_examples(before, after, labels, clusters, bins=10, resamples=20)["macro_f1"][1]
     assert draws[:20].tolist() == np.random.default_rng(0).multinomial(30, np.full(30, 1 / 30), size=20).tolist()
     assert fast == pytest.approx(expected, abs=1e-12)
 
@@ -201,7 +260,7 @@ def test_copies_are_not_new_evidence(predictions):
     before, after, labels, _ = predictions
     four = [np.tile(side, (1, 4, 1)) for side in (before, after)]
     many = np.tile(labels, 4)
-    once = statistics.clustered_bootstrap(before, after, labels, np.arange(120))["accuracy"][1]
-    known = statistics.clustered_bootstrap(*four, many, np.tile(np.arange(120), 4))["accuracy"][1]
-    ignored = statistics.clustered_bootstrap(*four, many, np.arange(480))["accuracy"][1]
+    once = over_examples(before, after, labels, np.arange(120))["accuracy"][1]
+    known = over_examples(*four, many, np.tile(np.arange(120), 4))["accuracy"][1]
+    ignored = over_examples(*four, many, np.arange(480))["accuracy"][1]
     assert known == pytest.approx(once) and np.diff(ignored) < 0.7 * np.diff(known)

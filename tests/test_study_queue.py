@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
+from dvc.utils.hydra import apply_overrides
 from typer.testing import CliRunner
 
 from ferdistill import params
@@ -91,6 +92,32 @@ def test_a_grid_sweeps_every_setting(tmp_path):
     assert run.overrides["dkd_target_term"] == "report" and run.overrides["alpha"] == 0.3
 
 
+def test_a_grid_sweeps_the_epochs_and_the_learning_rate_of_the_students_only_phase(tmp_path):
+    cell = "{family: none, mode: none, seeds: [1], epochs: [30], lr: [0.001, 0.004]}"
+    path = write_grid(tmp_path / "grid.yaml", f"seeds: {{}}\ncells:\n  - {cell}\n")
+    first, second = grid.load(path, SETTINGS)
+    assert (first.name, second.name) == ("study-none-epochs30-lr0.001-s1", "study-none-epochs30-lr0.004-s1")
+    place = f"scales.{SETTINGS['scale']}.student.phases.0"
+    assert second.overrides == {
+        "family": "none",
+        "mode": "none",
+        f"{place}.epochs": 30,
+        f"{place}.lr": 0.004,
+        "seed": 1,
+    }
+    laid = experiments.laid_over(SETTINGS, second.overrides)
+    assert params.Params.model_validate(laid).scale_.student.phases[0].epochs == 30
+    assert experiments.lookup(SETTINGS, f"{place}.epochs") == 10  # the settings themselves stay
+    # And DVC writes them where they belong.
+    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    apply_overrides(tmp_path / "params.yaml", [f"{key}={value!r}" for key, value in second.overrides.items()])
+    assert yaml.safe_load((tmp_path / "params.yaml").read_text()) == laid
+    two = experiments.laid_over(SETTINGS, {f"scales.{SETTINGS['scale']}.student.phases": [
+        {"epochs": 2, "lr": 1e-3, "augment": "none"}, {"epochs": 1, "lr": 1e-4, "augment": "none"}]})  # fmt: skip
+    with pytest.raises(UsageError, match="epochs with a student of one phase"):
+        grid.load(path, two)
+
+
 def test_one_run_with_other_views_goes_first_and_its_like_wait_for_it():
     runs = [PlannedRun(f"{views}-{seed}", {"views": views, "seed": seed}) for seed in (1, 2) for views in (1, 4)]
     stages = {"softlabels@a": {"params": ["classes", "views"]}, "student": {"params": ["seed", "views"]}}
@@ -162,6 +189,8 @@ def test_collect_writes_one_row_a_run_and_says_what_it_leaves_out_and_why(inside
     row = rows["study-6D-kd-lambda0.7-s42"]
     assert (row["family"], row["mode"], row["lambda"], row["beta"], row["seed"]) == ("6D", "kd", "0.7", "", "42")
     assert (row["fusion"], row["alpha"], row["temperature"]) == ("probability", "0.5", "2.0")
+    images = json.loads((inside / "metrics/index.json").read_text())["images_in"]["train"]
+    assert (row["epochs"], row["lr"], row["images_seen"]) == ("10", "0.002", str(10 * images))
     assert (row["misaligned"], row["time"]) == (
         "false",
         datetime.fromisoformat("2025-11-25T00:00:00+08:00").astimezone().isoformat(),

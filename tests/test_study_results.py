@@ -174,8 +174,10 @@ def test_a_comparison_is_what_statistics_says(table):
     json.dumps(result, allow_nan=False)
     every = comparison.compare(frame, "6A:kd", metrics=["ece"])
     assert len(every) == 7
-    adjusted = statistics.holm([one["metrics"]["ece"]["permutation_p"] for one in every])
-    assert [one["metrics"]["ece"]["p_holm"] for one in every] == adjusted
+    ece = [recipes.select(frame, one["candidate"]["selector"])["ece"].to_numpy() for one in every]
+    tested = statistics.dunnett(recipes.select(frame, "6A:kd")["ece"].to_numpy(), ece)
+    assert [one["metrics"]["ece"]["dunnett_p"] for one in every] == [one.p for one in tested]
+    assert [one["metrics"]["ece"]["dunnett_interval"] for one in every] == [list(one.interval) for one in tested]
     same = next(one for one in every if one["candidate"]["selector"] == "6E:kd")
     assert same == result | {"candidate": same["candidate"]}
 
@@ -189,7 +191,7 @@ def test_seeds_without_a_partner_are_dropped_and_named(write):
     assert found["bootstrap_coverage"] == statistics.bootstrap_coverage(3, 4)
     single = compare(results.read(write([run("6A", seed=1), run("6E", seed=2)])), "6A:kd", "6E:kd")
     alone = single["metrics"]["macro_f1"]
-    assert alone["pairs"] == 0 and alone["t_interval"] is None and alone["paired_p"] is None and alone["p_holm"] == 1
+    assert alone["pairs"] == 0 and alone["t_interval"] is None and alone["paired_p"] is None and alone["dunnett_p"] == 1
     assert "no paired interval" in " ".join(comparison.sentences(single))
 
 
@@ -317,7 +319,7 @@ def test_the_command_answers_people_and_machines():
     found = result["metrics"]["macro_f1"]
     assert {
         *("per_seed", "mean_difference", "t_interval", "bootstrap_interval", "bootstrap_coverage", "permutation_p"),
-        *("permutation_p_min", "paired_p", "paired_p_min", "cohens_d", "seeds_needed", "p_holm"),
+        *("permutation_p_min", "paired_p", "paired_p_min", "cohens_d", "seeds_needed", "dunnett_p"),
     } <= set(found)
     assert found["mean_difference"] == pytest.approx(0.0042226) and found["permutation_p"] == 0.1
     shown = CliRunner().invoke(cli, [*command, "--candidate", "6E:kd"]).output

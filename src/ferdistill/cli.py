@@ -11,6 +11,7 @@ from .commands.audit import audit
 from .commands.bench import bench
 from .commands.corpus import corpus_cli
 from .commands.data import data_cli
+from .commands.design import mixture, primary, surface
 from .commands.diff import diff
 from .commands.experiments import experiments
 from .commands.index import index_cli
@@ -41,6 +42,8 @@ for name, group in groups.items():
 corpus_cli.command("render")(render_corpus)
 corpus_cli.command("witness")(witness)
 teachers_cli.command("fetch")(fetch_teachers)
+for command in (primary, mixture, surface):
+    study_cli.command()(command)
 for command in (repro, diff, experiments, audit, score, monitor, serve, bench, predict, watch, pretrain):
     cli.command()(command)
 

@@ -390,21 +390,17 @@ class BenchmarkParams(StrictModel):
 
 
 class DecideParams(StrictModel):
+    """What is expected of recipes before any run, and when one is taken: see `study.shrinkage`."""
+
+    default: str
     min_seeds: Annotated[int, Field(ge=2)]
-    negligible_macro_f1: Share
-    large_macro_f1: Share
-    large_ece: Share
+    spread: Fraction
+    seed_noise: Fraction
+    people_noise: Share
+    confidence: Annotated[float, Field(ge=0.5, lt=1)]
+    near: Share
     max_p95_ms: PositiveFloat
     max_mb: PositiveFloat
-
-    @model_validator(mode="after")
-    def _large_is_more(self) -> "DecideParams":
-        if self.negligible_macro_f1 > self.large_macro_f1:
-            raise ValueError(
-                f"negligible_macro_f1 ({self.negligible_macro_f1:g}) must not be above large_macro_f1 "
-                f"({self.large_macro_f1:g})"
-            )
-        return self
 
 
 class Params(StrictModel):

@@ -5,6 +5,8 @@ from pathlib import Path
 
 PARAMS = Path("params.yaml")
 STUDY_GRID = Path("conf/study.yaml")
+MIXTURE_GRID = Path("conf/mixture.yaml")
+ORACLE = Path("pretrained/oracle.csv")
 
 CHECKED = Path("data/checked")
 

@@ -241,7 +241,7 @@ def rescore(
     from ..study import collect
     from ..study import rescore as library
 
-    rows = library.rescore(_table(results), corpus, params.load())
+    rows = library.rescore(table_of(results), corpus, params.load())
     collect.write(out, rows)
     if as_json:
         print(json.dumps({"out": str(out), "rows": len(rows), "corpus": corpus.as_posix()}, indent=2))
@@ -249,7 +249,7 @@ def rescore(
         say(f"{out}: {len(rows)} runs, scored on {corpus}")
 
 
-def _table(named: Path | None) -> Path:
+def table_of(named: Path | None) -> Path:
     """The table named, or the workspace's own."""
     from .. import params
     from ..study import results
@@ -265,6 +265,9 @@ def compare(
     metrics: Annotated[
         list[str] | None, typer.Option("--metric", help="Column to compare; may be given again.", show_default=False)
     ] = None,
+    equal: Annotated[
+        str | None, typer.Option(help="Compare only with recipes of the baseline's epochs, or images_seen.")
+    ] = None,
     table: Results = None,
     as_json: As_json = False,
 ) -> None:
@@ -277,6 +280,8 @@ def compare(
 
         ferdistill study compare --baseline none --all --metric macro_f1 --metric ece --json
 
+        ferdistill study compare --baseline none:none:epochs=30 --all --equal images_seen
+
         ferdistill study compare --baseline 6D:kd:lambda=0.7 --candidate 6E:dkd:beta=4 --results runs.csv
     """
     from ..study import comparison as library
@@ -284,7 +289,7 @@ def compare(
 
     if every == (candidate is not None):
         raise UsageError("one of --candidate and --all", expected="--candidate RECIPE, or --all")
-    compared = library.compare(results.read(_table(table)), baseline, candidate, metrics=metrics)
+    compared = library.compare(results.read(table_of(table)), baseline, candidate, metrics=metrics, equal=equal)
     if as_json:
         print(json_text(compared if every else compared[0]))
     elif every:
@@ -303,21 +308,21 @@ def _print_comparison(result: dict[str, Any]) -> None:
     rows: dict[str, list[str]] = {}
     for found in metrics.values():
         for line in found["per_seed"]:
-            pair = f"{_told(line['baseline'])} → {_told(line['candidate'])}"
+            pair = f"{digits(line['baseline'])} → {digits(line['candidate'])}"
             rows.setdefault(f"seed {line['seed']}", []).append(pair)
         cells = {
             "pairs of seeds": str(found["pairs"]),
-            "mean difference": _told(found["mean_difference"], "+.4f"),
-            "95 % t interval, paired": _told(found["t_interval"], "+.4f"),
-            "95 % Welch interval, unpaired": _told(found["welch_interval"], "+.4f"),
-            "bootstrap interval, unpaired": _told(found["bootstrap_interval"], "+.4f"),
-            "  its coverage at this n": _told(found["bootstrap_coverage"], ".0%").replace("%", " %"),
+            "mean difference": digits(found["mean_difference"], "+.4f"),
+            "95 % t interval, paired": digits(found["t_interval"], "+.4f"),
+            "95 % Welch interval, unpaired": digits(found["welch_interval"], "+.4f"),
+            "bootstrap interval, unpaired": digits(found["bootstrap_interval"], "+.4f"),
+            "  its coverage at this n": digits(found["bootstrap_coverage"], ".0%").replace("%", " %"),
             "permutation p, unpaired (least possible)": _p(found, "permutation_p"),
             "sign-flip p, paired (least possible)": _p(found, "paired_p"),
-            f"permutation p, Holm over {result['comparisons']}": _told(found["p_holm"], ".3g"),
-            f"paired t p, Holm over {result['comparisons']}": _told(found["t_p_holm"], ".3g"),
-            "Cohen's d, pooled": _told(found["cohens_d"], ".3g"),
-            "d_z, paired": _told(found["d_z"], ".3g"),
+            f"Dunnett's p, {result['comparisons']} compared": digits(found["dunnett_p"], ".3g"),
+            f"Dunnett's interval, {result['comparisons']} compared": digits(found["dunnett_interval"], "+.4f"),
+            "Cohen's d, pooled": digits(found["cohens_d"], ".3g"),
+            "d_z, paired": digits(found["d_z"], ".3g"),
             "pairs of seeds for 80 % power": str(found["seeds_needed"] or "-"),
         }
         for title, told in cells.items():
@@ -325,7 +330,7 @@ def _print_comparison(result: dict[str, Any]) -> None:
     if result["examples"]["available"]:
         images = result["examples"]["metrics"]
         intervals = [images[name]["interval"] if name in images else None for name in metrics]
-        rows["95 % interval over test images"] = [_told(interval, "+.4f") for interval in intervals]
+        rows["95 % interval over test images"] = [digits(interval, "+.4f") for interval in intervals]
     for title, line_cells in rows.items():
         shown.add_row(title, *line_cells)
     wide().print(shown)
@@ -338,7 +343,7 @@ def _print_comparisons(compared: list[dict[str, Any]]) -> None:
     for name in compared[0]["metrics"]:
         shown = Table(
             f"{title_of(name)} against {compared[0]['baseline']['label']}",
-            *("pairs", "difference", "95 % t interval", "p t", "p t, Holm", "p permutation", "least", "d_z"),
+            *("pairs", "difference", "95 % t interval", "p t", "p Dunnett", "p permutation", "least", "d_z"),
         )
         for result in compared:
             if found := result["metrics"].get(name):
@@ -346,17 +351,17 @@ def _print_comparisons(compared: list[dict[str, Any]]) -> None:
                 shown.add_row(
                     result["candidate"]["label"] + same,
                     str(found["pairs"]),
-                    *(_told(found[key], "+.4f") for key in ("mean_difference", "t_interval")),
-                    *(_told(found[key], ".3g") for key in ("t_p", "t_p_holm", "permutation_p")),
-                    *(_told(found[key], ".3g") for key in ("permutation_p_min", "d_z")),
+                    *(digits(found[key], "+.4f") for key in ("mean_difference", "t_interval")),
+                    *(digits(found[key], ".3g") for key in ("t_p", "dunnett_p", "permutation_p")),
+                    *(digits(found[key], ".3g") for key in ("permutation_p_min", "d_z")),
                 )
         wide().print(shown)
-    print(f"Recipes compared, over which Holm's adjustment runs: {len(compared)}. Differences are minus the baseline.")
+    print(f"Recipes compared, all of which Dunnett's p counts: {len(compared)}. Differences are minus the baseline.")
     if any(result["null_pair"]["identical_losses"] for result in compared):
         print("A recipe of the same loss can differ from the baseline by noise or by a fault alone.")
 
 
-def _told(value: float | list[float] | None, form: str = ".4f") -> str:
+def digits(value: float | list[float] | None, form: str = ".4f") -> str:
     """A number or an interval; a dash where there is none."""
     if value is None:
         return "-"
@@ -370,15 +375,20 @@ def _p(found: dict[str, Any], name: str) -> str:
 
 @study_cli.command("decide")
 def decide(
+    by: Annotated[
+        str, typer.Option("--by", help="calib_macro_f1, or val_macro_f1, which chose epochs.")
+    ] = "calib_macro_f1",
     table: Results = None,
     as_json: As_json = False,
 ) -> None:
     """Choose the student to deploy and a fallback, and say why, step by step.
 
-    A large drop of ECE for a negligible loss of macro F1 is acceptable, the reverse is not; of recipes that the seeds
-    cannot distinguish, the simpler is taken. The thresholds are under `decide` in params.yaml. Reads
-    metrics/study/results_summary.csv, if it is of the workspace's corpus, scale and index, or the table that is named,
-    and metrics/benchmark.json and metrics/export.json. Exits with 1 if the student is too slow or large. Examples:
+    Of the recipes that are better than the default with the probability of `decide.confidence` in params.yaml the one
+    is taken whose true difference is surest to be large; the default where there is none. It says how probable it is
+    that the choice is within half a point of the best, and which further seeds would change it. Scores of the test
+    split have no part in it. Reads metrics/study/results_summary.csv, if it is of the workspace's corpus, scale and
+    index, or the table that is named, and metrics/benchmark.json and metrics/export.json. Exits with 1 if the student
+    is too slow or large. Examples:
 
         ferdistill study decide
 
@@ -387,18 +397,22 @@ def decide(
     from .. import params
     from ..study import decision as library
     from ..study import results
+    from ..study.grid import read
 
     settings = params.load()
-    decision = library.decide(results.read(_table(table)), settings, *library.measured())
+    never = read(workspace.STUDY_GRID).standing.oracle if workspace.STUDY_GRID.is_file() else None
+    if by not in library.MERITS:
+        raise UsageError(f"nothing is decided by `{by}`", where="--by", expected=f"one of {', '.join(library.MERITS)}")
+    frame = results.read(table_of(table))
+    decision = library.decide(frame, settings, *library.measured(), merit=by, never=never)
     if as_json:
         print(json_text(decision))
     else:
-        heads = ["teachers", "seeds", "F1 val", "F1 test", "ECE scaled", "acceptable", "Pareto"]
+        heads = ["teachers", "seeds", "difference", "shrunken", "95 %", "score", "better"]
         shown = Table(Column("recipe", overflow="fold"), *heads)
         for row in decision["candidates"]:
-            numbers = [f"{row[key]:.4f}" for key in ("val_macro_f1", "macro_f1", "ece_scaled")]
-            flags = ["yes" if row[key] else "" for key in ("acceptable", "pareto")]
-            shown.add_row(row["label"], str(row["teachers"]), str(row["seeds"]), *numbers, *flags)
+            numbers = [digits(row[key], "+.4f") for key in ("difference", "expected", "interval", "score")]
+            shown.add_row(row["label"], str(row["teachers"]), str(row["seeds"]), *numbers, f"{row['better']:.2f}")
         wide().print(shown)
         for number, sentence in enumerate(decision["reasoning"], 1):
             say(f"{number}. {sentence}")
@@ -447,7 +461,7 @@ def report(
     settings = params.load()
     folder = workspace.REPORTS / (name or settings.corpus)
     out, markdown = out or folder / "report.html", markdown or folder / "report.md"
-    written = library.make(_table(table), settings, out, markdown, replication=replication)
+    written = library.make(table_of(table), settings, out, markdown, replication=replication)
     if as_json:
         print(json.dumps({"written": [path.as_posix() for path in written]}, indent=2))
     else:

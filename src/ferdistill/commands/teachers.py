@@ -111,6 +111,31 @@ def weigh(
         say(f"family {write} added to {workspace.PARAMS}: `dvc exp run -S family={write}`", err=as_json)
 
 
+@teachers_cli.command("oracle")
+def oracle(
+    out: Annotated[Path, typer.Option("--out", help="CSV to write.")] = workspace.ORACLE,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON: the file and its rows.")] = False,
+) -> None:
+    """Write the true distribution of a rendered corpus as a teacher's soft labels: what perfect teachers would bring.
+
+    A row of a study to compare with, and none to deploy: docs/study.md says how it enters params.yaml. Examples:
+
+        ferdistill teachers oracle
+
+        ferdistill teachers oracle --out pretrained/truth.csv --json
+    """
+    from .. import params
+    from ..data import index, truth
+
+    settings = params.load()
+    rows = index.read(workspace.index_csv(settings.index_tag)).rows["path"].tolist()
+    truth.write_as_teacher(out, workspace.corpus(settings.corpus), rows, settings.classes)
+    if as_json:
+        print(json_text({"out": out.as_posix(), "rows": len(rows)}))
+    else:
+        say(f"{out}: {len(rows)} images; keep it out of git: `dvc add {out}`")
+
+
 @teachers_cli.command("freeze")
 def freeze(
     names: Annotated[list[str], typer.Argument(metavar="TEACHER...", help="Teachers that are trained here.")],

@@ -1,4 +1,4 @@
-"""What is known of a rendered corpus. Only figures are drawn from it: no stage trains or chooses by it."""
+"""What is known of a rendered corpus. Only figures are drawn from it, and a teacher that is a row to compare with."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +9,7 @@ from scipy.special import entr
 
 from ..errors import CheckError
 from ..f1 import macro_f1
+from ..files import atomic
 
 
 def ceiling(corpus_dir: Path, rows: pd.DataFrame, classes: list[str]) -> dict[str, float] | None:
@@ -34,6 +35,24 @@ def ceiling(corpus_dir: Path, rows: pd.DataFrame, classes: list[str]) -> dict[st
         str(split): macro_f1(codes[splits == split], known.argmax(axis=1)[splits == split], len(classes))
         for split in sorted(set(splits))
     }
+
+
+def write_as_teacher(file: Path, corpus_dir: Path, paths: Sequence[str], classes: Sequence[str]) -> None:
+    """Write the annotators' known distribution as soft labels at temperature 1: a CSV with `path` and `prob_<class>`.
+
+    A CheckError if the corpus has no such truth; see also `distribution`.
+    """
+    known = distribution(corpus_dir, paths, classes)
+    if known is None:
+        raise CheckError(
+            "the true distribution of these images is not known",
+            where=str(corpus_dir),
+            expected="a rendered corpus, whose truth/samples.csv has it",
+        )
+    frame = pd.DataFrame(known, columns=[f"prob_{name}" for name in classes])
+    frame.insert(0, "path", list(paths))
+    with atomic(file) as temporary:
+        frame.to_csv(temporary, index=False, lineterminator="\n")
 
 
 def kl_from_truth(truth: np.ndarray, log_probabilities: np.ndarray) -> float:

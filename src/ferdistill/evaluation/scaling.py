@@ -11,6 +11,7 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.model_selection import GroupKFold
 
 from ..errors import CheckError
+from ..f1 import macro_f1
 from ..params import CalibrateParams
 from .calibration import (
     check_scored,
@@ -275,6 +276,8 @@ def calibrate(
         },
         "calib": {
             "n": len(truth),
+            # Of labels, whatever scaling is fitted to: what recipes are chosen by, for calib chose no epoch.
+            "macro_f1": macro_f1(calib.labels, calib.logits.argmax(axis=1), len(classes)),
             **{of: {name: found[name] for name in ("nll", "ece", "brier")} for of, found in scores.items()},
         },
         **({"against": "votes"} if settings.against == "votes" else {}),

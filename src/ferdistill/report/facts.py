@@ -100,16 +100,17 @@ def _beside_kd(study: Study, mode: str) -> Facts:
 
 
 def _standings(study: Study, baseline: Recipe | None, candidates: list[Recipe]) -> Facts | None:
-    """Who wins, loses, or cannot be told, and who still does after Holm's correction."""
+    """Who wins, loses, or cannot be told, and whom Dunnett's test still distinguishes from the baseline."""
     if baseline is None or not candidates:
         return None
     found = [(recipe, study.difference(baseline, recipe, "macro_f1")) for recipe in candidates]
     clear = [(recipe, d) for recipe, d in found if d.clear]
     best, most = max(found, key=lambda pair: pair[1].mean)
     # Over every recipe of the table, as `study compare` does it, not over the candidates alone.
-    every = [(r, study.difference(baseline, r, "macro_f1")) for r in study.recipes if r is not baseline]
-    judged = [(recipe, d) for recipe, d in every if len(d.per_seed) > 1]
-    corrected = statistics.holm([statistics.paired_t_p(list(d.per_seed.values())) for _, d in judged])
+    every = [recipe for recipe in study.recipes if recipe is not baseline]
+    tested = statistics.dunnett(
+        baseline.runs["macro_f1"].to_numpy(), [recipe.runs["macro_f1"].to_numpy() for recipe in every]
+    )
     named = {recipe.selector for recipe in candidates}
     return {
         "baseline": baseline,
@@ -118,8 +119,8 @@ def _standings(study: Study, baseline: Recipe | None, candidates: list[Recipe]) 
         "below": sum(d.mean < 0 for _, d in clear),
         "best": best,
         "most": most,
-        "judged": len(judged),
-        "kept": [r.label for (r, _), p in zip(judged, corrected, strict=True) if p < 0.05 and r.selector in named],
+        "judged": len(every),
+        "kept": [r.label for r, one in zip(every, tested, strict=True) if one.p < 0.05 and r.selector in named],
     }
 
 
@@ -321,24 +322,42 @@ def _chosen(study: Study, otherwise: Sequence[Recipe | None], what: str) -> list
 
 
 def deployment(study: Study) -> Facts:
-    """The decision, its reasons, and the Pareto front."""
+    """The decision, its reasons, what each recipe is expected to bring, and the Pareto front."""
     if study.decision is None:
         return {}
-    chosen, fallback = study.decision["chosen"], study.decision["fallback"]
+    merit, chosen, fallback = (study.decision[key] for key in ("merit", "chosen", "fallback"))
     marked = {chosen["recipe"], fallback["recipe"] if fallback else ""}
+    front = pareto(study.recipes, merit)
     drawn = [
         {
-            **{"x": c["ece_scaled"], "y": c["val_macro_f1"], "label": c["label"], "teachers": c["teachers"]},
-            **{"front": c["pareto"], "name_it": c["pareto"] or c["recipe"] in marked},
+            **{"x": one.mean("ece_scaled"), "y": one.mean(merit), "label": one.label, "teachers": len(one.mixture)},
+            **{"front": one in front, "name_it": one in front or one.selector in marked},
         }
-        for c in study.decision["candidates"]
+        for one in study.recipes
     ]
-    axes = [f"{schema.title_of(key)} ({schema.METRIC[key].better} is better)" for key in ("ece_scaled", "val_macro_f1")]
+    axes = [f"{schema.title_of(key)} ({schema.METRIC[key].better} is better)" for key in ("ece_scaled", merit)]
+    rows = [
+        {"label": one["label"], "mean": one["expected"], "low": one["interval"][0], "high": one["interval"][1]}
+        | {"points": [one["difference"]]}
+        for one in study.decision["candidates"]
+    ]
+    over = f"points of {schema.title_of(merit)} over {study.decision['default']['label']}"
     return {
-        "front": [one["label"] for one in drawn if one["front"]],
+        "front": [one.label for one in front],
         "measured": study.benchmark if study.benchmark and "batch_1" in study.benchmark else None,
+        **({"expected": Picture("expected", figures.forest(rows, over))} if rows else {}),
         "picture": Picture("pareto", figures.pareto(drawn, *axes)),
     }
+
+
+def pareto(recipes: Sequence[Recipe], merit: str) -> list[Recipe]:
+    """Those that no other recipe beats or equals in both means (the merit, ECE after scaling) and beats in one."""
+    merits = [(one.mean(merit), -one.mean("ece_scaled")) for one in recipes]
+
+    def beats(one: tuple[float, float], other: tuple[float, float]) -> bool:
+        return one != other and one[0] >= other[0] and one[1] >= other[1]
+
+    return [r for r, own in zip(recipes, merits, strict=True) if not any(beats(other, own) for other in merits)]
 
 
 def curves(study: Study) -> Facts:

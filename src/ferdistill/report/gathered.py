@@ -26,7 +26,7 @@ from ..files import read_json
 from ..params import Params, TaskParams
 from ..progress import track
 from ..softlabels import families, store
-from ..study import comparison, recipes, results, schema
+from ..study import comparison, contrasts, grid, recipes, results, schema
 from ..study import decision as deciding
 from ..study.recipes import Difference, Recipe, point
 from ..tracking import dvc_private, experiments
@@ -64,6 +64,8 @@ class Study:
     classes, teachers : list of str
     decision : dict or None
         From `decision.decide`; `undecided` says why there is none.
+    headroom : dict
+        From `contrasts.headroom`.
     replication : Replication or None
         The published report that the study repeats.
     predictions : dict
@@ -92,6 +94,7 @@ class Study:
     bins: int
     decision: dict[str, Any] | None
     undecided: CheckError | None = None
+    headroom: dict[str, Any] = field(default_factory=dict)
     replication: Replication | None = None
     benchmark: dict[str, Any] | None = None
     predictions: dict[str, list[tuple[np.ndarray, np.ndarray, float]]] = field(default_factory=dict)
@@ -292,8 +295,10 @@ def gather(frame: pd.DataFrame, params: Params, store: Path | None, replication:
             picture = Path(directory) / "diversity.png"
             plots.teacher_diversity(picture, teachers, f"Teachers on {teachers['n']} test images")
             drawn["diversity"] = picture.read_bytes()
+    standing = grid.read(workspace.STUDY_GRID).standing if workspace.STUDY_GRID.is_file() else grid.Standing()
     try:
-        decision, undecided = deciding.decide(frame, params, benchmark, export), None
+        decision = deciding.decide(frame, params, benchmark, export, cache=store, never=standing.oracle)
+        undecided = None
     except CheckError as error:  # too few seeds: the rest of the report stands without it
         decision, undecided = None, error
     return Study(
@@ -309,6 +314,7 @@ def gather(frame: pd.DataFrame, params: Params, store: Path | None, replication:
         bins=params.calibrate.bins,
         decision=decision,
         undecided=undecided,
+        headroom=contrasts.headroom(frame, standing, params, cache=store),
         replication=replication,
         benchmark=benchmark,
         predictions=_predictions(found, classes, store),

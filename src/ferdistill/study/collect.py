@@ -10,6 +10,7 @@ import pandas as pd
 from pydantic import ValidationError
 
 from .. import workspace
+from ..data.index import TRANSFER
 from ..errors import CheckError
 from ..files import atomic, read_json, sha256
 from ..params import Params, explain
@@ -22,6 +23,7 @@ from .schema import EVALUATION, FILES, METRICS, SETTINGS, STUDENT
 
 # Params that rows of one table may differ in, beside the families; and what only says how a stage is launched.
 VARIED = {"family", "mode", "seed", *(setting.key for setting in SETTINGS)}
+INDEX = (workspace.METRICS / "index.json").as_posix()
 LAUNCH = "launch"
 MODEL, PREDICTIONS = ((workspace.STUDENT / name).as_posix() for name in ("model.safetensors", "predictions.parquet"))
 
@@ -53,7 +55,7 @@ def collect(
     zone = None if tz_offset is None else timezone(timedelta(hours=tz_offset))
     kept: dict[tuple[Any, ...], tuple[Experiment, dict[str, Any]]] = {}
     left_out: list[tuple[str, str]] = []
-    for experiment in experiments.read(experiments.baselines(revs), FILES):
+    for experiment in experiments.read(experiments.baselines(revs), [*FILES, INDEX]):
         try:
             row = row_of(experiment, settings, digest)
         except CheckError as error:
@@ -110,6 +112,7 @@ def row_of(experiment: Experiment, ours: Params, digest: str) -> dict[str, Any]:
         **{setting.key: setting.of(params) for setting in SETTINGS},
         "seed": params.seed,
         **measured,
+        "images_seen": _images_seen(params, experiment.files.get(INDEX)),
         "scale": params.scale,
         "corpus": params.corpus,
         "index_tag": params.index_tag,
@@ -121,6 +124,14 @@ def row_of(experiment: Experiment, ours: Params, digest: str) -> dict[str, Any]:
         "model": outs[MODEL],
         "predictions": outs[PREDICTIONS],
     }
+
+
+def _images_seen(params: Params, index: str | None) -> int | None:
+    """Images that the student saw in all its epochs, each time counted; None without the metrics of the index."""
+    if index is None or "images_in" not in (held := json.loads(index)):
+        return None
+    images = held["images_in"]["train"] + (held["images_in"].get(TRANSFER, 0) if families.distils(params) else 0)
+    return int(images * sum(phase.epochs for phase in params.scale_.student.phases))
 
 
 def _described(params: Params) -> Path:
@@ -149,7 +160,16 @@ def _differing(params: Params, lock: dict[str, Any], ours: Params) -> list[str]:
     tracked = {key: v for name, entry in lock.items() if name not in AFTER for key, v in _tracked(entry).items()}
     # The baseline has no use for a family.
     may = VARIED | {LAUNCH} | (set() if families.distils(params) else {f"families.{params.family}"})
-    return sorted(key for key, value in tracked.items() if key not in may and lookup(here, key) != value)
+
+    def fixed(key: str, value: Any) -> Any:
+        """What may not vary of a param."""
+        places = [setting.place(params.scale) for setting in SETTINGS if setting.of_phase]
+        inner = {place.removeprefix(f"{key}."): None for place in places if place.startswith(f"{key}.")}
+        return experiments.laid_over(value, inner) if inner and isinstance(value, dict) else value
+
+    return sorted(
+        key for key, value in tracked.items() if key not in may and fixed(key, lookup(here, key)) != fixed(key, value)
+    )
 
 
 def _code(lock: dict[str, Any]) -> str:

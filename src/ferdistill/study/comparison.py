@@ -1,10 +1,7 @@
 """Two recipes side by side: what the seeds say, what the test examples say, and whether anything differed at all."""
 
 import math
-import re
-from collections import defaultdict
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +9,12 @@ import numpy as np
 import pandas as pd
 
 from .. import params, workspace
-from ..errors import CheckError, UsageError
-from ..evaluation.metrics import classes_of, read_predictions, read_stored
+from ..errors import UsageError
 from ..progress import track
-from . import recipes, results, statistics
-from .schema import COMPARED, SETTING, said, title_of
+from . import recipes, results, statistics, stored
+from .schema import COMPARED, SETTING, title_of
 
 SPLIT = "test"
-# The p values that Holm's adjustment runs over, each with the name of its adjusted value.
-ADJUSTED = {"permutation_p": "p_holm", "paired_p": "paired_p_holm", "t_p": "t_p_holm"}
 
 
 def compare(
@@ -31,6 +25,7 @@ def compare(
     metrics: Sequence[str] | None = None,
     cache: Path | None = None,
     settings: params.Params | None = None,
+    equal: str | None = None,
 ) -> list[dict[str, Any]]:
     """Compare a recipe, or every other one of a table, with a baseline, seed by seed and example by example.
 
@@ -48,12 +43,14 @@ def compare(
         DVC's cache, where stored predictions are looked up; by default that of the repository one stands in.
     settings : Params, optional
         Whose families say which recipes share a loss; by default ./params.yaml, if there is one.
+    equal : str, optional
+        A column, as `epochs` or `images_seen`: recipes that differ from the baseline in it are no candidates.
 
     Returns
     -------
     list of dict
         JSON-ready, one a candidate. `baseline`, `candidate` (selector, label, seeds), `level`, `comparisons` (recipes
-        that Holm's adjustment ran over), `null_pair` (`identical_losses`: true, false or null for unknown, and `why`),
+        that Dunnett's test counts), `null_pair` (`identical_losses`: true, false or null for unknown, and `why`),
         `examples` (see `examples`), and `metrics`: for each
 
         - `per_seed`: list of seed, baseline, candidate, difference; null where a run is missing.
@@ -65,8 +62,8 @@ def compare(
         - `permutation_p`, `permutation_p_min`, `permutation_method`: unpaired; `paired_p`, `paired_p_min`,
           `paired_method`: sign flips.
         - `cohens_d` (pooled), `d_z` (paired), `seeds_needed`: pairs for 80 % power at that d_z.
-        - `p_holm`, `paired_p_holm`, `t_p_holm`: `permutation_p`, `paired_p` and `t_p`, each adjusted over every
-          recipe of the table against this baseline, metric by metric.
+        - `dunnett_p`, `dunnett_interval`: see `statistics.dunnett`, of every recipe of the table against this
+          baseline; over all seeds of each, unpaired.
 
         What cannot be computed from so few seeds is null.
 
@@ -81,37 +78,36 @@ def compare(
         settings = params.load()
     names = _metrics(frame, metrics)
     before = recipes.select(frame, baseline)
-    own, asked = _identity(before), None
+    if equal is not None:
+        frame = _equal(frame, before, equal)
+    own, asked = recipes.identity(before), None
     if candidate is None:
         results.require_comparable(frame)
     else:
         after = recipes.select(frame, candidate)
-        asked = _identity(after)
+        asked = recipes.identity(after)
         if asked == own:
             raise UsageError(f"`{baseline}` and `{candidate}` are one recipe", expected="two recipes")
         results.require_comparable(pd.concat([before, after]))
         frame = results.comparable_with(frame, before.iloc[0])
-    others = {selector: rows for selector, rows in recipes.split(frame).items() if _identity(rows) != own}
+    others = {selector: rows for selector, rows in recipes.split(frame).items() if recipes.identity(rows) != own}
     if not others:
         raise UsageError("the table has no other recipe", where=baseline, expected="a second family, mode or parameter")
-    compared, tested = [], []
+    compared = {}
     for selector, rows in track(list(others.items()), f"against {baseline}"):
-        if asked is None or _identity(rows) == asked:
+        if asked is None or recipes.identity(rows) == asked:
             named = {"baseline": (baseline, before), "candidate": (candidate or selector, rows)}
-            result = _pair(frame, named, names, cache, settings)
-            compared.append(result | {"comparisons": len(others)})
-            tested.append(result["metrics"])
-        else:
-            tested.append({name: _tests(*_by_seed(before, rows, name)) for name in names})
-    _adjust(tested)
-    return compared
+            compared[selector] = _pair(frame, named, names, cache, settings) | {"comparisons": len(others)}
+    for name in names:
+        _adjust(compared, name, before, others)
+    return list(compared.values())
 
 
 def examples(before: pd.DataFrame, after: pd.DataFrame, cache: Path | None = None, bins: int = 15) -> dict[str, Any]:
-    """What the choice of test images adds: `statistics.clustered_bootstrap` on the stored predictions.
+    """What the choice of test images adds: `statistics.over_examples` on the stored predictions.
 
-    Both tables are runs of one recipe, with `predictions`: DVC's md5 of each run's predictions.parquet. `cache` is
-    DVC's, by default that of the repository one stands in; `bins` are of the expected calibration error.
+    Both tables are runs of one recipe, with `predictions` and `cache` as for `stored.find`; `bins` are of the expected
+    calibration error.
 
     Returns
     -------
@@ -125,46 +121,20 @@ def examples(before: pd.DataFrame, after: pd.DataFrame, cache: Path | None = Non
     CheckError
         If the predictions are not of the same images, labels and classes.
     """
-    from ..tracking import dvc_private  # which takes a second
-
-    def unavailable(why: str) -> dict[str, Any]:
-        return {"available": False, "why": why}
-
-    if "predictions" not in before or "predictions" not in after:
-        return unavailable("the table has no column `predictions`")
-    digests = [rows.set_index("seed")["predictions"] for rows in (before, after)]
-    seeds = [int(seed) for seed in digests[0].index if seed in digests[1].index]
+    seeds = [int(seed) for seed in before["seed"] if seed in set(after["seed"])]
     if not seeds:
-        return unavailable("no seed in common")
-    listed = [str(digest[seed]) for digest in digests for seed in seeds]
-    if not all(re.fullmatch(r"[0-9a-f]{32}", digest) for digest in listed):
-        return unavailable("a run has no md5 of its predictions")
-    root = dvc_private.local_cache() if cache is None else cache
-    if root is None:
-        return unavailable("not in a DVC repository, so there is no cache to look predictions up in")
-    files = [dvc_private.stored(root, digest) for digest in listed]
-    if absent := sum(not file.is_file() for file in files):
-        have = f"predictions of {absent} of {len(files)} runs are not in DVC's cache"
-        return unavailable(f"{have}; `dvc fetch` brings them")
-    read = [_predictions(file) for file in files]
-    _, labels, groups, paths, names = read[0]
-    for file, other in zip(files, read, strict=True):
-        if other[4] != names or not np.array_equal(other[3], paths) or not np.array_equal(other[1], labels):
-            raise CheckError(
-                "stored predictions are not of the same images, labels and classes",
-                where=f"{file} against {files[0]}",
-                expected=f"{len(paths)} rows of {SPLIT}, alike in all runs",
-                hint="collect the results again; runs of two indexes cannot be compared",
-            )
-    logits = np.stack([item[0] for item in read])
-    half = len(seeds)
-    differences = statistics.clustered_bootstrap(logits[:half], logits[half:], labels, groups, bins=bins)
+        return {"available": False, "why": "no seed in common"}
+    found = stored.find(pd.concat([rows.set_index("seed").loc[seeds] for rows in (before, after)]), SPLIT, cache)
+    if isinstance(found, str):
+        return {"available": False, "why": found}
+    scored = [stored.scores(file, SPLIT, bins) for file in found.files]
+    differences = statistics.over_examples(scored[: len(seeds)], scored[len(seeds) :])
     return {
         "available": True,
         "split": SPLIT,
         "seeds": seeds,
-        "rows": len(labels),
-        "clusters": len(np.unique(groups)),
+        "rows": found.rows,
+        "clusters": found.clusters,
         "resamples": statistics.EXAMPLE_RESAMPLES,
         "metrics": {name: {"difference": d, "interval": list(i)} for name, (d, i) in differences.items()},
     }
@@ -219,7 +189,7 @@ def _said_of_difference(result: dict[str, Any], title: str, main: dict[str, Any]
         return f"{text}. The interval holds zero: these seeds cannot distinguish them."
     if result["comparisons"] == 1:
         return f"{text}. The interval leaves zero out."
-    adjusted = f"p = {main['t_p_holm']:.3g} after Holm's adjustment"
+    adjusted = f"p = {main['dunnett_p']:.3g} by Dunnett's test of all"
     return f"{text}. The interval leaves zero out, but {result['comparisons']} recipes were compared: {adjusted}."
 
 
@@ -306,17 +276,33 @@ def _metric(a: pd.Series, b: pd.Series) -> dict[str, Any]:
     }
 
 
-def _adjust(compared: Sequence[dict[str, dict[str, Any]]]) -> None:
-    """Add Holm's adjusted p to each metric, over the comparisons that have that p."""
-    for p, adjusted in ADJUSTED.items():
-        by_metric: dict[str, list[dict[str, Any]]] = defaultdict(list)
-        for name, found in (pair for metrics in compared for pair in metrics.items()):
-            found[adjusted] = None
-            if found.get(p) is not None:
-                by_metric[name].append(found)
-        for family in by_metric.values():
-            for found, value in zip(family, statistics.holm([found[p] for found in family]), strict=True):
-                found[adjusted] = value
+def _adjust(
+    compared: dict[str, dict[str, Any]], name: str, before: pd.DataFrame, others: dict[str, pd.DataFrame]
+) -> None:
+    """Add Dunnett's p and interval of a metric to each comparison, over all recipes that have the metric."""
+    baseline = before[name].dropna().to_numpy()
+    values = {selector: rows[name].dropna().to_numpy() for selector, rows in others.items()}
+    values = {selector: some for selector, some in values.items() if len(some)}
+    if not values or not len(baseline):
+        return
+    found = dict(zip(values, statistics.dunnett(baseline, list(values.values())), strict=True))
+    for selector, result in compared.items():
+        if metric := result["metrics"].get(name):
+            one = found[selector]
+            known = math.isfinite(one.interval[0])
+            metric |= {"dunnett_p": one.p, "dunnett_interval": list(one.interval) if known else None}
+
+
+def _equal(frame: pd.DataFrame, before: pd.DataFrame, column: str) -> pd.DataFrame:
+    """The rows that have the baseline's value in a column."""
+    values = before[column].dropna().unique().tolist() if column in frame else []
+    if len(values) != 1:
+        raise UsageError(
+            f"the baseline has {len(values)} values of `{column}`",
+            expected="one, so that others can equal it",
+            hint="collect the table anew: older ones have no such column" if column not in frame else "",
+        )
+    return frame[frame[column] == values[0]]
 
 
 def _metrics(frame: pd.DataFrame, metrics: Sequence[str] | None) -> list[str]:
@@ -325,11 +311,6 @@ def _metrics(frame: pd.DataFrame, metrics: Sequence[str] | None) -> list[str]:
     if unknown:
         raise UsageError(f"no metric {', '.join(unknown)} in the table", expected=f"of {', '.join(numeric)}")
     return list(dict.fromkeys(metrics)) if metrics else [name for name in COMPARED if name in numeric]
-
-
-def _identity(rows: pd.DataFrame) -> list[Any]:
-    """What makes a recipe."""
-    return [said(rows.iloc[0], name) for name in results.RECIPE]
 
 
 def _why(settings: params.Params | None, row: pd.Series, identical: bool | None) -> str:
@@ -342,17 +323,6 @@ def _why(settings: params.Params | None, row: pd.Series, identical: bool | None)
     parts = recipes.loss_parts(settings, row) or {}
     weights = ", ".join(f"{' + '.join(map(str, part))} {weight:g}" for part, weight in parts.items())
     return f"teacher weights {weights}" if weights else "cross-entropy alone"
-
-
-@lru_cache(maxsize=512)
-def _predictions(file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, list[str]]:
-    """Logits, labels, groups, paths and classes of the test split, ordered by path."""
-    frame = read_stored(file)
-    names = classes_of(frame)
-    read = read_predictions(file, SPLIT, names)
-    groups = frame.loc[frame["split"] == SPLIT, "group"].to_numpy(str)
-    order = np.argsort(read.paths, kind="stable")
-    return read.logits[order], read.labels[order], groups[order], read.paths[order], names
 
 
 def _or_none(value: float) -> float | None:

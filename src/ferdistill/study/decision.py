@@ -1,36 +1,52 @@
-"""Which student to deploy, by the report's rules (§4.1.7, §8, §9), with the noise of the seeds taken seriously.
+"""Which student to deploy: of the recipes that are better than a default one the most surely good, or the default.
 
-A large drop of ECE with a negligible loss of macro F1 is acceptable, the reverse is not. Macro F1 is that of the `val`
-split, so that the choice does not see the test split; ECE is after scaling and on `test`, the only split on which the
-table has it. Of recipes that the paired interval cannot distinguish, the simpler is taken.
+Each recipe is judged by its own runs, the default's, and what params.yaml states beforehand, and by nothing else; see
+`shrinkage`. So the choice cannot depend on which other recipes stand in the table, but for the one that is chosen. The
+test split is told of and has no part in it.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from .. import workspace
-from ..errors import CheckError
+from ..errors import CheckError, UsageError
 from ..files import read_json
 from ..params import Params
-from .recipes import Difference, Recipe, difference, of, same_loss, span
-from .schema import METRIC
+from . import recipes, shrinkage, stored
+from .recipes import Recipe, points, same_loss
+from .schema import title_of
 
-MERIT, CALIBRATION = "val_macro_f1", "ece_scaled"
-NEEDED = [MERIT, "macro_f1", "accuracy", "ece", CALIBRATION]
+# What can be judged by, and the split that it is of. The first chose no epoch, and is meant unless the other is named.
+MERITS = {"calib_macro_f1": "calib", "val_macro_f1": "val"}
+TOLD = "macro_f1"  # of test
+MOST_SEEDS = 64  # that are asked for of one recipe
+WORTH_ASKING = 0.25  # probability that they change the choice
+ASKED = 3  # recipes
 
 
 @dataclass
 class Case:
-    """The candidates, the best of them on val, what each loses against it, and what was reasoned so far."""
+    """The candidates, best first, and what is known of each; the default is not among them."""
 
     params: Params
+    merit: str
+    default: Recipe
     recipes: list[Recipe]
-    leader: Recipe
-    losses: dict[Recipe, Difference]  # of all but the leader
-    acceptable: list[Recipe]
-    why: list[str]
+    posterior: shrinkage.Posterior  # (R,)
+    scores: np.ndarray  # (R,), falling among those that are better, and among the others
+    better: np.ndarray  # (R,), whether it is shown to be better than the default
+    noise: float  # variance of a run
+    people: np.ndarray  # (R,), variance of a difference over other people
+    measured: np.ndarray  # (R,), whether that was measured, or is the one stated in params.yaml
+
+    @property
+    def chosen(self) -> int | None:
+        """The place of the recipe that is taken; None where that is the default."""
+        return 0 if self.better.any() else None
 
 
 def decide(
@@ -38,68 +54,73 @@ def decide(
     params: Params,
     benchmark: dict[str, Any] | None = None,
     export: dict[str, Any] | None = None,
+    *,
+    merit: str = "calib_macro_f1",
+    cache: Path | None = None,
+    never: str | None = None,
 ) -> dict[str, Any]:
     """Choose a recipe, the seed of it to deploy, and a fallback.
 
-    The table is of `results.read`; in the params, `decide` holds the thresholds, and `families` say how many teachers
-    each takes. For `benchmark` and `export`, the student's latency and size, see `measured`.
+    The table is of `results.read`; in the params, `decide` names the default recipe and states what is expected of the
+    others. For `benchmark` and `export`, the student's latency and size, see `measured`; `merit` is a column of
+    `MERITS`; for `cache`, where stored predictions lie, see `stored.find`. `never` names a family that is no candidate,
+    as the oracle's.
 
     Returns
     -------
     dict
         - `ok`: whether latency and size, where known, are within the limits.
-        - `chosen`, `fallback`: recipe, its run to deploy (experiment, seed, commit, model), and its means. `fallback`
-          is None if there is one recipe alone.
-        - `candidates`: a dict a recipe: means, difference from the leader on `val` with its interval, `acceptable`,
-          `indistinguishable`, `pareto`.
-        - `left_out`: recipes with too few seeds.
+        - `decided`: false where no recipe is shown to be better than the default, which then is chosen.
+        - `chosen`, `default`, `fallback`: recipe, its run to deploy (experiment, seed, commit, model), and its means.
+          `fallback` is None if there is one recipe alone.
+        - `merit`: the column that the choice goes by.
+        - `near_best`: the probability that no recipe is better than the chosen one by more than `decide.near`.
+        - `candidates`: a dict a recipe, best first: means; `difference` from the default; `expected`, that shrunken;
+          `interval`, 95 %; `score`; `better`, the probability that it is better than the default; `people`, standard
+          deviation of the difference over other people.
+        - `ask`: recipes whose further `seeds` would change the choice with the `probability` given.
+        - `left_out`: recipes with too few seeds, or that are never deployed.
         - `reasoning`: sentences, in the order of the steps.
         - `thresholds`: as in params.yaml.
 
     Raises
     ------
     UsageError, CheckError
-        See `recipes.of`; also if no recipe has enough seeds.
+        See `recipes.of`; also if the table has no run of the default, or too few.
     """
-    everything = of(frame, params, NEEDED)
-    left_out = [recipe for recipe in everything if recipe.seeds < params.decide.min_seeds]
-    case = _case(params, [recipe for recipe in everything if recipe not in left_out], left_out)
-    _tell_losses(case)
-    chosen = _by_simplicity(case, _by_calibration(case))
-    fronts = pareto(case.recipes)
-    place = "on it." if chosen in fronts else "not on it: the means put it behind, the noise of the seeds does not."
-    case.why.append(
-        f"Pareto front: by the means of macro F1 on val and of ECE after scaling it is {_listed(fronts)}. "
-        f"{chosen.label} is {place}"
+    case, left_out, why = _case(frame, params, merit, cache, never)
+    why += _told(case)
+    chosen = case.default if case.chosen is None else case.recipes[case.chosen]
+    near = shrinkage.probability_near_best(case.posterior, case.chosen, params.decide.near)
+    others = "the default and all other recipes" if case.chosen is not None else "all recipes"
+    why.append(
+        f"Regret: the probability that {chosen.label} is within {_points(params.decide.near)} points of the best of "
+        f"{others} is {near:.2f}."
     )
-    ok = _on_cost(case, benchmark, export)
-    run = _best_run(chosen)
-    case.why.append(
-        f"Deployment: {chosen.label}, seed {run['seed']}, of its {chosen.seeds} runs the best on val "
-        f"({run[MERIT]:.4f}). On test it has a macro F1 of {run['macro_f1']:.4f} and, after scaling, "
-        f"an ECE of {run[CALIBRATION]:.4f}. Expect of a run like it the mean, {chosen.mean('macro_f1'):.4f}."
+    ask = _ask(case)
+    why.append(_told_ask(case, ask))
+    ok, cost = _on_cost(params, benchmark, export)
+    why += cost
+    run = _best_run(chosen, case.merit)
+    why.append(
+        f"Deployment: {chosen.label}, seed {run['seed']}, of its {chosen.seeds} runs the first on "
+        f"{MERITS[case.merit]}, which says little of a seed. Expect of it the mean of {chosen.label}, on test a macro "
+        f"F1 of {chosen.mean('macro_f1'):.4f}."
     )
     fallback = _fallback(case, chosen)
-    none = Difference(0.0, None, {})
-    candidates = [
-        {
-            **_described(recipe),
-            "loss": loss.mean,
-            "loss_interval": list(loss.interval) if loss.interval else None,
-            "indistinguishable": not loss.clear,
-            "acceptable": recipe in case.acceptable,
-            "pareto": recipe in fronts,
-        }
-        for recipe in case.recipes
-        for loss in [case.losses.get(recipe, none)]
-    ]
+    why.append(f"Fallback: {fallback.label}, the next." if fallback else "Fallback: there is no other recipe.")
     return {
         "ok": ok,
-        "chosen": _described(chosen),
-        "fallback": _described(fallback) if fallback else None,
-        "candidates": candidates,
+        "decided": case.chosen is not None,
+        "chosen": _described(chosen, case.merit),
+        "default": _described(case.default, case.merit),
+        "fallback": _described(fallback, case.merit) if fallback else None,
+        "merit": case.merit,
+        "near_best": near,
+        "candidates": [_candidate(case, place) for place in range(len(case.recipes))],
+        "ask": ask,
         "left_out": [recipe.label for recipe in left_out],
-        "reasoning": case.why,
+        "reasoning": why,
         "thresholds": params.decide.model_dump(),
     }
 
@@ -111,146 +132,175 @@ def measured() -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
     return benchmark, export
 
 
-def pareto(recipes: list[Recipe]) -> list[Recipe]:
-    """Those that no other recipe beats or equals in both means (macro F1 on val, ECE after scaling) and beats in one.
-
-    Latency and size are the same for every recipe, so they distinguish none.
-    """
-    signs = {name: 1 if METRIC[name].better == "higher" else -1 for name in (MERIT, CALIBRATION)}
-    merits = [[sign * recipe.mean(name) for name, sign in signs.items()] for recipe in recipes]
-
-    def beats(one: list[float], other: list[float]) -> bool:
-        return one != other and all(a >= b for a, b in zip(one, other, strict=True))
-
-    return [r for r, own in zip(recipes, merits, strict=True) if not any(beats(other, own) for other in merits)]
-
-
-def _case(params: Params, recipes: list[Recipe], left_out: list[Recipe]) -> Case:
-    """The candidates judged against the best of them on val, over the seeds that all have."""
+def _case(
+    frame: pd.DataFrame, params: Params, merit: str, cache: Path | None, never: str | None
+) -> tuple[Case, list[Recipe], list[str]]:
+    """The candidates with their scores, what is left out, and what that is to be told as."""
     rules = params.decide
-    if not recipes:
+    try:
+        own = recipes.select(frame, rules.default)
+    except UsageError as error:
         raise CheckError(
-            f"no recipe has {rules.min_seeds} seeds",
-            expected="at least one",
-            hint="run more seeds, or lower decide.min_seeds in params.yaml",
-        )
-    common = set.intersection(*(set(recipe.runs["seed"]) for recipe in recipes))
-    if len(common) < rules.min_seeds:
+            f"the default recipe `{rules.default}` is not in the table: {error.what}",
+            where="params.yaml, decide.default",
+            expected=error.expected,
+            hint="run it, or name another default",
+        ) from None
+    if merit not in own or own[merit].isna().any():
         raise CheckError(
-            f"the {len(recipes)} recipes have {len(common)} seeds in common",
-            expected=f"{rules.min_seeds}, so that like is compared with like",
-            hint="run the same seeds of every recipe, or leave rows out of the table",
+            f"the default recipe has no {title_of(merit)} in this table, as older tables have none",
+            where=f"column {merit}",
+            expected="a score of images that chose no epoch",
+            hint="collect runs of today, or judge by what chose the epochs: `--by val_macro_f1`",
         )
-
-    def on_val(recipe: Recipe) -> float:
-        return float(recipe.runs.loc[recipe.runs["seed"].isin(common), MERIT].mean())
-
-    leader = max(recipes, key=lambda recipe: (on_val(recipe), _simplicity(recipe)))
-    losses = {recipe: difference(recipe, leader, MERIT) for recipe in recipes if recipe is not leader}
-    acceptable = [leader]
-    for recipe, loss in losses.items():
-        perhaps = loss.mean <= rules.large_macro_f1 and not loss.clear
-        acceptable += [recipe] if loss.mean <= rules.negligible_macro_f1 or perhaps else []
-    why = [f"{_listed(left_out)}: fewer than {rules.min_seeds} seeds, so no candidates."] if left_out else []
-    why.append(
-        f"Leader: of {len(recipes)} recipes, {leader.label} has the highest macro F1 on val in the mean of the "
-        f"{len(common)} seeds that all have, {on_val(leader):.4f}. The choice goes by val, so that the test split "
-        f"stays one for reporting; on test its mean is {leader.mean('macro_f1'):.4f}."
+    everything = recipes.of(frame, params, [merit, TOLD])
+    default = next(recipe for recipe in everything if recipes.identity(recipe.runs) == recipes.identity(own))
+    excluded = [recipe for recipe in everything if recipe.family == never]
+    few = [recipe for recipe in everything if recipe.seeds < rules.min_seeds]
+    if default in (*few, *excluded):
+        raise CheckError(
+            f"the default recipe, {default.label}, has {default.seeds} of the {rules.min_seeds} seeds"
+            if default in few
+            else f"the default recipe, {default.label}, is never deployed",
+            where="params.yaml, decide.default and decide.min_seeds",
+            expected="enough of them, for every other recipe is judged against it",
+            hint="run more seeds of it, or name another default",
+        )
+    found = [recipe for recipe in everything if recipe not in (default, *few, *excluded)]
+    why = [f"{_listed(few)}: fewer than {rules.min_seeds} seeds, so no candidates."] if few else []
+    why += [f"{_listed(excluded)}: a row to compare with, so no candidate."] if excluded else []
+    noise = float(shrinkage.noise_of_seeds(default.runs[merit].to_numpy(), rules.seed_noise))
+    of_people = [_people(default, recipe, merit, params, cache) for recipe in found]
+    people = np.array([rules.people_noise**2 if one is None else one for one in of_people])
+    posterior = shrinkage.posterior(
+        np.array([recipe.mean(merit) - default.mean(merit) for recipe in found]),
+        np.array([recipe.seeds for recipe in found]),
+        default.seeds,
+        noise,
+        people,
+        rules.spread,
     )
-    return Case(params, recipes, leader, losses, acceptable, why)
+    scores, better = posterior.score(), posterior.probability() > rules.confidence
 
+    def place(at: int) -> tuple[Any, ...]:
+        # Of two names of one loss, which have one score, always the same, and the simpler.
+        return (
+            not better[at],
+            -scores[at],
+            found[at].complexity,
+            [str(value) for value in recipes.identity(found[at].runs)],
+        )
 
-def _tell_losses(case: Case) -> None:
-    """What noise may have made of the losses, and which are accepted."""
-    rules, others = case.params.decide, list(case.losses)
-    near = [recipe for recipe, loss in case.losses.items() if not loss.clear]
-    if near:
-        case.why.append(
-            f"Noise: the paired 95 % interval of the leader's lead on val includes zero for {len(near)} of "
-            f"{len(others)} recipes, which these seeds cannot distinguish from it: {_listed(near)}."
-        )
-    elif others:
-        case.why.append(
-            "Noise: the paired 95 % interval of the leader's lead on val excludes zero for every other recipe."
-        )
-    refused = [recipe for recipe in others if recipe not in case.acceptable]
-    taken = [f"{recipe.label} ({span(case.losses[recipe])})" for recipe in others if recipe in case.acceptable]
-    left = f"Beside the leader, its lead and 95 % interval in brackets, that leaves {', '.join(taken)}."
-    ends = ["None is refused.", f"{_listed(refused)} is refused.", f"The other {len(refused)} are refused."]
-    case.why.append(
-        f"Macro F1: a loss of up to {_points(rules.negligible_macro_f1)} points is negligible; up to "
-        f"{_points(rules.large_macro_f1)} it is accepted where the interval includes zero; above that it is large. "
-        f"{left if taken else 'That leaves the leader alone.'} {ends[min(len(refused), 2)]}"
+    order = sorted(range(len(found)), key=place)
+    case = Case(
+        params=params,
+        merit=merit,
+        default=default,
+        recipes=[found[at] for at in order],
+        posterior=shrinkage.Posterior(*(part[order] for part in posterior)),
+        scores=scores[order],
+        better=better[order],
+        noise=noise,
+        people=people[order],
+        measured=np.array([one is not None for one in of_people], bool)[order],
     )
-    unproven = [recipe for recipe in refused if recipe in near]
-    if unproven:
-        case.why.append(
-            f"Unproven: the large mean loss of {_listed(unproven)} may be noise, though it refuses "
-            f"{'it' if len(unproven) == 1 else 'them'}; more seeds would tell."
-        )
+    return case, [*few, *excluded], why
 
 
-def _by_calibration(case: Case) -> Recipe:
-    """The acceptable recipe with the largest drop of ECE, if that drop is large and clear of noise."""
-    leader, least = case.leader, case.params.decide.large_ece
-    drops = {recipe: difference(recipe, leader, CALIBRATION) for recipe in case.losses}
-    costly = [
-        f"{recipe.label} ({'large' if fall >= least else 'minor'}: {_points(fall)} points of ECE for "
-        f"{_points(case.losses[recipe].mean)} of macro F1)"
-        for recipe, drop in drops.items()
-        if recipe not in case.acceptable and (fall := drop.mean) > 0
+def _people(default: Recipe, recipe: Recipe, merit: str, params: Params, cache: Path | None) -> float | None:
+    """Variance over other people of a recipe's mean less the default's; None if predictions of theirs are not here."""
+    split, drawn = MERITS[merit], []
+    known = stored.find(pd.concat([default.runs, recipe.runs]), split, cache)
+    if isinstance(known, str):
+        return None
+    for files in (known.files[: default.seeds], known.files[default.seeds :]):
+        each = [stored.scores(file, split, params.calibrate.bins)["macro_f1"].drawn for file in files]
+        drawn.append(np.mean(each, axis=0))
+    return float((drawn[1] - drawn[0]).var(ddof=1))
+
+
+def _told(case: Case) -> list[str]:
+    """The scores in words."""
+    rules, split = case.params.decide, MERITS[case.merit]
+    why = [
+        f"Judged by: {title_of(case.merit)}, which "
+        f"{'chose no epoch' if split == 'calib' else 'chose the epochs too, so that it favours who gains by that'}."
     ]
-    if costly:
-        case.why.append(f"ECE alone: lower, but for an unacceptable loss of macro F1, is that of {', '.join(costly)}.")
-    better = [one for one, drop in drops.items() if one in case.acceptable and drop.mean >= least and drop.clear]
-    if not better:
-        case.why.append(
-            f"Calibration: no acceptable recipe has an ECE after scaling that is lower than the leader's "
-            f"({leader.mean(CALIBRATION):.4f}) by {_points(least)} points or more and clear of noise, "
-            f"so calibration moves nothing."
+    if case.recipes:
+        ends = " to ".join(dict.fromkeys(_points(np.sqrt(end)) for end in (case.people.min(), case.people.max())))
+        stated = len(case.recipes) - int(case.measured.sum())
+        of_people = f"stated for {stated}, whose predictions are not here" if stated else "measured"
+        why.append(
+            f"Noise: {_points(np.sqrt(case.noise))} points of one seed, by the default's runs and params.yaml; "
+            f"{ends} of a difference on other people ({of_people})."
         )
-        return leader
-    chosen = max(better, key=lambda recipe: (drops[recipe].mean, _simplicity(recipe)))
-    case.why.append(
-        f"Calibration: {chosen.label} has an ECE after scaling of {chosen.mean(CALIBRATION):.4f} against the "
-        f"leader's {leader.mean(CALIBRATION):.4f}, a large drop ({span(drops[chosen])}) for an "
-        f"acceptable loss of macro F1 ({span(case.losses[chosen])}): it goes before {leader.label}."
+    before = (
+        f"before any run a recipe is expected within {_points(rules.spread)} points of it (one standard deviation), "
+        f"and each is judged by its own runs and the default's alone"
     )
-    return chosen
-
-
-def _by_simplicity(case: Case, chosen: Recipe) -> Recipe:
-    """The simplest acceptable recipe that neither macro F1 nor ECE distinguishes from the one chosen so far."""
-    equals = []
-    for recipe in case.acceptable:
-        f1, ece = (difference(chosen, recipe, metric) for metric in (MERIT, CALIBRATION))
-        if recipe is not chosen and not f1.clear and (ece.mean < case.params.decide.large_ece or not ece.clear):
-            equals.append(recipe)
-    simplest = min([chosen, *equals], key=_simplest_first)
-    if simplest is chosen:
-        case.why.append(f"Simplicity: no recipe that cannot be distinguished from {chosen.label} is simpler.")
-        return chosen
-    what = (
-        "the two train on one loss, and it is fused, so that one target is carried"
-        if same_loss(case.params, simplest.row, chosen.row)
-        else f"it is the simplest ({_teachers(simplest)} against {_teachers(chosen)})"
+    why.append(f"Default: {case.default.label}, mean {case.default.mean(case.merit):.4f}; {before}.")
+    if case.chosen is None:
+        least = f"no recipe is better than it with a probability of {rules.confidence:g}"
+        why.append(f"Nothing can be decided: {least}, so the default stays: {case.default.label}.")
+        return why
+    best = _candidate(case, 0)
+    why.append(
+        f"Chosen: {best['label']}, in the mean of {best['seeds']} seeds {points(best['difference'])} points from the "
+        f"default, shrunken {points(best['expected'])} [{points(best['interval'][0])}, {points(best['interval'][1])}]. "
+        f"It is better than the default with a probability of {best['better']:.2f}. Of the {case.better.sum()} "
+        f"with more than {rules.confidence:g} it has the highest score, {points(best['score'])}: with a probability of "
+        f"{shrinkage.CAUTION:g} the true difference is above that, the default's own noise left aside."
     )
-    case.why.append(
-        f"Simplicity: {_listed(equals)} cannot be distinguished from {chosen.label} in macro F1 by the paired "
-        f"interval, nor in ECE by a large and clear difference. Of these {simplest.label} is taken: {what}."
-    )
-    return simplest
+    others = [_candidate(case, place) for place in range(1, len(case.recipes))]
+    if near := [one["label"] for one in others if one["interval"][1] > best["expected"]]:
+        why.append(f"Not distinguished: {len(near)} of the other {len(others)} may be better still: {', '.join(near)}.")
+    return why
 
 
-def _on_cost(case: Case, benchmark: dict[str, Any] | None, export: dict[str, Any] | None) -> bool:
-    """Whether the student is fast and small enough, as far as is known."""
-    rules = case.params.decide
+def _ask(case: Case) -> list[dict[str, Any]]:
+    """The recipes whose further seeds may change the choice: how many, and with which probability; fewest first."""
+    rules, more = case.params.decide, np.arange(1, MOST_SEEDS + 1)
+    ranked = [float(score) for score in case.scores[case.better]]
+    found: list[dict[str, Any]] = []
+    for place, recipe in enumerate(case.recipes):
+        later = shrinkage.posterior(
+            recipe.mean(case.merit) - case.default.mean(case.merit),
+            recipe.seeds + more,
+            case.default.seeds,
+            case.noise,
+            case.people[place],
+            rules.spread,
+        )
+        now = shrinkage.Posterior(*(part[place] for part in case.posterior))
+        rival = next((score for at, score in enumerate(ranked) if at != place), -np.inf)
+        first = shrinkage.chance_of_first(now, later, rival, rules.confidence)
+        change = 1 - first if place == case.chosen else first
+        enough = np.flatnonzero(change >= WORTH_ASKING)
+        if len(enough):
+            told = {"recipe": recipe.selector, "label": recipe.label}
+            found.append({**told, "seeds": int(more[enough[0]]), "probability": float(change[enough[0]])})
+    return sorted(found, key=lambda one: (one["seeds"], -one["probability"]))[:ASKED]
+
+
+def _told_ask(case: Case, ask: list[dict[str, Any]]) -> str:
+    if not ask:
+        return (
+            f"Seeds: no recipe's own, up to {MOST_SEEDS} more, would change the choice with a probability of "
+            f"{WORTH_ASKING:g}; other people, a larger {MERITS[case.merit]}, might."
+        )
+    asked = "; ".join(f"{one['seeds']} more of {one['label']} (probability {one['probability']:.2f})" for one in ask)
+    return f"Seeds: these would change the choice with a probability of {WORTH_ASKING:g} or more: {asked}."
+
+
+def _on_cost(params: Params, benchmark: dict[str, Any] | None, export: dict[str, Any] | None) -> tuple[bool, list[str]]:
+    """Whether the student is fast and small enough, as far as is known, in words too."""
+    rules = params.decide
     known, within = [], []
     if benchmark and "batch_1" in benchmark:
         p50, p95, threads = benchmark["batch_1"]["p50_ms"], benchmark["batch_1"]["p95_ms"], benchmark["cpu_threads"]
         within.append(p95 <= rules.max_p95_ms)
         known.append(
-            f"one {case.params.task.thing} takes {p50:.2f} ms in the median and {p95:.2f} ms at the 95th percentile "
+            f"one {params.task.thing} takes {p50:.2f} ms in the median and {p95:.2f} ms at the 95th percentile "
             f"({benchmark['machine']}, {threads} thread{'s' if threads > 1 else ''}), "
             f"{'within' if within[-1] else 'above'} the limit of {rules.max_p95_ms:g} ms"
         )
@@ -259,38 +309,29 @@ def _on_cost(case: Case, benchmark: dict[str, Any] | None, export: dict[str, Any
         within.append(size / 1e6 <= rules.max_mb)
         known.append(f"the file has {size / 1e6:.1f} MB, {'within' if within[-1] else 'above'} {rules.max_mb:g} MB")
     told = "; ".join(known) or "they are not measured here: run `dvc repro`"
-    case.why.append(
+    why = [
         "Latency and size: every recipe trains the same network, so they are one number for all and distinguish no "
         f"recipe from another. {told[0].upper()}{told[1:]}."
-    )
+    ]
     if not all(within):
-        case.why.append("A limit is not met by any recipe: quantise the student, or change its architecture.")
-    return all(within)
+        why.append("A limit is not met by any recipe: quantise the student, or change its architecture.")
+    return all(within), why
 
 
 def _fallback(case: Case, chosen: Recipe) -> Recipe | None:
-    """Another recipe, not the same loss under another name: an acceptable one, and simple."""
-    others = [r for r in case.recipes if r is not chosen and not same_loss(case.params, r.row, chosen.row)]
-    if not others:
-        case.why.append("Fallback: there is no other recipe.")
-        return None
-    if good := [recipe for recipe in others if recipe in case.acceptable]:
-        found = min(good, key=_simplest_first)
-        reason = f"the simplest acceptable recipe beside it ({_teachers(found)})"
-    else:
-        found = max(others, key=lambda recipe: (recipe.mean(MERIT), _simplicity(recipe)))
-        reason = "none beside it is acceptable, so the next in macro F1 on val"
-    case.why.append(f"Fallback: {found.label}, {reason}.")
-    return found
+    """The next best, the default before those that are not shown to be better; not the same loss under another name."""
+    ahead = int(case.better.sum())
+    ranked = [*case.recipes[:ahead], case.default, *case.recipes[ahead:]]
+    others = (r for r in ranked if r is not chosen and not same_loss(case.params, r.row, chosen.row))
+    return next(others, None)
 
 
-def _best_run(recipe: Recipe) -> pd.Series:
-    """Of its seeds the best on val."""
-    return recipe.runs.iloc[int(recipe.runs[MERIT].argmax())]
+def _best_run(recipe: Recipe, merit: str) -> pd.Series:
+    return recipe.runs.iloc[int(recipe.runs[merit].argmax())]
 
 
-def _described(recipe: Recipe) -> dict[str, Any]:
-    run = _best_run(recipe)
+def _described(recipe: Recipe, merit: str) -> dict[str, Any]:
+    run = _best_run(recipe, merit)
     told = {name: run[name] for name in ("experiment", "commit", "model") if name in run and pd.notna(run[name])}
     return {
         "recipe": recipe.selector,
@@ -298,25 +339,26 @@ def _described(recipe: Recipe) -> dict[str, Any]:
         "teachers": len(recipe.mixture),
         "seeds": recipe.seeds,
         "deploy": {"seed": int(run["seed"]), **told},
-        **{name: recipe.mean(name) for name in NEEDED},
+        **{name: recipe.mean(name) for name in (merit, TOLD)},
     }
 
 
-def _simplicity(recipe: Recipe) -> tuple[int, ...]:
-    """Larger is simpler: breaks ties of means."""
-    return tuple(-part for part in recipe.complexity)
+def _candidate(case: Case, place: int) -> dict[str, Any]:
+    recipe, found = case.recipes[place], case.posterior
+    mean, half = float(found.mean[place]), 1.96 * float(found.deviation[place])
+    return {
+        **_described(recipe, case.merit),
+        "difference": recipe.mean(case.merit) - case.default.mean(case.merit),
+        "expected": mean,
+        "interval": [mean - half, mean + half],
+        "score": float(case.scores[place]),
+        "better": float(found.probability()[place]),
+        "people": float(np.sqrt(case.people[place])),
+    }
 
 
-def _simplest_first(recipe: Recipe) -> tuple[Any, ...]:
-    return recipe.complexity, -recipe.mean(MERIT)
-
-
-def _listed(recipes: list[Recipe]) -> str:
-    return ", ".join(recipe.label for recipe in recipes)
-
-
-def _teachers(recipe: Recipe) -> str:
-    return f"{len(recipe.mixture)} teacher{'' if len(recipe.mixture) == 1 else 's'}"
+def _listed(some: list[Recipe]) -> str:
+    return ", ".join(recipe.label for recipe in some)
 
 
 def _points(value: float) -> str:

@@ -10,6 +10,7 @@ from .. import workspace, yaml_file
 from ..errors import UsageError
 from ..params import Name, Params, Seed, StrictModel, explain
 from ..softlabels import families
+from ..tracking import experiments
 from ..tracking.experiments import PlannedRun
 from .schema import SETTINGS
 
@@ -33,9 +34,26 @@ else:  # and once for each value of the settings that it lists; the types of par
     GridEntry = create_model("GridEntry", __base__=FixedEntry, **lists)
 
 
+class Primary(StrictModel):
+    """The contrasts that a study is run for, named before its runs: each metric of a recipe less each baseline's."""
+
+    candidate: str
+    baselines: Annotated[list[str], Field(min_length=1)]
+    metrics: Annotated[list[str], Field(min_length=1)]
+
+
+class Standing(StrictModel):
+    """Families of rows that every study has beside labels alone, where the corpus allows: see `contrasts.headroom`."""
+
+    oracle: Name | None = None  # whose teacher is the true distribution
+    votes: Name | None = None  # whose teacher is the annotators' votes
+
+
 class StudyGrid(StrictModel):
     """`seeds` names lists of seeds; a cell gives such a name or a list of its own."""
 
+    primary: Primary | None = None
+    standing: Standing = Standing()
     seeds: dict[Name, Seeds]
     cells: Annotated[list[GridEntry], Field(min_length=1)]
 
@@ -47,6 +65,19 @@ class StudyGrid(StrictModel):
         return self
 
 
+def read(path: Path) -> StudyGrid:
+    """Read a grid; a UsageError if it is not there or not valid."""
+    try:
+        raw = yaml_file.read(path)
+    except FileNotFoundError:
+        raise UsageError("no grid here", where=str(path), hint="name one with --grid") from None
+    try:
+        return StudyGrid.model_validate(raw)
+    except ValidationError as error:
+        hint = "see conf/study.yaml of the repository for an example"
+        raise UsageError("the grid does not fit:\n" + explain(error, StudyGrid), where=str(path), hint=hint) from None
+
+
 def load(path: Path, settings: dict[str, Any]) -> list[PlannedRun]:
     """Read a grid and list its runs, in the order of the file.
 
@@ -55,18 +86,10 @@ def load(path: Path, settings: dict[str, Any]) -> list[PlannedRun]:
     Raises
     ------
     UsageError
-        If the grid is not there or not valid, if params would refuse one of its runs, if a cell sweeps what its recipe
-        does not read, or if a run stands in it twice.
+        As `read`; if params would refuse a run, a cell sweeps what its recipe does not read, or a run stands in the
+        grid twice.
     """
-    try:
-        raw = yaml_file.read(path)
-    except FileNotFoundError:
-        raise UsageError("no grid here", where=str(path), hint="name one with --grid") from None
-    try:
-        grid = StudyGrid.model_validate(raw)
-    except ValidationError as error:
-        hint = "see conf/study.yaml of the repository for an example"
-        raise UsageError("the grid does not fit:\n" + explain(error, StudyGrid), where=str(path), hint=hint) from None
+    grid = read(path)
     runs: dict[str, PlannedRun] = {}
     for number, entry in enumerate(grid.cells):
         where = f"{path}, cells.{number}"
@@ -84,11 +107,13 @@ def load(path: Path, settings: dict[str, Any]) -> list[PlannedRun]:
 
 def _planned(chosen: dict[str, Any], settings: dict[str, Any], where: str) -> PlannedRun:
     """A run, unless it would fail, or repeat another, hours later."""
+    swept = [setting for setting in SWEPT if setting.key in chosen]
+    laid = {setting.key: setting.place(settings["scale"]) for setting in swept}
+    overrides = {laid.get(key, key): value for key, value in chosen.items()}
     try:
-        params = Params.model_validate(settings | chosen)
+        params = Params.model_validate(experiments.laid_over(settings, overrides))
     except ValidationError as error:
         raise UsageError("params refuse a run:\n" + explain(error, Params), where=f"{where}, {chosen}") from None
-    swept = [setting for setting in SWEPT if setting.key in chosen]
     for setting in swept:
         if not setting.when.holds(params):
             raise UsageError(
@@ -103,4 +128,4 @@ def _planned(chosen: dict[str, Any], settings: dict[str, Any], where: str) -> Pl
     name = "-".join(["study", *recipe, *told, f"s{params.seed}"])
     if ".." in name or name.endswith((".", ".lock")):
         raise UsageError(f"`{name}` cannot name an experiment", where=where, hint="rename the family")
-    return PlannedRun(name, {**chosen, **values})
+    return PlannedRun(name, {**overrides, **{laid[key]: value for key, value in values.items()}})

@@ -81,6 +81,11 @@ def select(frame: pd.DataFrame, selector: str) -> pd.DataFrame:
     return rows.reset_index(drop=True)
 
 
+def identity(rows: pd.DataFrame) -> list[Any]:
+    """What makes a recipe, of its runs."""
+    return [said(rows.iloc[0], name) for name in results.RECIPE]
+
+
 def label_in(frame: pd.DataFrame, row: pd.Series) -> str:
     """A recipe's name for people, with every setting that tells it from the others of its table."""
     alike = (frame["family"] == row["family"]) & (frame["mode"] == row["mode"])

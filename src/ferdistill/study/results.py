@@ -19,7 +19,11 @@ RECIPE = ["family", "mode", *SETTING]
 # What runs must agree on to be compared.
 SAME = ["index_tag", "index_digest", "scale"]
 # Kind and limits of the columns that are no setting and no metric, and no text either.
-OTHERS: dict[str, tuple[type, tuple[float, float]]] = {"seed": (int, (0, np.inf)), "misaligned": (bool, (0, 1))}
+OTHERS: dict[str, tuple[type, tuple[float, float]]] = {
+    "seed": (int, (0, np.inf)),
+    "images_seen": (int, (1, np.inf)),  # by the student, in all its epochs
+    "misaligned": (bool, (0, 1)),
+}
 
 
 def columns(classes: Sequence[str], teachers: Sequence[str] = ()) -> list[str]:
@@ -27,7 +31,7 @@ def columns(classes: Sequence[str], teachers: Sequence[str] = ()) -> list[str]:
     return [
         *("experiment", *RECIPE, "seed"),
         *(column for metric in METRICS for column in metric.columns(classes, teachers)),
-        *("scale", "corpus", "index_tag", "index_digest", "misaligned"),
+        *("images_seen", "scale", "corpus", "index_tag", "index_digest", "misaligned"),
         *("commit", "code", "time", "model", "predictions"),
     ]
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple, get_args
 from pydantic.fields import FieldInfo
 
 from .. import workspace
-from ..params import Family, Mode, Params
+from ..params import Family, Mode, Params, Phase
 from ..softlabels import families
 from ..tracking.experiments import lookup
 
@@ -37,6 +37,7 @@ def in_mode(mode: str) -> Condition:
 
 
 ALWAYS = Condition("nothing", lambda params: True)
+ONE_PHASE = Condition("a student of one phase", lambda params: len(params.scale_.student.phases) == 1)
 DISTILS = Condition("a family with teachers, and a mode other than none", families.distils)
 WEIGHTED = Condition(
     "a family with a source of weight lambda, as 6D, and a mode other than none",
@@ -55,17 +56,23 @@ class Setting:
     named: bool = False  # always in labels and selectors; else where it is not `assumed`, or runs differ in it
     in_loss: bool = True  # False where it acts through the weights of the family's teachers alone: `recipes.same_loss`
     of_family: bool = False  # the family's, and no parameter of its own, so that no grid can sweep it
+    of_phase: bool = False  # of the student's only phase, and no parameter of its own
 
     @property
     def _field(self) -> tuple[str, FieldInfo]:
-        fields = (Family if self.of_family else Params).model_fields
+        fields = (Family if self.of_family else Phase if self.of_phase else Params).model_fields
         return next((name, field) for name, field in fields.items() if self.key in (name, field.alias))
 
     def of(self, params: Params) -> Any:
         """Its value in a run with these params; None where it does not apply."""
         if not self.when.holds(params):
             return None
-        return getattr(params.family_ if self.of_family else params, self._field[0])
+        holder = params.family_ if self.of_family else params.scale_.student.phases[0] if self.of_phase else params
+        return getattr(holder, self._field[0])
+
+    def place(self, scale: str) -> str:
+        """Where params.yaml has it, a dotted name, in a run of this scale."""
+        return f"scales.{scale}.student.phases.0.{self.key}" if self.of_phase else self.key
 
     @property
     def sweepable(self) -> bool:
@@ -106,6 +113,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("alpha", "α={:g}", DISTILS),
     Setting("temperature", "T={:g}", DISTILS),
     Setting("views", "views={:g}", assumed=1),
+    Setting("epochs", "{:g} epochs", ONE_PHASE, of_phase=True),
+    Setting("lr", "lr={:g}", ONE_PHASE, of_phase=True),
 )
 SETTING = {setting.key: setting for setting in SETTINGS}
 
@@ -197,6 +206,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("t_star_grid", CALIBRATION, "t_star_grid", "T* of the grid", POSITIVE, INFINITE),
     Metric("grid_at_edge", CALIBRATION, "grid_at_edge", "T* at the edge of the grid", kind=bool),
     Metric("t_star_grid_widened", CALIBRATION, "t_star_grid_widened", "T* of the widened grid", POSITIVE, INFINITE),
+    *_several(CALIBRATION, "calib", "calib_{}", "{} on calib", ("macro_f1",)),
     *_several(CALIBRATION, "calib.before", "calib_{}", "{} on calib", ON_CALIB),
     *_several(CALIBRATION, "calib.after", "calib_{}_scaled", "{} on calib after scaling", ON_CALIB),
     *_several(CALIBRATION, "cross_validation.temperature", "cv_{}", "cross-validated {}", ("nll",)),

@@ -1,5 +1,6 @@
 """DVC experiments as git holds them, and whether one fits the present code, params and data."""
 
+import copy
 import os
 import subprocess
 from datetime import datetime
@@ -24,7 +25,7 @@ LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class PlannedRun(NamedTuple):
-    """A run to be made: the name of its experiment, and the params that it lays over params.yaml."""
+    """A run to be made: the name of its experiment, and the params, by dotted names, that it lays over params.yaml."""
 
     name: str
     overrides: dict[str, Any]
@@ -159,11 +160,11 @@ def misfit(experiment: Experiment, now: Present, overrides: dict[str, Any]) -> s
     DVC recorded in the experiment's `dvc.lock` what each stage was run with. All of it must be what the workspace has,
     but for the params set, and what stages make from them.
     """
-    wanted = now.params | overrides
+    wanted = laid_over(now.params, overrides)
     recorded = experiment.params()
     for key in [*overrides, *IN_PATHS]:
-        if recorded.get(key) != wanted[key]:
-            return f"its {key} is {recorded.get(key)}, not {wanted[key]}"
+        if (its := lookup(recorded, key)) != (ours := lookup(wanted, key)):
+            return f"its {key} is {its}, not {ours}"
     lock = experiment.lock()
     for stage, facts in now.stages.items():
         if (entry := lock.get(stage)) is None:
@@ -187,10 +188,13 @@ def misfit(experiment: Experiment, now: Present, overrides: dict[str, Any]) -> s
 
 
 def lookup(tree: dict[str, Any], key: str) -> Any:
-    """The value at a dotted name, None if there is none."""
+    """The value at a dotted name, in which a number is a place in a list; None if there is none."""
     value: Any = tree
     for part in key.split("."):
-        value = value.get(part) if isinstance(value, dict) else None
+        if isinstance(value, list) and part.isdecimal() and int(part) < len(value):
+            value = value[int(part)]
+        else:
+            value = value.get(part) if isinstance(value, dict) else None
     return value
 
 
@@ -201,3 +205,16 @@ def differing(name: str, before: Any, now: Any) -> list[tuple[str, Any, Any]]:
         below = f"{name}." if name else ""
         return [found for key in keys for found in differing(f"{below}{key}", before.get(key), now.get(key))]
     return [] if before == now else [(name, "none" if before is None else before, "none" if now is None else now)]
+
+
+def laid_over(tree: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+    """A tree with other values at some dotted names, as `lookup` reads them; what is not there stays so."""
+    changed = copy.deepcopy(tree)
+    for key, value in overrides.items():
+        *path, last = key.split(".")
+        inner = lookup(changed, ".".join(path)) if path else changed
+        if isinstance(inner, list) and last.isdecimal() and int(last) < len(inner):
+            inner[int(last)] = value
+        elif isinstance(inner, dict):
+            inner[last] = value
+    return changed
