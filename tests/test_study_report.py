@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
 from conftest import CLASSES
 from ferdistill import files, params
+from ferdistill.cli import cli
 from ferdistill.errors import UsageError
 from ferdistill.report import facts, figures, gathered, replication, report
 from ferdistill.study import recipes, results, statistics
