@@ -340,7 +340,8 @@ TINY = {
     "params.yaml": "{family: a, seed: 0, scale: s, corpus: c, index_tag: t}\n",
     "code.py": "import sys, yaml\nseed = yaml.safe_load(open('params.yaml'))['seed']\n"
     "open(sys.argv[1], 'w').write(str(seed))\nsys.exit('an unlucky number' if seed == 13 else 0)\n",
-    "dvc.yaml": "stages:\n"
+    # As in the pipeline, a stage reads all of params.yaml, which no two experiments have alike.
+    "dvc.yaml": "stages:\n  params:\n    cmd: echo sound\n    deps: [params.yaml]\n"
     + "".join(
         f"  {stage}:\n    cmd: python code.py {stage}\n    deps: [code.py{before and ', ' + before}]\n"
         f"    params: [family, seed]\n    outs: [{stage}]\n"

@@ -75,11 +75,14 @@ def stored(cache: Path, md5: str) -> Path:
 
 @known_interface()
 def stages(target: str) -> dict[str, dict[str, Any]]:
-    """The stages up to a target: the command, the hashes of the files that no stage makes, the params tracked."""
+    """The stages up to a target: the command, the hashes of the files that no stage makes, the params tracked.
+
+    Not the hash of params.yaml, which a stage may read whole: no two experiments have the same one.
+    """
     with Repo() as repo:
         # A .dvc file has outs, but no command: its data is a source.
         found = [stage for stage in repo.stage.collect(target, with_deps=True) if stage.cmd]
-        made = [PurePath(out.def_path) for stage in found for out in stage.outs]
+        others = [PurePath("params.yaml"), *(PurePath(out.def_path) for stage in found for out in stage.outs)]
         facts = {}
         for stage in found:
             stage.save_deps(allow_missing=True)
@@ -88,7 +91,7 @@ def stages(target: str) -> dict[str, dict[str, Any]]:
                 path = PurePath(dep.def_path)
                 if hasattr(dep, "params"):
                     tracked += dep.params
-                elif not any(path.is_relative_to(out) or out.is_relative_to(path) for out in made):
+                elif not any(path.is_relative_to(out) or out.is_relative_to(path) for out in others):
                     sources[dep.def_path] = dep.hash_info.value
             facts[stage.addressing] = {"cmd": stage.cmd, "sources": sources, "params": tracked}
     return facts
