@@ -24,5 +24,9 @@ done = subprocess.run([*command, "--output-reproducible", python], capture_outpu
 if done.returncode:
     sys.exit(f"error: no bill of materials\n  why:      {done.stderr.strip()}")
 bill = without_addresses(json.loads(done.stdout))
+version = [python, "-c", "import ferdistill; print(ferdistill.__version__)"]  # pyproject.toml leaves it to the code
+bill["metadata"]["component"]["version"] = subprocess.run(
+    version, capture_output=True, text=True, check=True
+).stdout.strip()
 out.write_text(json.dumps(bill, indent=2) + "\n", encoding="utf-8")
 print(f"{out}: {len(bill['components'])} packages")

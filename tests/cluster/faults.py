@@ -65,14 +65,16 @@ class Trials:
             shutil.rmtree(runs)
 
     def processes(self, mark):
+        """Those of these trials with a word in their command; a worker under Ray shows it by git's key alone."""
         found = []
         for process in psutil.process_iter(["cmdline"]):
             words = process.info["cmdline"] or []
-            inside = False
+            if not any(mark in word for word in words):
+                continue
             with suppress(psutil.Error):
-                inside = str(self.folder) in process.cwd() or str(self.folder) in " ".join(words)
-            if inside and any(mark in word for word in words):
-                found.append(process)
+                about = [process.cwd(), *words, process.environ().get("GIT_SSH_COMMAND", "")]
+                if any(str(self.folder) in word for word in about):
+                    found.append(process)
         return found
 
     def strike(self, mark, how):

@@ -87,7 +87,7 @@ def of_index(index: "Index") -> Labelled:
     """An index of ours; its splits are those that have a row."""
     rows, description = index.rows, index.description
     labels, splits = (
-        names.to_numpy(object)[codes]  # one object a name, not one a row
+        np.asarray(names, object)[codes]  # one object a name, not one a row
         for codes, names in (rows[name].factorize() for name in ("label", "split"))
     )
     paths = rows["path"].to_numpy(object)
