@@ -19,8 +19,8 @@ def surface(found: dict[str, Any], places: dict[str, dict[str, Any]]) -> bytes:
     """Triangles of the simplex, a teacher a corner, and how the score changes from equal parts to each alone.
 
     `found` is of `mixture.fit`, `places` by name of `mixture.place`. On a triangle stand the mixtures of its three
-    teachers alone, those that were run as circles and places as squares. Below, a band is the 95 % interval of the mean,
-    and places stand at their heights.
+    teachers alone, those that were run as circles and places as squares. Below, a band is the 95 % interval of the
+    mean, and places stand at their heights.
     """
     fitted: Surface = found["surface"]
     size = len(fitted.teachers)
