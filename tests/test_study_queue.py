@@ -118,6 +118,14 @@ def test_a_grid_sweeps_the_epochs_and_the_learning_rate_of_the_students_only_pha
         grid.load(path, two)
 
 
+def test_the_budgets_grid_compares_what_saw_as_many_images():
+    runs = grid.load(ROOT / "conf/budget.yaml", SETTINGS)
+    assert len(runs) == 54 + 48 + 48
+    design = grid.read(ROOT / "conf/budget.yaml").primary
+    at = [re.findall(r"epochs=(\d+)", selector) for selector in (design.candidate, *design.baselines)]
+    assert at == [["30"]] * 3
+
+
 def test_one_run_with_other_views_goes_first_and_its_like_wait_for_it():
     runs = [PlannedRun(f"{views}-{seed}", {"views": views, "seed": seed}) for seed in (1, 2) for views in (1, 4)]
     stages = {"softlabels@a": {"params": ["classes", "views"]}, "student": {"params": ["seed", "views"]}}

@@ -113,6 +113,7 @@ def predictions(store, seed):
     frame.insert(0, "group", [f"s{row // 7}" for row in range(140)])
     frame.insert(0, "split", "test")
     frame.insert(0, "path", [f"{row:03d}.png" for row in range(140)])
+    frame = pd.concat([frame, frame.assign(split="calib")])
     md5 = f"{seed:032x}"
     path = store / "files" / "md5" / md5[:2] / md5[2:]
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -42,8 +42,9 @@ for name, group in groups.items():
 corpus_cli.command("render")(render_corpus)
 corpus_cli.command("witness")(witness)
 teachers_cli.command("fetch")(fetch_teachers)
-for command in (primary, mixture, surface):
-    study_cli.command()(command)
+study_cli.command()(primary)
+study_cli.command()(mixture)
+study_cli.command()(surface)
 for command in (repro, diff, experiments, audit, score, monitor, serve, bench, predict, watch, pretrain):
     cli.command()(command)
 

@@ -19,14 +19,14 @@ def surface(found: dict[str, Any], places: dict[str, dict[str, Any]]) -> bytes:
     """Triangles of the simplex, a teacher a corner, and how the score changes from equal parts to each alone.
 
     `found` is of `mixture.fit`, `places` by name of `mixture.place`. On a triangle stand the mixtures of its three
-    teachers alone, those that were run as circles and places as squares; others are on the curves below, where a band
-    is the 95 % interval of the mean.
+    teachers alone, those that were run as circles and places as squares. Below, a band is the 95 % interval of the
+    mean, and places stand at their heights.
     """
     fitted: Surface = found["surface"]
     size = len(fitted.teachers)
     triangles = list(combinations(range(size), 3))[:TRIANGLES]
     rows = -(-len(triangles) // 2)
-    with drawing(2.75 * rows + 3.2, width=WIDTH) as (figure, file):
+    with drawing(2.2 * rows + 3.2, width=WIDTH) as (figure, file):
         grid = figure.add_gridspec(rows + 1, 2)
         lattice = np.array([row for row in np.ndindex(STEPS + 1, STEPS + 1, STEPS + 1) if sum(row) == STEPS]) / STEPS
         values = []
@@ -43,8 +43,8 @@ def surface(found: dict[str, Any], places: dict[str, dict[str, Any]]) -> bytes:
             drawn = axes.tricontourf(x, y, scores, levels=levels, cmap="viridis")
             _marks(axes, [fitted.teachers[at] for at in triple], found["points"], places)
         if drawn is not None:
-            figure.colorbar(drawn, ax=panels, shrink=0.7, label=title_of(found["metric"]))
-        _traces(figure.add_subplot(grid[rows, :]), fitted, title_of(found["metric"]))
+            figure.colorbar(drawn, ax=panels, shrink=0.8, format="%.3f", label=title_of(found["metric"]))
+        _traces(figure.add_subplot(grid[rows, :]), fitted, title_of(found["metric"]), places)
     return file.getvalue()
 
 
@@ -67,10 +67,10 @@ def _marks(axes: Axes, teachers: list[str], points: list[dict[str, Any]], places
 
     for one in points:
         if (at := on_triangle(one)) is not None:
-            axes.plot(*at, "o", color="white", markeredgecolor="black", markersize=5)
+            axes.plot(*at, "o", color="white", markeredgecolor="black", markersize=5, clip_on=False)
     for name, one in places.items():
         if (at := on_triangle(one)) is not None:
-            axes.plot(*at, "s", color="white", markeredgecolor="black", markersize=7)
+            axes.plot(*at, "s", color="white", markeredgecolor="black", markersize=7, clip_on=False)
             axes.annotate(
                 name,
                 (at[0], at[1]),
@@ -84,8 +84,11 @@ def _marks(axes: Axes, teachers: list[str], points: list[dict[str, Any]], places
     axes.set_axis_off()
 
 
-def _traces(axes: Axes, fitted: Surface, title: str) -> None:
-    """Along the line from none of a teacher, the others in equal parts, to it alone (Cox's direction)."""
+def _traces(axes: Axes, fitted: Surface, title: str, places: dict[str, dict[str, Any]]) -> None:
+    """Along the line from none of a teacher, the others in equal parts, to it alone (Cox's direction).
+
+    On the right the heights of the places, which may lie on none of these lines.
+    """
     size, share = len(fitted.teachers), np.linspace(0, 1, 41)
     for number, name in enumerate(fitted.teachers):
         weights = np.repeat((1 - share)[:, None] / (size - 1), size, axis=1)
@@ -95,6 +98,8 @@ def _traces(axes: Axes, fitted: Surface, title: str) -> None:
         half = fitted.quantile * error
         axes.fill_between(share, value - half, value + half, color=look["color"], alpha=0.12, linewidth=0)
         axes.plot(share, value, color=look["color"], linestyle=look["linestyle"], label=name)
+    for name, one in places.items():
+        axes.annotate(f"– {name}", (1, one["fitted"]), annotation_clip=False, va="center", fontsize=8.5)
     axes.axvline(1 / size, color="0.6", linewidth=0.8)
     axes.set(xlabel="weight of one teacher, the others in equal parts", ylabel=title, xlim=(0, 1))
     axes.grid()
