@@ -112,7 +112,7 @@ def test_too_few_seeds_are_no_candidate_and_a_default_has_enough():
     frame = table([runs("6A", 0.80)])
     with pytest.raises(CheckError, match="the default recipe, labels alone, has 2 of the 3 seeds"):
         decision.decide(frame[(frame["family"] != "none") | (frame["seed"] < 2)], SETTINGS)
-    with pytest.raises(CheckError, match="the default recipe `none` cannot be found"):
+    with pytest.raises(CheckError, match="the default recipe `none` is not in the table"):
         decision.decide(runs("6A", 0.80), SETTINGS)
     with pytest.raises(CheckError, match="out of step"):
         decision.decide(frame.assign(misaligned=True), SETTINGS)

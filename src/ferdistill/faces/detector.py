@@ -115,7 +115,7 @@ class Cascade:
         small = cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
         low, high = math.floor(scale * smallest), math.ceil(scale * largest)
         found = self._cascade.detectMultiScale(small, 1.1, 3, minSize=(low, low), maxSize=(high, high))
-        sides = [(x + w / 2, y + h / 2, w / WIDER) for x, y, w, h in found.tolist()] if len(found) else []
+        sides = [(x + w / 2, y + h / 2, w / WIDER) for x, y, w, h in np.asarray(found).tolist()]
         return [
             ((x - side / 2) / scale, (y + (HIGHER - 0.5) * side) / scale, side / scale, side / scale)
             for x, y, side in sides

@@ -54,7 +54,8 @@ RAF_CODES = ("surprise", "fear", "disgust", "happy", "sad", "angry", "neutral") 
 # First words of the seed sequences, so that no two kinds of draw share a stream.
 _LAYOUT, _SUBJECT, _IMAGE = range(3)
 CHUNK = 50  # images that a process renders at a time
-Work, Result = TypeVar("Work"), TypeVar("Result")
+Work = TypeVar("Work")
+Result = TypeVar("Result")
 Job = tuple[tuple[int, int], tuple[str, str], int]  # an image's own place, its source and official part, its subject
 
 _SOURCES = """\

@@ -141,7 +141,7 @@ def _case(
         own = recipes.select(frame, rules.default)
     except UsageError as error:
         raise CheckError(
-            f"the default recipe `{rules.default}` cannot be found: {error.what}",
+            f"the default recipe `{rules.default}` is not in the table: {error.what}",
             where="params.yaml, decide.default",
             expected=error.expected,
             hint="run it, or name another default",

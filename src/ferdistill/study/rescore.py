@@ -52,7 +52,8 @@ def rescore(table: Path, corpus: Path, settings: Params) -> list[dict[str, Any]]
     frame = results.read(table)
     files = _models(frame)
     images, test, truth = _read(corpus, settings)
-    rows = pd.read_csv(table, dtype=str, keep_default_na=False).to_dict("records")
+    read = pd.read_csv(table, dtype=str, keep_default_na=False)
+    rows: list[dict[str, Any]] = [{str(key): value for key, value in row.items()} for row in read.to_dict("records")]
     for row, file, t_star in track(zip(rows, files, frame["t_star"], strict=True), "scoring students", len(files)):
         network = models.build_for(settings.scale_.student, settings.classes, settings.scale_.image)
         models.load_matching(network, tensor_files.read(file, "pt", expected="a student"), file)
