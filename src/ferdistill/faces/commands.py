@@ -259,7 +259,7 @@ def pretrain(
 
         ferdistill pretrain resnet18 vit_ban
 
-        ferdistill pretrain student --epochs 3 --lr 6e-3
+        ferdistill pretrain student --epochs 8 --lr 6e-3
     """
     from .. import params
 
