@@ -79,7 +79,10 @@ def mixture(
         list[str] | None,
         typer.Argument(metavar="[TEACHER]...", help="Two or more; all of params.yaml if none is named."),
     ] = None,
-    out: Annotated[Path, typer.Option("--out", help="Grid to write, with --write.")] = workspace.MIXTURE_GRID,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Grid to write, with --write.", show_default=workspace.MIXTURE_GRID.as_posix()),
+    ] = None,
     seeds: Annotated[
         list[int] | None,
         typer.Option("--seed", min=0, help="Seed of each run; may be given again.", show_default=False),
@@ -102,6 +105,9 @@ def mixture(
     from .. import params
     from ..study import mixture as library
 
+    if out and not write:
+        raise UsageError("--out names the grid that --write writes", where="--out", hint="add --write, or leave it out")
+    out = out or workspace.MIXTURE_GRID
     settings = params.load()
     # Votes and what else has no network are rows to compare with, and no corners, unless they are named.
     named = teachers or [
