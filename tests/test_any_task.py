@@ -21,7 +21,7 @@ from ferdistill.cli import cli
 from ferdistill.data import description, index
 from ferdistill.faces import server
 from support.images import unpack
-from support.repository import copy_of_repository, run
+from support.repository import commit, copy_of_repository, run
 from support.serving import ask
 
 ROOT = Path(__file__).parents[1]
@@ -82,7 +82,7 @@ def test_any_classes_go_from_files_to_packed_images_without_a_word_of_faces(
     assert described.exit_code == 0, described.output
     printed = described.output + "".join(stage(tmp_path, name) for name in ("params", "index", "images"))
     printed += CliRunner().invoke(cli, ["index", "show"]).output
-    assert f"{count} rows listed" in printed and "digits indexed" in printed
+    assert f"{count} rows listed" in printed and "images indexed" in printed
 
     read = index.read(tmp_path / "data/index/digits.csv")
     assert set(read.rows["label"]) == set(classes) and read.description["classes"] == classes
@@ -142,6 +142,7 @@ def test_a_task_of_ones_own_goes_to_a_page_that_answers_without_a_word_of_faces(
     settings_for(project, classes)
     one_teacher_of_three_epochs(project)
     said = [run(project, "ferdistill", "corpus", "describe", "data/raw/digits", "--write").stdout]
+    commit(project)  # the last stage tells what HEAD had
     done = run(project, "dvc", "repro")
     said += [done.stdout, done.stderr]
     scores = json.loads((project / "metrics/evaluation.json").read_text(encoding="utf-8"))["test"]
