@@ -10,11 +10,11 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from conftest import CLASSES
 from ferdistill import params
 from ferdistill.cli import cli
 from ferdistill.errors import UsageError
 from ferdistill.study import contrasts, grid, results, statistics
+from support.cached import predictions, store
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = params.load(ROOT / "params.yaml")
@@ -59,14 +59,8 @@ def test_people_count_where_predictions_are_here(tmp_path):
     for at, family in enumerate(frame["family"]):
         hit = 1.5 + (person if family == "6E" else 0)
         logits = rng.normal(0, 1, (280, 7)) + np.asarray(hit)[..., None] * np.eye(7)[labels]
-        stored = pd.DataFrame(logits.astype(np.float32), columns=[f"logit_{name}" for name in CLASSES])
-        people = [f"p{row // 7}" for row in range(280)]
-        stored = stored.assign(path=[f"{row:03d}" for row in range(280)], split="test", subject=people, group=people)
-        stored["label"] = [CLASSES[label] for label in labels]
         digests.append(f"{at + 200:032x}")
-        target = tmp_path / "files/md5" / digests[-1][:2] / digests[-1][2:]
-        target.parent.mkdir(parents=True, exist_ok=True)
-        stored.to_parquet(target)
+        store(tmp_path, digests[-1], predictions(logits, labels, "test", each=7))
     before, after = (rows for _, rows in frame.assign(predictions=digests).groupby("mode", sort=False))
     for metric in ("macro_f1", "nll", "nll_scaled"):
         found = contrasts.contrast(before.assign(nll_scaled=1.0), after.assign(nll_scaled=1.0), metric, tmp_path)

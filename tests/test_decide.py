@@ -11,11 +11,11 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from conftest import CLASSES
 from ferdistill import params
 from ferdistill.cli import cli
 from ferdistill.errors import CheckError
 from ferdistill.study import decision, shrinkage
+from support.cached import predictions, store
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = params.load(ROOT / "params.yaml")
@@ -63,14 +63,8 @@ def test_the_noise_of_people_is_stated_or_measured(tmp_path):
         digests = []
         for seed in range(3):
             logits = rng.normal(0, 1, (210, 7)) + hit * np.eye(7)[labels]
-            frame = pd.DataFrame(logits.astype(np.float32), columns=[f"logit_{name}" for name in CLASSES])
-            people = [f"p{row // 7}" for row in range(210)]
-            frame = frame.assign(path=[f"{row:03d}" for row in range(210)], split="calib", subject=people, group=people)
-            frame["label"] = [CLASSES[label] for label in labels]
             digests.append(f"{seed + (family == '6A') * 8:032x}")
-            at = tmp_path / "files/md5" / digests[-1][:2] / digests[-1][2:]
-            at.parent.mkdir(parents=True, exist_ok=True)
-            frame.to_parquet(at)
+            store(tmp_path, digests[-1], predictions(logits, labels, "calib", each=7))
         of.append(runs(family, 0.78, seeds=3, mode=mode).assign(predictions=digests))
     found = decision.decide(pd.concat(of, ignore_index=True), SETTINGS, cache=tmp_path)
     assert 0.015 < found["candidates"][0]["people"] < 0.06  # of 30 people

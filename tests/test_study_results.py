@@ -14,6 +14,7 @@ from ferdistill.cli import cli
 from ferdistill.errors import CheckError, UsageError
 from ferdistill.evaluation.metrics import score
 from ferdistill.study import collect, comparison, recipes, results, schema, statistics
+from support.cached import predictions, store
 
 ROOT = Path(__file__).parents[1]
 SECTION_5_1 = Path(__file__).parent / "data" / "section_5_1.csv"
@@ -265,15 +266,10 @@ def stored(tmp_path, write):
     rows, logits_of = [], {}
     for number, (family, seed) in enumerate((f, s) for f in ("6A", "6E") for s in SEEDS):
         logits = (2 * np.eye(len(CLASSES))[labels] + generator.normal(0, 1.3, (90, len(CLASSES)))).astype(np.float32)
-        frame = pd.DataFrame(logits, columns=[f"logit_{name}" for name in CLASSES])
-        frame.insert(0, "path", [f"test/{i:03d}.png" for i in range(90)])
-        frame["label"], frame["split"] = [CLASSES[k] for k in labels], "test"
-        frame["group"], frame["subject"] = [f"g{i // 3}" for i in range(90)], ""
+        frame = predictions(logits, labels, "test", each=3)
         frame = pd.concat([frame, frame.assign(split="val")]).sample(frac=1, random_state=number)  # in any order
         digest = f"{number:032x}"
-        target = tmp_path / "cache" / "files" / "md5" / digest[:2] / digest[2:]
-        target.parent.mkdir(parents=True, exist_ok=True)
-        frame.to_parquet(target)
+        store(tmp_path / "cache", digest, frame)
         logits_of[family, seed] = logits
         rows.append(run(family, seed=seed, predictions=digest))
     return results.read(write(rows)), tmp_path / "cache", labels, logits_of
