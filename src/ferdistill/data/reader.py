@@ -2,12 +2,8 @@
 
 import csv
 import importlib
-import multiprocessing
-import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -15,6 +11,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from pydantic import ValidationError
 
+from ..cores import on_every_core
 from ..errors import CheckError, UsageError, clipped
 from ..files import walk
 from ..params import explain
@@ -28,6 +25,7 @@ Votes = tuple[dict[str, float] | None, int | None]  # as `Labels.shares` gives t
 LEAVES = "a link that leaves the corpus directory"
 ATTRIBUTE = re.compile(r"[A-Za-z0-9_]{1,40}")
 CHUNK = 256  # images a worker decodes at a time
+EACH = 8  # chunks that repay starting a process
 
 
 def read_rows(corpus_dir: Path, classes: list[str]) -> Iterator[tuple[str, Row]]:
@@ -178,20 +176,8 @@ def map_images(
         What `function` returned, or the error of an image that cannot be decoded.
     """
     chunks = [records[start : start + CHUNK] for start in range(0, len(records), CHUNK)]
-    if workers is None:
-        # Of the cores, those this process may run on, where the system tells.
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        workers = min(cores, len(chunks) // 8 or 1)
-    work = partial(_map_chunk, function, corpus_dir)
-    with ExitStack() as stack:
-        results: Iterable[list[T | CheckError]] = map(work, chunks)
-        if workers > 1:
-            # Spawned, not forked: a fork of a process whose libraries run threads may hang.
-            context = multiprocessing.get_context("spawn")
-            pool = stack.enter_context(ProcessPoolExecutor(workers, mp_context=context))
-            stack.callback(pool.shutdown, cancel_futures=True)
-            results = pool.map(work, chunks)
-        yield from track((result for chunk in results for result in chunk), description, total=len(records))
+    results = on_every_core(partial(_map_chunk, function, corpus_dir), chunks, EACH, workers)
+    yield from track((result for chunk in results for result in chunk), description, total=len(records))
 
 
 def _map_chunk(

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from .. import __version__
+from ..cores import on_every_core
 from ..distill import models
 from ..distill.augment import apply, draw
 from ..distill.inference import as_input, make_deterministic, training_device
@@ -23,7 +24,7 @@ from ..files import atomic
 from ..params import ImageParams, NetworkParams
 from ..progress import track
 from . import head as faces
-from .rendered import CHUNK, on_every_core
+from .rendered import CHUNK, EACH
 
 # Words that no corpus seeds its generators with, so that its identities are not drawn here.
 STREAM = (0xFACE, 0xAC7)
@@ -36,7 +37,7 @@ def draw_renders(count: int, seed: int, image: ImageParams, plain: bool) -> tupl
     unit is at rest in two faces of three, else uniform in [0.4, 1].
     """
     chunks = [(range(start, min(start + CHUNK, count)), seed, image, plain) for start in range(0, count, CHUNK)]
-    found = [*track(on_every_core(_draw_chunk, chunks), "rendering", total=len(chunks))]
+    found = [*track(on_every_core(_draw_chunk, chunks, EACH), "rendering", total=len(chunks))]
     return np.concatenate([images for images, _ in found]), np.concatenate([units for _, units in found])
 
 

@@ -1,24 +1,22 @@
 """The embedded corpus: rendered faces with known annotators, written as three raw sources in public layouts."""
 
 import math
-import multiprocessing
 import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
+from ..cores import on_every_core
 from ..errors import UsageError
 from ..files import write_json, write_text
 from ..progress import track
@@ -54,8 +52,7 @@ RAF_CODES = ("surprise", "fear", "disgust", "happy", "sad", "angry", "neutral") 
 # First words of the seed sequences, so that no two kinds of draw share a stream.
 _LAYOUT, _SUBJECT, _IMAGE = range(3)
 CHUNK = 50  # images that a process renders at a time
-Work = TypeVar("Work")
-Result = TypeVar("Result")
+EACH = 4  # chunks that repay starting a process
 Job = tuple[tuple[int, int], tuple[str, str], int]  # an image's own place, its source and official part, its subject
 
 _SOURCES = """\
@@ -270,21 +267,7 @@ def _draw(
 def _render_all(seed: int, jobs: list[Job], annotators: int, sharpness: float) -> Iterator[Sample]:
     """The sample of each job, in their order. Every core renders."""
     chunks = [(seed, jobs[start : start + CHUNK], annotators, sharpness) for start in range(0, len(jobs), CHUNK)]
-    return (sample for chunk in on_every_core(_render_chunk, chunks) for sample in chunk)
-
-
-def on_every_core(function: Callable[[Work], Result], chunks: list[Work]) -> Iterator[Result]:
-    """What `function` gives for each chunk, in their order; in one process where there is too little to share."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = min(cores, len(chunks) // 4 or 1)
-    if workers == 1:
-        yield from map(function, chunks)
-        return
-    # Spawned, not forked: a fork of a process whose libraries run threads may hang.
-    with ExitStack() as stack:
-        pool = stack.enter_context(ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")))
-        stack.callback(pool.shutdown, cancel_futures=True)
-        yield from pool.map(function, chunks)
+    return (sample for chunk in on_every_core(_render_chunk, chunks, EACH) for sample in chunk)
 
 
 def _render_chunk(chunk: tuple[int, list[Job], int, float]) -> list[Sample]:
