@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from .. import tensor_files
 from ..data.reader import map_images, read_rows, read_subjects
 from ..data.sources import Record
 from ..distill import models
-from ..distill.inference import as_input, training_device
+from ..distill.data import Split
+from ..distill.inference import predict
 from ..errors import CheckError, UsageError
 from ..evaluation import known_truth, summary
 from ..evaluation.metrics import Predictions, clusters_of
@@ -23,8 +23,6 @@ from ..progress import track
 from ..tracking import dvc_private
 from . import results
 from .schema import EVALUATION, METRICS
-
-BATCH = 256  # images
 
 
 def rescore(table: Path, corpus: Path, settings: Params) -> list[dict[str, Any]]:
@@ -52,12 +50,13 @@ def rescore(table: Path, corpus: Path, settings: Params) -> list[dict[str, Any]]
     frame = results.read(table)
     files = _models(frame)
     images, test, truth = _read(corpus, settings)
+    split = Split(images, np.arange(len(images)), test.labels)
     read = pd.read_csv(table, dtype=str, keep_default_na=False)
     rows: list[dict[str, Any]] = [{str(key): value for key, value in row.items()} for row in read.to_dict("records")]
     for row, file, t_star in track(zip(rows, files, frame["t_star"], strict=True), "scoring students", len(files)):
         network = models.build_for(settings.scale_.student, settings.classes, settings.scale_.image)
         models.load_matching(network, tensor_files.read(file, "pt", expected="a student"), file)
-        scored = test._replace(logits=_logits(network, images))
+        scored = test._replace(logits=predict(network, split))
         found = summary.of_test(scored, truth, settings.classes, t_star, settings.calibrate.bins)
         for metric in METRICS:
             if metric.file == EVALUATION:
@@ -113,14 +112,3 @@ def _images(corpus: Path, records: Sequence[Record], image: ImageParams) -> np.n
             raise seen
         images[row] = seen
     return images
-
-
-def _logits(network: torch.nn.Module, images: np.ndarray) -> np.ndarray:
-    device = training_device()
-    network.to(device).eval()
-    with torch.inference_mode():
-        parts = [
-            network(as_input(torch.from_numpy(images[start : start + BATCH]).permute(0, 3, 1, 2), device)).float().cpu()
-            for start in range(0, len(images), BATCH)
-        ]
-    return torch.cat(parts).numpy()
