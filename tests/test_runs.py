@@ -158,6 +158,7 @@ def test_queued_runs_execute_the_code_of_their_own_workspace(project):
         assert student["run_family"] == family
 
 
+@pytest.mark.slow
 def test_students_on_labels_out_of_step_are_trained_apart_and_seen_by_gate_and_canary(project):
     run(project, "ferdistill", "study", "misalignment", "--dose", "0", "--dose", "1")
     result = metrics(project, "study/misalignment")
@@ -174,6 +175,7 @@ def test_students_on_labels_out_of_step_are_trained_apart_and_seen_by_gate_and_c
     assert done.returncode == 1 and "damaged" in {problem["kind"] for problem in json.loads(done.stdout)["problems"]}
 
 
+@pytest.mark.slow
 def test_two_clean_runs_give_the_same_lock_but_for_timings(project, tmp_path):
     def outs(root):
         stages = yaml.safe_load((root / "dvc.lock").read_text())["stages"]

@@ -63,6 +63,7 @@ def copy_of_repository(root):
             shutil.copy2(ROOT / name, root / name)
     set_param(root, "scale: embedded", "scale: smoke")
     set_param(root, "max_attempts: 4", "max_attempts: 1")  # one at int8 is enough here, and saves ranking the layers
+    set_param(root, "repeats: 200", "repeats: 10")
     run(root, "git", "init", "-q")
     run(root, "git", "config", "user.name", "tester")
     run(root, "git", "config", "user.email", "tester@example.org")
