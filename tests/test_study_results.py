@@ -14,6 +14,7 @@ from ferdistill.cli import cli
 from ferdistill.errors import CheckError, UsageError
 from ferdistill.evaluation.metrics import score
 from ferdistill.study import collect, comparison, recipes, results, schema, statistics
+from ferdistill.study.stored import KEPT, keep
 from support.cached import predictions, store
 
 ROOT = Path(__file__).parents[1]
@@ -288,10 +289,22 @@ def test_stored_predictions_give_intervals_over_subjects(stored):
     assert "30 subjects or groups" in " ".join(comparison.sentences(result))
 
 
+def test_kept_predictions_stand_in_for_a_cache(stored, tmp_path, monkeypatch):
+    frame, cache, _, _ = stored
+    monkeypatch.chdir(tmp_path)
+    before = compare(frame, "6A:kd", "6E:kd", cache=cache)
+    keep(frame, cache)
+    assert compare(frame, "6A:kd", "6E:kd", cache=tmp_path / "elsewhere") == before
+    keep(frame, tmp_path / "elsewhere")  # where they are kept already
+    (tmp_path / KEPT / f"{5:032x}.parquet").unlink()
+    with pytest.raises(CheckError, match="1 of 6 runs"):
+        keep(frame, tmp_path / "elsewhere")
+
+
 def test_absent_predictions_are_said_and_wrong_ones_refused(stored, tmp_path):
     frame, cache, _, _ = stored
     gone = compare(frame, "6A:kd", "6E:kd", cache=tmp_path / "elsewhere")["examples"]
-    assert not gone["available"] and "6 of 6 runs are not in DVC's cache" in gone["why"]
+    assert not gone["available"] and "6 of 6 runs are neither in DVC's cache" in gone["why"]
     frame["predictions"] = "../../../etc/passwd"
     assert compare(frame, "6A:kd", "6E:kd", cache=cache)["examples"]["why"].startswith("a run has no md5")
     frame["predictions"] = [f"{number:032x}" for number in range(6)]

@@ -179,20 +179,29 @@ def collect(
         list[str] | None,
         typer.Option("--rev", help="Commit that experiments started from; HEAD and ancestors if none."),
     ] = None,
+    predictions: Annotated[
+        bool, typer.Option("--predictions", help="Copy the runs' predictions to metrics/study/predictions, too.")
+    ] = False,
     as_json: As_json = False,
 ) -> None:
     """Write every experiment that belongs in one table, a row a run: scores, calibration, provenance.
 
     Runs of another index, scale or setting than the workspace's, misaligned runs, and runs that a newer one repeats are
     left out, and named on standard error with the reason. The workspace is not a run. A table that has other runs is
-    not written over unless told. Of the embedded corpus it is metrics/study/results_summary.csv. Examples:
+    not written over unless told. Of the embedded corpus it is metrics/study/results_summary.csv. With --predictions,
+    committed with the table, who clones it has the intervals over people too. Examples:
 
         ferdistill study collect
 
+        ferdistill study collect --predictions
+
         ferdistill study collect --tz-offset 0 --rev main --out main.csv --json
     """
+    import pandas as pd
+
     from .. import params
     from ..study import collect as library
+    from ..study import stored
     from ..tracking import experiments
 
     settings = params.load()
@@ -211,6 +220,8 @@ def collect(
         )
     if not replace:
         library.require_kept(out, rows)
+    if predictions:
+        stored.keep(pd.DataFrame(rows))
     library.write(out, rows)
     if as_json:
         left_out = [{"experiment": name, "reason": reason} for name, reason in unfit]

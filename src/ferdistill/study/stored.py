@@ -1,6 +1,7 @@
-"""The predictions that runs left in DVC's cache: their scores, and what these would be on other people."""
+"""The predictions that runs left in DVC's cache, or that lie beside their table: their scores, on other people too."""
 
 import re
+import shutil
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -8,9 +9,14 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from .. import workspace
 from ..errors import CheckError
 from ..evaluation.metrics import classes_of, read_predictions, read_stored
+from ..files import atomic
 from . import statistics
+
+# `keep` copies them there, since a clone has git's files and no cache.
+KEPT = workspace.SUMMARY.parent / "predictions"
 
 
 class Stored(NamedTuple):
@@ -35,7 +41,7 @@ def find(runs: pd.DataFrame, split: str, cache: Path | None = None) -> Found | s
     """Where the predictions of runs lie, or why they cannot be had.
 
     `runs` are rows of a table with `predictions`, DVC's md5 of each run's predictions.parquet. `cache` is DVC's, by
-    default that of the repository one stands in.
+    default that of the repository one stands in; what is not there may be among the `KEPT`.
 
     Raises
     ------
@@ -50,11 +56,12 @@ def find(runs: pd.DataFrame, split: str, cache: Path | None = None) -> Found | s
     from ..tracking import dvc_private  # which takes a second
 
     root = dvc_private.local_cache() if cache is None else cache
-    if root is None:
-        return "not in a DVC repository, so there is no cache to look predictions up in"
-    files = [dvc_private.stored(root, digest) for digest in listed]
+    files = [KEPT / f"{digest}.parquet" for digest in listed]
+    if root is not None:
+        cached = [dvc_private.stored(root, digest) for digest in listed]
+        files = [there if there.is_file() else kept for there, kept in zip(cached, files, strict=True)]
     if absent := sum(not file.is_file() for file in files):
-        have = f"predictions of {absent} of {len(files)} runs are not in DVC's cache"
+        have = f"predictions of {absent} of {len(files)} runs are neither in DVC's cache nor in {KEPT}"
         return f"{have}; `dvc fetch` brings them"
     first = read(files[0], split)
     for file in files[1:]:
@@ -71,6 +78,23 @@ def find(runs: pd.DataFrame, split: str, cache: Path | None = None) -> Found | s
                 hint="collect the results again; runs of two indexes cannot be compared",
             )
     return Found(files, len(first.labels), len(np.unique(first.groups)))
+
+
+def keep(runs: pd.DataFrame, cache: Path | None = None) -> None:
+    """Copy the predictions of runs to `KEPT`, which git may take: 0.1 MB a run of 1,600 images.
+
+    Raises
+    ------
+    CheckError
+        If they cannot be had, see `find`, or are not of the same images.
+    """
+    found = find(runs, "test", cache)
+    if isinstance(found, str):
+        raise CheckError(found)
+    for digest, file in zip(runs["predictions"], found.files, strict=True):
+        if file.parent != KEPT:
+            with atomic(KEPT / f"{digest}.parquet") as temporary:
+                shutil.copyfile(file, temporary)
 
 
 @lru_cache(maxsize=512)
