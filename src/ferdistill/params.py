@@ -192,6 +192,7 @@ class LaunchParams(StrictModel):
 class TrainingParams(StrictModel):
     threads: Positive | None
     amp: Literal["auto", "no", "bf16", "fp16"]
+    monitor: Literal["nll", "macro_f1"]
     class_weights: Literal["none", "balanced"]
     clip_norm: PositiveFloat | None
     ema: Fraction | None

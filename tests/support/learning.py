@@ -33,7 +33,7 @@ def bars(count, seed=0):
 
 
 def training(**changes):
-    values = {"threads": 1, "amp": "auto", "class_weights": "none", "clip_norm": 5.0, "ema": None}
+    values = {"threads": 1, "amp": "auto", "monitor": "nll", "class_weights": "none", "clip_norm": 5.0, "ema": None}
     return TrainingParams.model_validate(values | changes)
 
 

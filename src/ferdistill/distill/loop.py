@@ -114,7 +114,7 @@ def fit(
     log: Callable[[dict[str, Any]], None] = lambda record: None,
     checkpoint: Path | None = None,
 ) -> TrainingResult:
-    """Train `network` and load the weights of the epoch with the best macro F1 on val.
+    """Train `network` and load the weights of the epoch that is best on val, by `training.monitor`.
 
     In several processes each takes its share of every batch, so that the batch of the recipe is the global one. The
     order of the images and their augmentation do not depend on the number of processes.
@@ -179,7 +179,7 @@ def fit(
                 terms = _train(training, steps, drawn, objective.loss, epoch * per_epoch, advance)
             record: dict[str, Any] = {"epoch": float(epoch + 1), "lr": steps.optimizer.param_groups[0]["lr"]}
             record |= {f"train_{term}": value for term, value in terms.items()} | objective.after_epoch()
-            record |= _judge(training, data, last=epoch + 1 == len(plan))
+            record |= _judge(training, data, method.settings.monitor, last=epoch + 1 == len(plan))
             training.history.append(record)
             log(record)
             if checkpoint:
@@ -194,7 +194,7 @@ def fit(
             if epoch + 1 == first + phase.epochs:
                 accelerator.free_memory()
     network.load_state_dict(training.best_weights)
-    best = max(training.history, key=lambda record: record["val_macro_f1"])  # the first of equals
+    best = max(training.history, key=lambda record: _merit(record, method.settings.monitor))  # the first of equals
     return TrainingResult(training.history, int(best["epoch"]))
 
 
@@ -297,12 +297,17 @@ def _train(
     return means
 
 
-def _judge(training: TrainingState, data: TrainingData, last: bool) -> dict[str, Any]:
+def _merit(record: dict[str, Any], monitor: str) -> float:
+    """What is highest in the epoch that is chosen."""
+    return float(-record["val_nll"] if monitor == "nll" else record[f"val_{monitor}"])
+
+
+def _judge(training: TrainingState, data: TrainingData, monitor: str, last: bool) -> dict[str, Any]:
     """Metrics of the weights after an epoch, of their moving average if there is one."""
     judged = training.network if training.ema is None else training.ema.module
     metrics = {f"val_{key}": value for key, value in evaluate(judged, data.val).items()}
     if data.test is not None and (last or (len(training.history) + 1) % data.test_every == 0):
         metrics |= {f"test_{key}": value for key, value in evaluate(judged, data.test).items()}
-    if metrics["val_macro_f1"] > max((past["val_macro_f1"] for past in training.history), default=-1.0):
+    if all(_merit(metrics, monitor) > _merit(past, monitor) for past in training.history):
         training.best_weights = {name: tensor.detach().cpu().clone() for name, tensor in judged.state_dict().items()}
     return metrics
