@@ -170,5 +170,6 @@ def test_the_paths_of_the_workspace_are_those_of_dvc_yaml(project, listed):
     assert {workspace.PREDICTIONS, workspace.STUDENT_METRICS, workspace.STUDENT_CURVES} <= paths("student")
     assert workspace.CALIBRATION_METRICS in paths("calibrate")
     assert workspace.EVALUATION_METRICS in paths("evaluate")
+    assert workspace.ROBUSTNESS_METRICS in paths("robustness")
     assert {workspace.BUNDLE, workspace.EXPORT_METRICS} <= paths("export")
     assert {workspace.BUNDLE, workspace.BENCHMARK_METRICS} <= paths("benchmark")

@@ -65,6 +65,7 @@ NOT_RUN = {
     "monitor": "needs an exported bundle and what it answered",
     "predict": "needs an exported bundle and pictures",
     "pretrain": "trains for minutes",
+    "robustness": "needs trained networks",
     "serve": "serves until it is stopped",
     "study collect": "needs DVC experiments",
     "study decide": "needs a study's results",

@@ -19,6 +19,7 @@ from .commands.labels import labels_cli
 from .commands.monitor import monitor
 from .commands.predict import predict
 from .commands.repro import repro
+from .commands.robustness import robustness
 from .commands.score import score
 from .commands.study import study_cli
 from .commands.teachers import teachers_cli
@@ -45,7 +46,7 @@ teachers_cli.command("fetch")(fetch_teachers)
 study_cli.command()(primary)
 study_cli.command()(mixture)
 study_cli.command()(surface)
-for command in (repro, diff, experiments, audit, score, monitor, serve, bench, predict, watch, pretrain):
+for command in (repro, diff, experiments, audit, score, robustness, monitor, serve, bench, predict, watch, pretrain):
     cli.command()(command)
 
 

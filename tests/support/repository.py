@@ -13,7 +13,7 @@ from filelock import FileLock
 
 ROOT = Path(__file__).parents[2]
 TEACHERS = ["resnet18", "convnext_tiny", "efficientnet_b3", "vit_ban"]
-ONWARD = ["student", "calibrate", "evaluate", "export", "benchmark", "summary"]
+ONWARD = ["student", "calibrate", "evaluate", "robustness", "export", "benchmark", "summary"]
 UPSTREAM = ["params", "corpus", "index", "images"]
 EVERY = [*UPSTREAM, *(f"{stage}@{t}" for t in TEACHERS for stage in ("teacher", "softlabels")), "targets", *ONWARD]
 

@@ -1,4 +1,4 @@
-"""What `score` and `teachers diversity` draw, as PNG files: alike whatever matplotlib is set to."""
+"""What `score`, `robustness`, `monitor` and others draw, as PNG files, alike whatever matplotlib is set to."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -74,6 +74,31 @@ def risk_curve(path: Path, table: pd.DataFrame, acting: dict[str, Any] | None, t
         panel.set_ylim(bottom=0)
         panel.legend(frameon=False, loc="upper left")
         panel.spines[["top", "right"]].set_visible(False)
+
+
+def robustness(path: Path, tables: dict[str, pd.DataFrame]) -> None:
+    """Draw tables of `corruptions.measure`, by the name of the network: a column of panels for each corruption."""
+    from matplotlib import colormaps
+
+    corruptions = list(dict.fromkeys(next(iter(tables.values()))["corruption"]))
+    rows = {"macro_f1": "Macro F1", "ece": "ECE at T*", "answered": "Share answered", "errors": "Errors among these"}
+    with png(path, (2.2 * len(corruptions) + 1, 8)) as figure:
+        panels = figure.subplots(len(rows), len(corruptions), sharex=True, sharey="row", squeeze=False)
+        for line, (score, heading) in zip(panels, rows.items(), strict=True):
+            for panel, corruption in zip(line, corruptions, strict=True):
+                for place, (name, table) in enumerate(tables.items()):
+                    of = table[table["corruption"] == corruption]
+                    colour = BLUE if place == 0 else colormaps["cividis"](place / len(tables))
+                    panel.plot(of["step"], of[score], "o-", markersize=3, color=colour, label=name)
+                panel.set_ylim(bottom=0)
+                panel.spines[["top", "right"]].set_visible(False)
+            line[0].set_ylabel(heading)
+        for panel, corruption in zip(panels[0], corruptions, strict=True):
+            panel.set_title(corruption.replace("_", " "))
+        for panel in panels[-1]:
+            panel.set(xlabel="Step, 0 for none", xticks=range(6))
+        handles, labels = panels[0, 0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(tables), frameon=False)
 
 
 def drift(path: Path, report: dict[str, Any], classes: Sequence[str], title: str) -> None:

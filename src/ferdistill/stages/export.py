@@ -30,7 +30,8 @@ def run(params: Params) -> None:
         config,
         fitted["t_star"],
         fitted,
-        read_json(workspace.EVALUATION_METRICS, "test")["test"] | {"groups": read_json(workspace.GROUP_METRICS)},
+        read_json(workspace.EVALUATION_METRICS, "test")["test"]
+        | {"groups": read_json(workspace.GROUP_METRICS), "robustness": read_json(workspace.ROBUSTNESS_METRICS)},
         images.load(workspace.images(params.index_tag), rows),
         {split: read_split(rows, split, config["classes"]) for split in ("val", "calib", "test")},
     )

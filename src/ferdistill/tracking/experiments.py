@@ -15,7 +15,7 @@ from ..errors import UsageError, clipped
 # Stages that belong to one run; what lies before them is shared by all.
 OWN = ("targets", "student", "calibrate", "evaluate")
 # Stages that only use the student that a run made.
-AFTER = ("export", "benchmark")
+AFTER = ("robustness", "export", "benchmark")
 # Params that a lock names only in the paths and names of others.
 IN_PATHS = ("scale", "corpus", "index_tag")
 # refs/exps/01/234…/name; DVC keeps its queue and temporary refs under other names there.
