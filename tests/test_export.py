@@ -280,7 +280,7 @@ def test_model_card_says_what_was_measured_and_on_what(network: Any, images: np.
     card = (tmp_path / "bundle" / "README.md").read_text(encoding="utf-8")
     for text in ("n = 300", "family 6E, mode kd", "about 0.030", "| fer2013 | 10 | 300 |", "| Macro F1 | 0.500 |"):
         assert text in card, text
-    assert "For whom it errs" not in card
+    assert "For whom it errs" not in card and "On worse images" not in card
     info = read_json(tmp_path / "bundle" / "bundle.json") | {"run_family": "none", "run_mode": "none"}
     scored = {"images": 90, "people": 9, "macro_f1": 0.61, "low": 0.5, "high": 0.7}
     groups = {"a": scored, "b": scored, "c": {"images": 3, "people": 1, "too_few": True}}
@@ -288,6 +288,16 @@ def test_model_card_says_what_was_measured_and_on_what(network: Any, images: np.
     told = model_card(info | {"test": info["test"] | {"groups": by_group}}, SOURCES)
     assert "| a | 90 | 9 | 0.610 | 0.500 to 0.700 |" in told and "| c | 3 | 1 | too few | |" in told
     assert "p = 0.02" in told
+    clean = {"macro_f1": 0.5, "nll": 1.0, "ece": 0.03, "answered": 0.75, "errors": 0.1}
+    dark = clean | {"macro_f1": 0.25, "answered": 0.0, "errors": None}
+    worse = {"clean": clean, "mean": dark, "corruptions": {"low_resolution": clean, "darkness": dark}}
+    told = model_card(info | {"test": info["test"] | {"robustness": worse}}, SOURCES)
+    assert "| low resolution | 0.500 | 1.000 | 0.030 | 75.0% | 10.0% |" in told
+    assert "| darkness | 0.250 | 1.000 | 0.030 | 0.0% | no answers |" in told
+    assert "Licence" not in told
+    sources = {"a": {"licence": "CC0-1.0", "url": "https://a.example"}, "b": {"licence": "unknown", "url": None}}
+    told = model_card(info | {"licences": {"strictest": "unknown", "sources": sources}}, SOURCES)
+    assert "| a | CC0-1.0, https" in told and "| b | unknown |" in told and "strictest of these is unknown" in told
     assert "cross-entropy alone, without teachers" in model_card(info, SOURCES)
 
 

@@ -42,6 +42,7 @@ ALLOWED = {
         "stages/export.py",
         "from ..faces.caution import caution_for, use_for",
     ): "what that room has to say in a model card",
+    ("commands/index.py", "from ..faces.caution import use_for"): "what that room has to say of the use of a data set",
     ("stages/corpus.py", "from ..faces.rendered import write_corpus"): "the stage that writes the embedded corpus",
 }
 

@@ -24,9 +24,12 @@ def test_a_second_repro_runs_nothing(project):
 
 def test_every_artifact_is_there_and_bound_to_the_index(project):
     digest = json.loads((project / "data/index/ixNextAffFull.json").read_text())["digest"]
+    licences = json.loads((project / "data/index/ixNextAffFull.report.json").read_text())["licences"]
+    assert json.loads((project / "models/bundle/bundle.json").read_text())["licences"] == licences
     for teacher in TEACHERS:
         manifest = json.loads((project / f"data/softlabels/{teacher}_ixNextAffFull/manifest.json").read_text())
         assert manifest["index_digest"] == digest
+        assert manifest["provenance"]["licences"]["strictest"] == licences["strictest"]
     assert json.loads((project / "data/targets/alignment.json").read_text())["ok"] is True
     assert json.loads((project / "data/targets/plan.json").read_text())["index_digest"] == digest
     tensors = load_file(project / "data/targets/targets.safetensors")
@@ -51,6 +54,22 @@ def test_the_exported_bundle_predicts_what_was_evaluated(project):
     logits = predictions.loc[rows["path"][test]].filter(like="logit_").to_numpy(np.float64)
     scaled = np.exp(logits / metrics(project, "calibration")["t_star"])
     np.testing.assert_allclose(found, scaled / scaled.sum(1, keepdims=True), atol=1e-4)
+
+
+def test_robustness_starts_from_what_was_evaluated_and_is_measured_alike_for_teachers(project):
+    on_test, found = metrics(project, "evaluation")["test"], metrics(project, "robustness")
+    for name, value in found["clean"].items():
+        if name in ("nll", "ece"):
+            assert value == pytest.approx(on_test["scaled"][name], abs=1e-5)
+    assert found["clean"]["macro_f1"] == pytest.approx(on_test["macro_f1"])
+    steps = pd.read_csv(project / "plots/robustness.csv")
+    assert len(steps) == 6 * 6 and set(steps["corruption"]) == set(found["corruptions"])
+    told = json.loads((project / "models/bundle/bundle.json").read_text())
+    assert told["test"]["robustness"] == found
+    both = json.loads(run(project, "ferdistill", "robustness", "student", "vit_ban", "--json").stdout)
+    for name, value in found["mean"].items():
+        assert both["student"]["mean"][name] == pytest.approx(value, abs=1e-4), name
+    assert both["vit_ban"]["mean"] != both["student"]["mean"] and len(both["vit_ban"]["steps"]) == 36
 
 
 def test_another_family_and_seed_retrain_only_the_student_onward(project):

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .. import workspace
+from ..errors import UsageError
 from ..files import read_json
 from ..plain import json_text, say, shown
 from .console import wide
@@ -138,6 +139,44 @@ def verify(
         print(f"{report['checked']} images checked: {verdict}")
     if not report["ok"]:
         raise typer.Exit(1)
+
+
+@index_cli.command("croissant")
+def croissant(
+    out: Annotated[
+        Path | None, typer.Option("--out", help="A JSON in the folder of the index; TAG.croissant.json if not given.")
+    ] = None,
+    index_csv: IndexOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it, and write nothing.")] = False,
+) -> None:
+    """Describe an index as Croissant 1.1 with RAI: files, columns, splits, classes, licences, and what is known of it.
+
+    Licences are those that corpus.yaml names of its sources (docs/corpora.md). The images are not in it: they stay
+    where `path` says. Examples:
+
+        ferdistill index croissant
+
+        ferdistill index croissant --json | jq '."rai:dataBiases"'
+    """
+    from .. import params
+    from ..data import croissant as library
+    from ..data import index
+    from ..faces.caution import use_for
+    from ..files import write_json
+
+    settings = params.load()
+    csv = index_csv or workspace.index_csv(settings.index_tag)
+    out = out or csv.with_suffix(".croissant.json")
+    if out.parent.resolve() != csv.parent.resolve():
+        raise UsageError("it names the index by its file's name", where=str(out), expected=f"a file in {csv.parent}")
+    read = index.read(csv)
+    report = read_json(csv.with_suffix(".report.json"), "licences", hint="run `dvc repro index`")
+    found = library.describe(read, csv, report, settings.task, use_for(settings.task))
+    if as_json:
+        print(json_text(found))
+        return
+    write_json(out, found)
+    say(f"{out}: {len(read.rows)} images; the strictest licence: {report['licences']['strictest']}")
 
 
 @index_cli.command("seed")

@@ -9,6 +9,7 @@ from .. import yaml_file
 from ..errors import UsageError
 from ..files import UNWRITABLE
 from ..params import ClassName, explain
+from . import licences
 
 
 def stays_inside(name: str) -> bool:
@@ -37,7 +38,10 @@ def _code(value: Any) -> Any:
 
 
 class SourceDescription(BaseModel):
-    """A source. `classes` says of labels, codes or names as the source has them, which class of params.yaml each is."""
+    """A source. `classes` says of labels, codes or names as the source has them, which class of params.yaml each is.
+
+    `licence` is an SPDX identifier, or LicenseRef-NAME; `url` says where the source or its terms are.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -46,6 +50,8 @@ class SourceDescription(BaseModel):
     path: SafePath
     options: dict[str, Any] = {}
     classes: dict[Annotated[str, BeforeValidator(_code)], ClassName] = {}
+    licence: Annotated[str, AfterValidator(licences.checked)] | None = None
+    url: Annotated[str, Field(pattern=r"^https?://\S+$", max_length=1000)] | None = None
 
 
 class CorpusDescription(BaseModel):
@@ -61,6 +67,12 @@ class CorpusDescription(BaseModel):
     votes: SafePath | None = None
     attributes: SafePath | None = None
     corrections: SafePath | None = None
+
+
+def told_licences(corpus_dir: Path) -> dict[str, Any]:
+    """What `licences.told` says of a corpus; raises as `read_description`."""
+    sources = read_description(corpus_dir).sources
+    return licences.told({source.name: (source.licence, source.url) for source in sources})
 
 
 def read_description(corpus_dir: Path, classes: list[str] | None = None) -> CorpusDescription:

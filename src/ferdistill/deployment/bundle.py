@@ -44,6 +44,7 @@ class Told(NamedTuple):
 
     caution: str = ""  # Markdown, for the model card
     use: dict[str, Any] | None = None  # for machines, into bundle.json: intended, prohibited, notice, sources
+    licences: dict[str, Any] | None = None  # of the sources of the training images: `data.licences.told`
 
 
 def write(
@@ -110,6 +111,7 @@ def write(
             "schema_version": SCHEMA_VERSION,
             "task": task.model_dump(mode="json"),
             "use": told.use,
+            "licences": told.licences,
             "classes": config["classes"],
             "image": config["image"],
             "crop": {"margin": settings.margin},

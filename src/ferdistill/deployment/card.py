@@ -61,7 +61,7 @@ Index digest `{info["index_digest"]}`.
 | Source | {" | ".join(splits)} |
 |---|{"---|" * len(splits)}
 {data}
-
+{_licences(info.get("licences"))}
 ## Metrics
 Test split, n = {test["n"]}; used for nothing but this report.
 
@@ -89,6 +89,21 @@ an ECE near it is no sign of miscalibration.
 - Calibration holds for the class frequencies of the calib split.
 - Classes with a low F1 above are not to be relied on.
 {ethics}"""
+
+
+def _licences(told: dict[str, Any] | None) -> str:
+    """What the sources say that they are licensed under; nothing where that was not asked."""
+    if told is None:
+        return ""
+    lines = ["\n| Source | Licence |", "|---|---|"]
+    for name, of in told["sources"].items():
+        where = f", {escaped(of['url'])}" if of["url"] else ""
+        lines.append(f"| {escaped(name)} | {of['licence']}{where} |")
+    lines.append(
+        f"\nThe strictest of these is {told['strictest']}; one that nobody knows counts as such. Whether a licence of "
+        "images binds a model that learnt from them, or from teachers that did, is not said here.\n"
+    )
+    return "\n".join(lines)
 
 
 def _acting(info: dict[str, Any], answers: str) -> str:

@@ -17,11 +17,12 @@ from ..params import Params
 def run(params: Params) -> None:
     """Write `models/bundle/` and `metrics/export.json`."""
     network, config = load_network(workspace.STUDENT)
-    rows = index.read(workspace.index_csv(params.index_tag))
+    rows_csv = workspace.index_csv(params.index_tag)
+    rows = index.read(rows_csv)
     require_same(
         [("index digest", rows.digest, config["index_digest"])],
         "the student was trained on another index",
-        where=f"{workspace.STUDENT / 'config.json'}, against {workspace.index_csv(params.index_tag)}",
+        where=f"{workspace.STUDENT / 'config.json'}, against {rows_csv}",
         hint="run `dvc repro student`",
     )
     fitted = read_json(workspace.CALIBRATION_METRICS, "t_star", "sets", "abstention", "alerts")
@@ -36,7 +37,8 @@ def run(params: Params) -> None:
         {split: read_split(rows, split, config["classes"]) for split in ("val", "calib", "test")},
     )
     sources = pd.crosstab(rows.rows["source"], rows.rows["split"])
-    told = bundle.Told(caution_for(params.task), use_for(params.task))
+    report = read_json(rows_csv.with_suffix(".report.json"), "licences", hint="run `dvc repro index`")
+    told = bundle.Told(caution_for(params.task), use_for(params.task), report["licences"])
     result = bundle.write(student, workspace.BUNDLE, params.export, params.task, sources, told)
     write_json(workspace.EXPORT_METRICS, result)
     if fitted["abstention"]["threshold"] is None:

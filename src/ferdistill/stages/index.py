@@ -5,6 +5,7 @@ import pandas as pd
 from .. import workspace
 from ..data import index, truth
 from ..data.build import build, write_index
+from ..data.description import told_licences
 from ..data.memo import memo
 from ..data.sheets import write_sheets
 from ..files import atomic, write_json
@@ -16,16 +17,17 @@ STEPS = ("dropped", "quarantined", "conflict", "duplicate", "leak")
 
 def run(params: Params) -> None:
     """data/raw/CORPUS -> data/index/TAG{.csv,.json,.report.json,.left_out.csv,_sheets}, metrics and a plot."""
+    corpus = workspace.corpus(params.corpus)
     with memo(workspace.memo()) as known:
-        built = build(workspace.corpus(params.corpus), params.classes, params.index, memo=known)
-    rows, report = built.rows, built.report
+        built = build(corpus, params.classes, params.index, memo=known)
+    rows, report = built.rows, built.report | {"licences": told_licences(corpus)}
     csv = workspace.index_csv(params.index_tag)
     description = write_index(csv, rows, params.classes, params.corpus)
     write_json(csv.with_suffix(".report.json"), report)
     with atomic(csv.with_suffix(".left_out.csv")) as temporary:
         built.left_out.map(cell).to_csv(temporary, index=False, lineterminator="\n", encoding="utf-8")
     sheets = csv.with_name(f"{csv.stem}_sheets")
-    write_sheets(sheets, index.Index(rows, description), report, workspace.corpus(params.corpus), params.classes)
+    write_sheets(sheets, index.Index(rows, description), report, corpus, params.classes)
 
     kinds = pd.Series([copy["kind"] for copy in report["duplicates"]], dtype=str).value_counts()
     by_class = rows["label"].value_counts()[params.classes]
@@ -41,7 +43,7 @@ def run(params: Params) -> None:
         "imbalance": float(by_class.max() / by_class.min()),
         "stratification_deviation": report["stratification"]["largest_deviation"],
     }
-    ceiling = truth.ceiling(workspace.corpus(params.corpus), rows, params.classes)
+    ceiling = truth.ceiling(corpus, rows, params.classes)
     write_json(workspace.METRICS / "index.json", metrics | ({"ceiling_macro_f1": ceiling} if ceiling else {}))
     counts = pd.crosstab(rows["label"], rows["split"]).reindex(index=params.classes, columns=index.SPLITS)
     table = counts.rename_axis("class").reset_index().melt("class", var_name="split", value_name="images")

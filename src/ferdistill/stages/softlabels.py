@@ -4,6 +4,7 @@ from typing import Any
 
 from .. import workspace
 from ..data import images, index, truth
+from ..data.description import told_licences
 from ..data.memo import memo
 from ..distill import frozen, labelling
 from ..distill.answers import identity_of
@@ -25,10 +26,12 @@ def run(params: Params, name: str) -> None:
         where=str(directory / "config.json"),
         hint=f"run `dvc repro teacher@{name}`",
     )
-    seen, provenance, partial = None, None, bool(config.get("partial"))
+    corpus = workspace.corpus(params.corpus)
+    provenance: dict[str, Any] = {"licences": told_licences(corpus)}
+    seen, partial = None, bool(config.get("partial"))
     if (directory / brought.TENSORS).is_file():
         logits, _ = brought.load(directory)
-        provenance = config["provenance"]
+        provenance |= config["provenance"]
     else:
         network, _ = frozen.load_teacher(directory)
         packed = images.load(workspace.images(params.index_tag), rows)
@@ -58,7 +61,7 @@ def run(params: Params, name: str) -> None:
         metrics["covered"] = manifest["covered"]
     test = rows.positions("test")
     test = test[parts.covered(logits[test])]
-    true = truth.distribution(workspace.corpus(params.corpus), rows.rows["path"].iloc[test].tolist(), params.classes)
+    true = truth.distribution(corpus, rows.rows["path"].iloc[test].tolist(), params.classes)
     if true is not None and len(test):
         metrics["distance_to_truth_on_test"] = labelling.distance_to_truth(true, logits[test])
     write_json(workspace.METRICS / "softlabels" / f"{name}.json", metrics)
