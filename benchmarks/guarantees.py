@@ -1,4 +1,4 @@
-"""How often sets, abstention and alerts keep what they promise, where truth is known, and MAPIE's sets beside ours.
+"""How often sets, abstention and alerts keep what they promise, where truth is known; MAPIE's sets; and their latency.
 
 People differ in how clear their images are, images of one person are alike in that. Of each of many fits, T* and all
 thresholds are fitted to a few people and tried on 1,000 others. A rate is given with its standard error.
@@ -6,18 +6,23 @@ thresholds are fitted to a few people and tried on 1,000 others. A rate is given
 
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import measure
 import numpy as np
+import onnxruntime
 from rich.console import Console
 from rich.table import Table
 
+from ferdistill import workspace
 from ferdistill.evaluation import guarantees
 from ferdistill.evaluation.calibration import log_probabilities
 from ferdistill.evaluation.scaling import fit_temperature
 from ferdistill.progress import track
+from ferdistill.runtime.classifier import Classifier
+from ferdistill.runtime.latency import processor
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from support.people import People
@@ -26,6 +31,7 @@ EXAMPLES = """
   python benchmarks/guarantees.py                               1,000 fits of each case, half an hour
   python benchmarks/guarantees.py --refits 100
   PYTHONPATH=.bench/mapie python benchmarks/guarantees.py --mapie   MAPIE's sets of the same numbers alone
+  python benchmarks/guarantees.py --latency                     what sets and alerts take of an answer of models/bundle
 """
 # Spread between people, people that are fitted to, whether by votes, and how much less clear the people are who come
 # after: the last is what no guarantee speaks of.
@@ -105,14 +111,54 @@ def beside_mapie() -> dict[str, Any]:
     return {"peer": f"MAPIE {mapie.__version__}", "sets": len(new), "differing": differing}
 
 
+def latency(rounds: int) -> dict[str, Any]:
+    """CPU time of an answer to one image, with sets and alerts by without: the two in turn, in one process and thread.
+
+    `ratio` is the median of the rounds' and `interval` that of 95 % of resampled rounds. A side of a round is 20
+    answers; which begins, alternates.
+    """
+    plain, acting = (Classifier(workspace.BUNDLE, 1, "cpu") for _ in range(2))
+    plain.info = plain.info | {"sets": None, "alerts": None}
+    size, channels = plain.info["image"]["size"], plain.info["image"]["channels"]
+    images = np.random.default_rng(0).integers(0, 256, (20, 1, size, size, channels), dtype=np.uint8)
+
+    def spent(classifier: Classifier) -> float:
+        start = time.process_time_ns()
+        for image in images:
+            classifier.answer(classifier.predict(image)[0], classifier.confidence)
+        return (time.process_time_ns() - start) / len(images) / 1e6
+
+    found = np.empty((rounds + 10, 2))
+    for number in track(range(len(found)), "answering"):
+        for side in (0, 1) if number % 2 else (1, 0):
+            found[number, side] = spent((plain, acting)[side])
+    found = found[10:]  # the first warm up
+    ratios = found[:, 1] / found[:, 0]
+    drawn = np.random.default_rng(0).integers(0, rounds, (2000, rounds))
+    return {
+        "without_ms": float(np.median(found[:, 0])),
+        "with_ms": float(np.median(found[:, 1])),
+        "ratio": float(np.median(ratios)),
+        "interval": np.quantile(np.median(ratios[drawn], axis=1), [0.025, 0.975]).tolist(),
+        "rounds": rounds,
+        "machine": processor(),
+        "onnxruntime": onnxruntime.__version__,
+    }
+
+
 def main() -> None:
     """Count, print and write."""
     arguments = measure.parser(__doc__, EXAMPLES)
     arguments.add_argument("--refits", type=int, default=1000, help="of each case")
     arguments.add_argument("--mapie", action="store_true", help="compare sets with MAPIE, and nothing else")
+    arguments.add_argument("--latency", action="store_true", help="time an answer of models/bundle, and nothing else")
+    arguments.add_argument("--rounds", type=int, default=400, help="of the latency")
     options = arguments.parse_args()
-    if options.mapie:
-        result: Any = beside_mapie()
+    if options.latency:
+        result: Any = latency(options.rounds)
+        print(json.dumps(result))
+    elif options.mapie:
+        result = beside_mapie()
         print(json.dumps(result))
     else:
         result = [case(name, options.refits) for name in CASES]

@@ -29,7 +29,7 @@ from ferdistill.evaluation.guarantees import (
     risk_coverage,
     wanted,
 )
-from ferdistill.runtime.guarantees import acted_on, prediction_sets, set_scores
+from ferdistill.runtime.guarantees import SLACK, acted_on, prediction_sets, set_of, set_scores
 from support.people import People
 from support.scores import calibrated
 
@@ -73,6 +73,17 @@ def test_sets_by_hand() -> None:
     }
     assert acted_on(p[0].astype(np.float32), THREE, info) == {"set": ["a"], "alerts": ["a"]}
     assert acted_on(p[0], THREE, {"sets": None, "alerts": None}) == {}
+
+
+@pytest.mark.parametrize("method", ["lac", "aps"])
+def test_the_set_of_one_row_is_that_of_many(method: str) -> None:
+    rng = np.random.default_rng(5)
+    p = np.concatenate([softmax(rng.normal(0, 2, (400, 7)), axis=1), np.full((3, 7), 1 / 7), np.eye(7)])
+    scores = set_scores(p, method)
+    for limits in ([0.3] * 7, [0.0] * 7, [None, *rng.random(6)], list(scores[17] - SLACK)):
+        many = prediction_sets(p, method, limits)
+        assert [set_of(row, method, limits) for row in p.tolist()] == many.tolist()
+    assert prediction_sets(p, method, list(scores[17] - SLACK))[17].any()  # limits that are just reached
 
 
 def test_the_tail_is_the_binomials_and_the_least_sample_is_the_least() -> None:

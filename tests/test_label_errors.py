@@ -36,7 +36,8 @@ def planted(n: int = 2000, share: float = 0.05, seed: int = 0) -> tuple[np.ndarr
 
 def test_margins_by_hand() -> None:
     p = np.array([[0.7, 0.2, 0.1], [0.3, 0.4, 0.3]])
-    assert margins(p, np.array([0, 2])) == pytest.approx([0.5, -0.1])
+    assert margins(p, np.array([0, 2])) == pytest.approx(np.log([0.7 / 0.2, 0.3 / 0.4]))
+    assert np.isfinite(margins(np.eye(3), np.array([0, 1, 0]))).all()
 
 
 def test_the_confident_joint_by_hand() -> None:
@@ -52,7 +53,7 @@ def test_planted_errors_are_ranked_first() -> None:
     table = ranked(rows, p, labels, [f"c{k}" for k in range(5)])
     first = table["path"].astype(int).to_numpy()[: wrong.sum()]
     assert wrong[first].mean() > 0.85
-    assert table["confident"].is_monotonic_decreasing
+    assert table["margin"].is_monotonic_increasing and table["confident"].mean() == confident(p, labels).mean()
     with pytest.raises(CheckError, match="not finite"):
         ranked(rows, np.full_like(p, np.nan), labels, CLASSES[:5])
 

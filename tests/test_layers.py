@@ -42,6 +42,8 @@ ALLOWED = {
         "stages/export.py",
         "from ..faces.caution import caution_for, use_for",
     ): "what that room has to say in a model card",
+    ("data/licences.py", "license_expression"): "what packaging and SPDX call a licence",
+    ("data/licences.py", "InvalidLicenseExpression"): "likewise",
     ("commands/index.py", "from ..faces.caution import use_for"): "what that room has to say of the use of a data set",
     ("stages/corpus.py", "from ..faces.rendered import write_corpus"): "the stage that writes the embedded corpus",
 }

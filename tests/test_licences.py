@@ -119,7 +119,6 @@ def test_croissant_says_what_is_known_and_no_more(indexed: Path) -> None:
     assert run("--out", "elsewhere.json").exit_code != 0
 
 
-@pytest.mark.slow
 def test_mlcroissant_takes_it_for_croissant_and_reads_the_index_by_it(indexed: Path) -> None:
     import mlcroissant
 
@@ -127,6 +126,7 @@ def test_mlcroissant_takes_it_for_croissant_and_reads_the_index_by_it(indexed: P
     data = mlcroissant.Dataset(jsonld=indexed.with_suffix(".croissant.json"))
     issues = data.metadata.ctx.issues
     assert not issues.errors
+    assert all("is recommended" in warning for warning in issues.warnings), issues.warnings
     rows = index.read(indexed).rows
     records = list(data.records("images"))
     assert len(records) == len(rows)
@@ -134,5 +134,5 @@ def test_mlcroissant_takes_it_for_croissant_and_reads_the_index_by_it(indexed: P
         read = [one[f"images/{key}"] for one in records]
         assert ["" if not isinstance(v, bytes) else v.decode() for v in read] == rows[key].tolist(), key
     indexed.write_bytes(indexed.read_bytes() + b"\n")
-    with pytest.raises(Exception, match=r"(?i)hash|sha256"):
+    with pytest.raises(Exception, match=r"Download\(index\)"):
         list(mlcroissant.Dataset(jsonld=indexed.with_suffix(".croissant.json")).records("images"))

@@ -62,6 +62,19 @@ def test_every_number_of_the_metrics_files_is_a_metric_or_excused(file):
             assert schema.metric_of(column) is metric
 
 
+def test_the_gap_of_a_run_is_the_largest_of_its_attributes_with_that_ones_p():
+    def attribute(gap, p):
+        return {"groups": {}, "gap": gap, "gap_p": p, "gap_p_holm": None if p is None else 2 * p}
+
+    held = {"sex": attribute(0.02, 0.01), "age": attribute(0.07, 0.2), "tone": attribute(None, None)}
+    gap, p = (schema.METRIC[key] for key in ("group_gap", "group_gap_p"))
+    assert gap.of({schema.GROUPS: held}, []) == {"group_gap": 0.07}
+    assert p.of({schema.GROUPS: held}, []) == {"group_gap_p": 0.4}
+    for nothing in ({}, {"tone": held["tone"]}):
+        assert gap.of({schema.GROUPS: nothing}, []) == {"group_gap": None}
+    assert (gap.better, p.better) == ("lower", None)
+
+
 def test_every_parameter_that_dvc_yaml_gives_the_student_is_a_setting():
     tracked = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["student"]["params"]
     others = {"classes", "family", "launch", "mode", "seed", "training"}

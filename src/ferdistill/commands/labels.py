@@ -85,7 +85,8 @@ def suspect(
 ) -> None:
     """Rank the labels of train by how little teachers believe them that have not learnt from them.
 
-    First come those that confident learning takes for errors, by the margin by which another class is likelier.
+    In the order of the odds of the label against the likeliest other class. `error` says what confident learning takes
+    for one.
     Nothing is changed: --corrections writes rows with the suggested label that a person confirms, corrects or takes
     out, and which the index reads once corpus.yaml names the table. Examples:
 

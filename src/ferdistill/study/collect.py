@@ -19,7 +19,7 @@ from ..tracking import experiments
 from ..tracking.experiments import AFTER, IN_PATHS, OWN, Experiment, lookup
 from . import results
 from .results import RECIPE
-from .schema import EVALUATION, FILES, METRICS, SETTINGS, STUDENT
+from .schema import EVALUATION, FILES, GROUPS, METRICS, SETTINGS, STUDENT
 
 # Params that rows of one table may differ in, beside the families; and what only says how a stage is launched.
 VARIED = {"family", "mode", "seed", *(setting.key for setting in SETTINGS)}
@@ -55,7 +55,7 @@ def collect(
     zone = None if tz_offset is None else timezone(timedelta(hours=tz_offset))
     kept: dict[tuple[Any, ...], tuple[Experiment, dict[str, Any]]] = {}
     left_out: list[tuple[str, str]] = []
-    for experiment in experiments.read(experiments.baselines(revs), [*FILES, INDEX]):
+    for experiment in experiments.read(experiments.baselines(revs), [*FILES, GROUPS, INDEX]):
         try:
             row = row_of(experiment, settings, digest)
         except CheckError as error:
@@ -84,6 +84,7 @@ def row_of(experiment: Experiment, ours: Params, digest: str) -> dict[str, Any]:
     except ValidationError as error:
         raise CheckError(f"its params do not fit: {explain(error, Params).splitlines()[0].strip()}") from None
     files = {path: json.loads(text) for path in FILES if (text := experiment.files[path])}
+    files[GROUPS] = json.loads(experiment.files.get(GROUPS) or "{}")
     absent = [path for path in FILES if path not in files] + [stage for stage in OWN if stage not in lock]
     if absent:
         raise CheckError(f"it has no {', '.join(absent)}")

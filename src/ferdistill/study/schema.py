@@ -132,6 +132,7 @@ class Metric:
     better: Better = None
     kind: type = float  # or int, a whole number, or bool
     each: Literal["", "class", "teacher"] = ""  # whether there is one of each, in a column of its own
+    of_largest: str = ""  # of the things of the file, by name, that one's `at` whose `of_largest` is the largest
 
     @property
     def limits(self) -> tuple[float, float]:
@@ -145,7 +146,11 @@ class Metric:
 
     def of(self, files: dict[str, Any], classes: Sequence[str], teachers: Sequence[str] = ()) -> dict[str, Any]:
         """Its columns and their values in a run, from its metrics files by path; None for what they do not hold."""
-        found = lookup(files[self.file], self.at)
+        held = files[self.file]
+        if self.of_largest:
+            there = [one for one in held.values() if one[self.of_largest] is not None]
+            held = max(there, key=lambda one: one[self.of_largest], default={})
+        found = lookup(held, self.at)
         if not self.each:
             return {self.key: found}
         return {name: (found or {}).get(name[len(self.key) + 1 :]) for name in self.columns(classes, teachers)}
@@ -154,6 +159,7 @@ class Metric:
 STUDENT, CALIBRATION, EVALUATION = FILES = [
     path.as_posix() for path in (workspace.STUDENT_METRICS, workspace.CALIBRATION_METRICS, workspace.EVALUATION_METRICS)
 ]
+GROUPS = workspace.GROUP_METRICS.as_posix()  # which a run may lack: it is not among `FILES`
 # Scores that the files have of several things: title, limits, and which way is better.
 SCORES: dict[str, tuple[str, float, float, Better]] = {
     "macro_f1": ("macro F1", 0, 1, "higher"),
@@ -230,6 +236,8 @@ METRICS: tuple[Metric, ...] = (
         )
     ),
     Metric("sets_coverage_of", EVALUATION, "acting.labels.sets.coverage_of", "coverage of the sets, {}", each="class"),
+    Metric("group_gap", GROUPS, "gap", "largest gap between groups", better="lower", of_largest="gap"),
+    Metric("group_gap_p", GROUPS, "gap_p_holm", "p of the largest gap between groups", of_largest="gap"),
     Metric("best_test_epoch", STUDENT, "report_protocol.best_test_epoch", "best test epoch", 0, INFINITE, kind=int),
     Metric("best_test_macro_f1", STUDENT, "report_protocol.best_test_macro_f1", "macro F1 of the best test epoch"),
     Metric("best_test_acc", STUDENT, "report_protocol.best_test_acc", "accuracy of the best test epoch"),
