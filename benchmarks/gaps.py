@@ -48,14 +48,15 @@ def draw(seed: int, gap: float, people: int) -> tuple[Predictions, pd.DataFrame]
 def case(gap: float, people: int, draws: int) -> dict[str, Any]:
     """How often p is below `LEVEL`, and what was measured, over draws."""
     settings = params.load(PARAMS)
-    quick = settings.calibrate.model_copy(update={"draws": 100})  # of intervals, which nothing here depends on
-    limits = settings.groups.model_copy(update={"permutations": 500})
+    # Of intervals, sets and thresholds, which p does not depend on, as little as will do.
+    quick = settings.calibrate.model_copy(update={"draws": 2})
+    limits = settings.groups.model_copy(update={"permutations": 200})
+    test, _ = draw(0, 0.0, people)
     wanted = guarantees.Wanted(quick.sets, quick.abstention, quick.alerts)
+    acting, _ = guarantees.fit(np.exp(test.logits), test.labels, test.clusters, People().names, wanted)
     found, apart = [], []
     for seed in track(range(draws), f"{100 * gap:g} points, {people} people"):
         test, told = draw(seed, gap, people)
-        names = People().names
-        acting, _ = guarantees.fit(np.exp(test.logits), test.labels, test.clusters, names, wanted)
         measured = groups.measure(test, told, 1.0, acting, quick, limits)["group"]
         found.append(measured["gap_p"] < LEVEL)
         apart.append(measured["gap"])

@@ -29,7 +29,7 @@ from support.people import People
 
 EXAMPLES = """
   python benchmarks/guarantees.py                               1,000 fits of each case, half an hour
-  python benchmarks/guarantees.py --refits 100
+  python benchmarks/guarantees.py --refits 100 --case "an image a person"
   PYTHONPATH=.bench/mapie python benchmarks/guarantees.py --mapie   MAPIE's sets of the same numbers alone
   python benchmarks/guarantees.py --latency                     what sets and alerts take of an answer of models/bundle
 """
@@ -150,6 +150,7 @@ def main() -> None:
     """Count, print and write."""
     arguments = measure.parser(__doc__, EXAMPLES)
     arguments.add_argument("--refits", type=int, default=1000, help="of each case")
+    arguments.add_argument("--case", choices=CASES, action="append", help="of these alone; may be repeated")
     arguments.add_argument("--mapie", action="store_true", help="compare sets with MAPIE, and nothing else")
     arguments.add_argument("--latency", action="store_true", help="time an answer of models/bundle, and nothing else")
     arguments.add_argument("--rounds", type=int, default=400, help="of the latency")
@@ -161,7 +162,7 @@ def main() -> None:
         result = beside_mapie()
         print(json.dumps(result))
     else:
-        result = [case(name, options.refits) for name in CASES]
+        result = [case(name, options.refits) for name in options.case or CASES]
         table = Table("case", "coverage", "classes", "answered", "risk missed", "recall of alerts", "precision missed")
         for row in result:
             figures = [f"{row[key]['mean']:.3f} ± {row[key]['error']:.3f}" for key in row if key != "case"]

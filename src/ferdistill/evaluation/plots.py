@@ -90,9 +90,9 @@ def robustness(path: Path, tables: dict[str, pd.DataFrame]) -> None:
                     of = table[table["corruption"] == corruption]
                     colour = BLUE if place == 0 else colormaps["cividis"](place / len(tables))
                     panel.plot(of["step"], of[score], "o-", markersize=3, color=colour, label=name)
-                panel.set_ylim(bottom=0)
                 panel.spines[["top", "right"]].set_visible(False)
             line[0].set_ylabel(heading)
+            line[0].set_ylim(bottom=0)  # of the row, once all of it is drawn
         for panel, corruption in zip(panels[0], corruptions, strict=True):
             panel.set_title(corruption.replace("_", " "))
         for panel in panels[-1]:
