@@ -116,6 +116,8 @@ def test_sources_and_parts_have_the_shares_asked_for(corpus: Path) -> None:
 
 def test_corpus_yaml_names_sources_that_are_there(corpus: Path) -> None:
     listed = yaml.safe_load((corpus / "corpus.yaml").read_text(encoding="utf-8"))
+    assert {source["licence"] for source in listed["sources"]} == {"Apache-2.0"}
+    assert "Apache-2.0" in (corpus / "LICENSE.txt").read_text(encoding="utf-8")
     assert [source["name"] for source in listed["sources"]] == ["fer2013", "rafdb", "folders"]
     assert all((corpus / source["path"]).exists() for source in listed["sources"])
     subjects = {row["path"]: row["subject"] for row in rows(corpus / listed["subjects"])}

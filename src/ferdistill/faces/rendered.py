@@ -57,9 +57,9 @@ Job = tuple[tuple[int, int], tuple[str, str], int]  # an image's own place, its 
 
 _SOURCES = """\
 sources:            # in order of precedence
-  - {name: fer2013, adapter: fer2013, path: fer2013/fer2013.csv}
-  - {name: rafdb, adapter: rafdb, path: rafdb}
-  - {name: folders, adapter: folders, path: folders}
+  - {name: fer2013, adapter: fer2013, path: fer2013/fer2013.csv, licence: Apache-2.0}
+  - {name: rafdb, adapter: rafdb, path: rafdb, licence: Apache-2.0}
+  - {name: folders, adapter: folders, path: folders, licence: Apache-2.0}
 subjects: subjects.csv
 """
 
@@ -424,7 +424,7 @@ def _write_description(root: Path, votes: bool, unlabelled: bool) -> None:
     """Write the list of sources, and what belongs to it."""
     text = _SOURCES
     if unlabelled:
-        last = "  - {name: unlabelled, adapter: unlabelled, path: unlabelled}\n"
+        last = "  - {name: unlabelled, adapter: unlabelled, path: unlabelled, licence: Apache-2.0}\n"
         text = text.replace("subjects:", f"{last}subjects:")
     write_text(root / "corpus.yaml", text + ("votes: votes.csv\n" if votes else ""))
 
