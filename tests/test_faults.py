@@ -40,7 +40,7 @@ CHAINS = {
     "data": ["corpus", "index", "images"],
     "teacher": ["teacher@vit_ban", "softlabels@vit_ban"],
     "student": ["targets", "student"],
-    "rest": ["calibrate", "evaluate", "export"],
+    "rest": ["calibrate", "evaluate", "robustness", "export"],
 }
 # Learning curves grow by a row an epoch, for whoever watches; no stage reads them.
 GROWING = ("plots/student/", "plots/teachers/")
