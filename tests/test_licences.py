@@ -117,6 +117,8 @@ def test_croissant_says_what_is_known_and_no_more(indexed: Path) -> None:
     text = json.dumps(croissant.describe(rows, indexed, report, other, None))
     assert "face" not in text.replace("surface", "") and "expression" not in text and "UseCases" not in text
     assert run("--out", "elsewhere.json").exit_code != 0
+    shown = CliRunner().invoke(cli, ["index", "show"]).stdout
+    assert "Licences: fer2013 CC0-1.0, rafdb LicenseRef-RAF-DB, folders unknown; the strictest: unknown" in shown
 
 
 def test_mlcroissant_takes_it_for_croissant_and_reads_the_index_by_it(indexed: Path) -> None:

@@ -61,6 +61,9 @@ def show(index_csv: IndexOption = None, as_json: JsonOption = False) -> None:
                 console.print(f"  {step} from {source}: {count} {reason}")
             if len(reasons) > REASONS:
                 say(f"  {step} from {source}: {len(reasons) - REASONS} reasons more")
+    if licences := report.get("licences"):  # not in reports of older indexes
+        of = ", ".join(f"{name} {source['licence']}" for name, source in licences["sources"].items())
+        say(f"Licences: {of}; the strictest: {licences['strictest']}")
     console.print(
         f"Each class's share of a split is within {report['stratification']['largest_deviation']:.1%} of the split's "
         f"share of all\nEvery row left out: {csv.with_suffix('.left_out.csv')}\n"
