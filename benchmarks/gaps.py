@@ -45,9 +45,8 @@ def draw(seed: int, gap: float, people: int) -> tuple[Predictions, pd.DataFrame]
     return Predictions(logits, labels, np.arange(len(p)).astype(str), whose), pd.DataFrame({"group": group})
 
 
-def case(gap: float, people: int, draws: int) -> dict[str, Any]:
+def case(settings: params.Params, gap: float, people: int, draws: int) -> dict[str, Any]:
     """How often p is below `LEVEL`, and what was measured, over draws."""
-    settings = params.load(PARAMS)
     # Of intervals, sets and thresholds, which p does not depend on, as little as will do.
     quick = settings.calibrate.model_copy(update={"draws": 2})
     limits = settings.groups.model_copy(update={"permutations": 200})
@@ -70,7 +69,8 @@ def main() -> None:
     arguments = measure.parser(__doc__, EXAMPLES)
     arguments.add_argument("--draws", type=int, default=200, help="of each case")
     options = arguments.parse_args()
-    result = [case(gap, people, options.draws) for people in PEOPLE for gap in GAPS]
+    settings = params.load(PARAMS)
+    result = [case(settings, gap, people, options.draws) for people in PEOPLE for gap in GAPS]
     table = Table("people", "planted, points", "found", "measured gap of macro F1")
     for row in result:
         found = f"{row['found']:.3f} ± {row['error']:.3f}"

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from ferdistill import params
 from ferdistill.study import comparison, recipes, results
 
@@ -138,9 +140,18 @@ def of_int8() -> Iterator[Figure]:
     yield page, "on test the fourth loses {} points and keeps {} %.", test
 
 
+def of_corruptions() -> Iterator[Figure]:
+    """The default student on worse images."""
+    steps = pd.read_csv(ROOT / "plots/robustness.csv")
+    for name, mean in metrics("robustness")["corruptions"].items():
+        of = steps.loc[steps["corruption"] == name, "macro_f1"]
+        numbers = [*(f"{value:.3f}" for value in of), f"{100 * mean['answered']:.0f}", f"{100 * mean['errors']:.0f}"]
+        yield "docs/acting.md", f"| {name.replace('_', ' ')} |{' {} |' * len(of)} {{}} % | {{}} % |", numbers
+
+
 def figures() -> list[Figure]:
     """All of them."""
-    return [*of_the_corpus(), *of_the_study(), *of_calibration(), *of_int8()]
+    return [*of_the_corpus(), *of_the_study(), *of_calibration(), *of_int8(), *of_corruptions()]
 
 
 def placed(text: str, sentence: str, numbers: list[str]) -> str:
