@@ -11,7 +11,7 @@ from scipy.ndimage import gaussian_filter
 from torchvision.transforms import functional as reference
 
 from ferdistill.distill import augment
-from ferdistill.distill.augment import BLUR, REACHES, apply, draw, mix, recorded
+from ferdistill.distill.augment import BLUR, REACHES, apply, choose, draw, recorded
 from ferdistill.distill.batches import ahead
 
 NAMES = ["turn", "scale", "shear", "across", "down", "brightness", "contrast", "saturation"]
@@ -132,7 +132,7 @@ def test_strong_views_are_recorded():
     assert all(torch.equal(a.strong, b.strong) for a, b in zip(views, again, strict=True))
     rows, which = torch.tensor([4, 9, 13]), torch.tensor([2, 0, 1])
     expected = torch.stack([views[v].strong[r] for v, r in zip(which, rows, strict=True)])
-    assert torch.equal(mix(views, which, rows).strong, expected)
+    assert torch.equal(choose(views, which, rows).strong, expected)
     with pytest.raises(ValueError, match="was not drawn"):
         apply(images(), "strong", draw(4, SIDE, torch.Generator()))
     assert augment.VIEW_SEED == 1

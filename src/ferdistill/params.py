@@ -156,6 +156,11 @@ class Phase(StrictModel):
         "colours, blurs and erases"
     )
     strength: Share = Field(default=0.5, description="of `strong`, how far each change may go")
+    # Shares are drawn from Beta(a, a); 0: not at all. With both, each image is as likely to be the one as the other.
+    mixup: float = Field(
+        default=0.0, ge=0, description="of the hard term: Beta's parameter of mixup's shares, 0 for none"
+    )
+    cutmix: float = Field(default=0.0, ge=0, description="likewise of CutMix; with both, either is as likely")
 
 
 class NetworkParams(StrictModel):

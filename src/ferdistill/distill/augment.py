@@ -67,7 +67,7 @@ def recorded(views: int, count: int, side: int, how: str = "flip_shift", seed: i
     return [draw(count, side, generator, how) for generator in generators]
 
 
-def mix(views: list[Draw], which: Tensor, rows: Tensor) -> Draw:
+def choose(views: list[Draw], which: Tensor, rows: Tensor) -> Draw:
     """Of image `rows[b]` the view `which[b]`."""
     strong = [view.strong for view in views if view.strong is not None]
     return Draw(
