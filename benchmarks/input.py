@@ -17,7 +17,7 @@ GPU ours augments there, and a core only reads: the row `read alone`.
 """
 
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -151,7 +151,7 @@ def rows(images: Images, batch: int, rounds: int) -> list[dict[str, Any]]:
     return found
 
 
-def in_turn(ways: dict[str, Callable[[], Iterable[Tensor]]], count: int, rounds: int) -> dict[str, list[float]]:
+def in_turn(ways: Mapping[str, Callable[[], Iterable[Tensor]]], count: int, rounds: int) -> dict[str, list[float]]:
     """Images a second of each way in each round, after one that does not count."""
     speeds: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(1 + rounds):
