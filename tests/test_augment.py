@@ -11,7 +11,7 @@ from scipy.ndimage import gaussian_filter
 from torchvision.transforms import functional as reference
 
 from ferdistill.distill import augment
-from ferdistill.distill.augment import BLUR, REACHES, apply, draw, mix, recorded
+from ferdistill.distill.augment import BLUR, REACHES, apply, choose, draw, recorded
 from ferdistill.distill.batches import ahead
 
 NAMES = ["turn", "scale", "shear", "across", "down", "brightness", "contrast", "saturation"]
@@ -80,6 +80,24 @@ def test_colours_change_by_the_factors_drawn():
     assert torch.allclose(changed.flatten(1).std(1), np.exp(-0.5) * pictures.flatten(1).std(1), rtol=1e-3)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_flip_shift_is_numpys_mirror_edge_and_crop(channels):
+    pictures = torch.randint(0, 256, (100, channels, 48, 48), dtype=torch.uint8)
+    drawn = draw(100, 48, torch.Generator().manual_seed(2))
+    assert set(drawn.shift[0].tolist()) >= {0, 8}  # as far as it goes, both ways
+    for image, found, mirrored, down, right, brightness in zip(
+        pictures.numpy(),
+        apply(pictures, "flip_shift", drawn),
+        drawn.mirrored,
+        *drawn.shift,
+        drawn.brightness,
+        strict=True,
+    ):
+        padded = np.pad(image[..., ::-1] if mirrored else image, ((0, 0), (4, 4), (4, 4)), mode="edge")
+        moved = padded[:, down : down + 48, right : right + 48].astype(np.float32)
+        np.testing.assert_array_equal(found.numpy(), (moved * brightness.numpy()).clip(0, 255))
+
+
 def test_a_box_is_erased_and_nothing_beside_it():
     pictures = images()
     found = apply(pictures, "strong", only(box=(0.25, 0.125, 0.5, 0.25)))
@@ -132,7 +150,7 @@ def test_strong_views_are_recorded():
     assert all(torch.equal(a.strong, b.strong) for a, b in zip(views, again, strict=True))
     rows, which = torch.tensor([4, 9, 13]), torch.tensor([2, 0, 1])
     expected = torch.stack([views[v].strong[r] for v, r in zip(which, rows, strict=True)])
-    assert torch.equal(mix(views, which, rows).strong, expected)
+    assert torch.equal(choose(views, which, rows).strong, expected)
     with pytest.raises(ValueError, match="was not drawn"):
         apply(images(), "strong", draw(4, SIDE, torch.Generator()))
     assert augment.VIEW_SEED == 1

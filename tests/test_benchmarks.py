@@ -45,6 +45,7 @@ def test_the_page_says_what_was_measured(every):
 @pytest.mark.parametrize(
     ("name", "options"),
     [
+        ("input", ["--images", "20", "--side", "32", "--batch", "8", "--rounds", "1"]),
         ("index", ["--rows", "100", "--most", "5000"]),
         ("alignment", ["--rows", "1000", "--teachers", "1", "--repeats", "1"]),
         ("canary", ["--rows", "100", "--trials", "1"]),

@@ -8,6 +8,7 @@ and their imports resolved. Commands within a sentence are looked up, with their
 """
 
 import ast
+import functools
 import importlib.util
 import itertools
 import os
@@ -194,15 +195,15 @@ def stages():
     return names
 
 
-def with_overrides(changes):
-    """params.yaml with parts of it replaced; dicts are merged."""
+def with_overrides(*changes):
+    """params.yaml with parts of it replaced, by one after another; dicts are merged."""
 
     def merge(old, new):
         if isinstance(old, dict) and isinstance(new, dict):
             return {**old, **{key: merge(old.get(key), value) for key, value in new.items()}}
         return new
 
-    return params.Params.model_validate(merge(RAW, changes))
+    return params.Params.model_validate(functools.reduce(merge, changes, RAW))
 
 
 def nested(name, value):
@@ -213,14 +214,17 @@ def nested(name, value):
 
 def check_dvc(words):
     parsed = get_main_parser().parse_args(words)
+    swept = []
     for override in getattr(parsed, "set_param", None) or []:
         name, _, values = override.partition("=")
         section = RAW
         for part in name.split("."):
             assert part in section, f"no parameter `{name}`"
             section = section[part]
-        for value in [values] if values.startswith("[") else values.split(","):
-            with_overrides(nested(name, yaml.safe_load(value)))
+        listed = [values] if values.startswith("[") else values.split(",")
+        swept.append([nested(name, yaml.safe_load(value)) for value in listed])
+    for run in itertools.product(*swept):
+        with_overrides(*run)
     if words[0] in {"repro", "exp"}:
         unknown = set(getattr(parsed, "targets", None) or []) - stages()
         assert not unknown, f"no stage {unknown}"

@@ -22,7 +22,7 @@ def project(tmp_path_factory):
     raw["scale"] = "paper"
     scale = raw["scales"]["paper"]
     scale["corpus"] |= {"images": IMAGES, "subjects": 50}
-    raw["index"] |= {"val": 0.2, "calib": 0.2}
+    raw["index"] |= {"val": 0.2, "calib": 0.2, "seed": 59}  # under which so few images leave no split without a class
     for recipe in [*scale["teachers"].values(), scale["student"]]:
         assert recipe["init"] == "imagenet"
         recipe["batch"] = 16

@@ -58,9 +58,16 @@ def test_the_baseline_has_one_name(tmp_path, family, mode):
     assert (families.run_family(found), families.run_mode(found), families.distils(found)) == ("none", "none", False)
 
 
-def test_every_scale_has_every_teacher(tmp_path):
-    for scale in RAW["scales"]:
+# What goes with a scale that has teachers of its own.
+LITE = {"scale": "lite", "teachers": ["lite1", "lite2"], "family": "lite"}
+
+
+def test_every_scale_has_its_teachers(tmp_path):
+    for scale in RAW["scales"].keys() - {"lite"}:
         assert set(load(tmp_path, scale=scale).scale_.teachers) >= set(RAW["teachers"])
+    found = load(tmp_path, **LITE)
+    assert list(found.scale_.teachers) == found.teachers == found.family_.teachers
+    assert {one.init for one in [*found.scale_.teachers.values(), found.scale_.student]} == {"imagenet"}
 
 
 @pytest.mark.parametrize(
@@ -96,6 +103,10 @@ def test_every_scale_has_every_teacher(tmp_path):
         ({"families__6A__sources": [{"weight": 1.0, "teachers": {"resnet81": 1.0}}]}, "did you mean `resnet18`"),
         ({"families__6D__sources": [{"weight": "lambda", "teachers": {"vit_ban": 1.0}}]}, "two sources"),
         ({"teachers": [*RAW["teachers"], "swin"]}, "scales.embedded.teachers: no recipe for swin"),
+        ({"family": "lite"}, "families.lite: unknown `lite1`; known here: resnet18"),
+        ({"scale": "lite"}, "scales.lite.teachers: no recipe for resnet18"),
+        (LITE | {"family": "6E"}, "families.6E: unknown `resnet18`; known here: lite1, lite2"),
+        ({"families__lite__sources": [{"weight": 1.0, "teachers": {"lite3": 1.0}}]}, "families.lite: unknown `lite3`"),
     ],
 )
 def test_wrong_params_are_named(tmp_path, changes, message):

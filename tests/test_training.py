@@ -19,7 +19,7 @@ from conftest import CLASSES, make_index
 from ferdistill import params
 from ferdistill.distill import checkpoint as checkpoints
 from ferdistill.distill import losses, models, student
-from ferdistill.distill.augment import apply, draw, mix, recorded
+from ferdistill.distill.augment import apply, choose, draw, recorded
 from ferdistill.distill.curves import curves
 from ferdistill.distill.data import Split
 from ferdistill.distill.inference import evaluate, make_deterministic, predict
@@ -99,9 +99,9 @@ def test_recorded_views_are_the_same_wherever_they_are_drawn_and_each_image_has_
     views, again = recorded(3, 20, 48, seed=1), recorded(3, 20, 48, seed=1)
     assert all(torch.equal(a.shift, b.shift) for a, b in zip(views, again, strict=True))
     rows, which = torch.tensor([4, 9, 13]), torch.tensor([2, 0, 1])
-    mixed = mix(views, which, rows)
+    chosen = choose(views, which, rows)
     assert (
-        mixed.shift.tolist()
+        chosen.shift.tolist()
         == torch.stack([views[v].shift[:, r] for v, r in zip(which, rows, strict=True)], 1).tolist()
     )
     assert not torch.equal(views[0].shift, views[1].shift)

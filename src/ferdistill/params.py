@@ -156,6 +156,11 @@ class Phase(StrictModel):
         "colours, blurs and erases"
     )
     strength: Share = Field(default=0.5, description="of `strong`, how far each change may go")
+    # Shares are drawn from Beta(a, a); 0: not at all. With both, each image is as likely to be the one as the other.
+    mixup: float = Field(
+        default=0.0, ge=0, description="of the hard term: Beta's parameter of mixup's shares, 0 for none"
+    )
+    cutmix: float = Field(default=0.0, ge=0, description="likewise of CutMix; with both, either is as likely")
 
 
 class NetworkParams(StrictModel):
@@ -441,9 +446,11 @@ class Params(StrictModel):
         _check_known("scale", self.scale, self.scales)
         if len(set(self.teachers)) != len(self.teachers):
             raise ValueError(f"teachers: each name once; found {self.teachers}")
+        # A family that is not chosen may be of teachers that another scale has.
+        anywhere = list(dict.fromkeys([*self.teachers, *(t for scale in self.scales.values() for t in scale.teachers)]))
         for name, family in self.families.items():
             for teacher in family.teachers:
-                _check_known(f"families.{name}", teacher, self.teachers)
+                _check_known(f"families.{name}", teacher, self.teachers if name == self.family else anywhere)
         for name, teacher_ in self.scale_.teachers.items():
             if isinstance(teacher_, FrozenTeacher) and sorted(teacher_.classes) != sorted(self.classes):
                 raise ValueError(f"scales.{self.scale}.teachers.{name}: classes {teacher_.classes}, not {self.classes}")

@@ -46,5 +46,6 @@ def train(seed=0, settings=None, loss=hard, log=lambda record: None, checkpoint=
     network = models.build_for(recipe(**changes), CLASSES, GREY)
     data = TrainingData(bars(64), bars(40, 1), bars(40, 2), test_every=5)
     method = Method(recipe(**changes), settings or training(), seed)
-    result = fit(network, method, data, Objective(loss), name="bars", log=log, checkpoint=checkpoint)
+    objective = loss if isinstance(loss, Objective) else Objective(loss)
+    result = fit(network, method, data, objective, name="bars", log=log, checkpoint=checkpoint)
     return network, result

@@ -67,7 +67,7 @@ def recorded(views: int, count: int, side: int, how: str = "flip_shift", seed: i
     return [draw(count, side, generator, how) for generator in generators]
 
 
-def mix(views: list[Draw], which: Tensor, rows: Tensor) -> Draw:
+def choose(views: list[Draw], which: Tensor, rows: Tensor) -> Draw:
     """Of image `rows[b]` the view `which[b]`."""
     strong = [view.strong for view in views if view.strong is not None]
     return Draw(
@@ -89,9 +89,10 @@ def apply(images: Tensor, how: str, drawn: Draw) -> Tensor:
     """
     if how == "none":
         return images
-    device, side = images.device, images.shape[2]
-    if how != "shift":
-        images = torch.where(drawn.mirrored.to(device)[:, None, None, None], images.flip(3), images)
+    device, (count, channels, side, _) = images.device, images.shape
+    mirrored = drawn.mirrored.to(device)
+    if how in ("flip", "strong"):
+        images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
     if how == "flip":
         return images
     if how == "strong":
@@ -101,9 +102,14 @@ def apply(images: Tensor, how: str, drawn: Draw) -> Tensor:
     # An index past an edge stays on it: the edge is repeated.
     offsets = torch.arange(side, device=device) - reach(side)
     rows, columns = (drawn.shift.to(device)[:, :, None] + offsets).clamp_(0, side - 1)
-    which = torch.arange(len(images), device=device)[:, None, None]
-    moved = images[which, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
-    return (moved.float() * drawn.brightness.to(device)[:, None, None, None]).clamp_(0, 255)
+    if how == "flip_shift":
+        columns = torch.where(mirrored[:, None], side - 1 - columns, columns)
+    # Whole pixels are picked, one after another as they lie in memory: twice as fast as by an index an axis.
+    lines = torch.arange(count, device=device)[:, None] * side + rows
+    places = (lines[:, :, None] * side + columns[:, None, :]).flatten()
+    moved = images.permute(0, 2, 3, 1).reshape(-1, channels).index_select(0, places)
+    moved = moved.view(count, side, side, channels).permute(0, 3, 1, 2)
+    return moved.float().mul_(drawn.brightness.to(device)[:, None, None, None]).clamp_(0, 255)
 
 
 def _strong(images: Tensor, drawn: Tensor) -> Tensor:

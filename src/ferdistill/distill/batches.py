@@ -13,7 +13,8 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from ..params import Phase
-from .augment import Draw, apply, draw, mix
+from . import mixing
+from .augment import Draw, apply, choose, draw
 from .data import Split
 
 DEPTH = 2  # batches that wait
@@ -23,12 +24,22 @@ DEPTH = 2  # batches that wait
 class Batch:
     """The rows of a batch that this process takes, on its device."""
 
-    pixels: Tensor  # (B, C, H, W), augmented, from 0 to 255
+    # (B, C, H, W), augmented, from 0 to 255; where they are mixed too, (2 B, C, H, W): first as they are, then mixed
+    pixels: Tensor
     labels: Tensor  # int64, (B,); -1 of an image without one, until a mode sees it
     positions: Tensor  # int64, (B,): rows of the split that is trained on
     views: Tensor | None  # int64, (B,): which recorded view of each image; None where augmentation is drawn afresh
     epoch: int  # from 0
     images: int  # of the whole batch, over all processes
+    mixed: mixing.Mixed | None = None  # what else the hard labels are of, where images are mixed
+
+    def plain(self, outputs: Tensor) -> Tensor:
+        """Of the outputs for `pixels` those of the images as they are, (B, ...)."""
+        return outputs[: len(self.labels)]
+
+    def hard(self, outputs: Tensor) -> Tensor:
+        """Those that hard labels are of, (B, ...): of the mixed images, where there are any."""
+        return outputs[-len(self.labels) :]
 
 
 def count(split: Split, size: int) -> int:
@@ -43,13 +54,14 @@ def batches(
     epoch: int,
     *,
     views: list[Draw] | None,
+    soft: bool,
     generator: torch.Generator,
     accelerator: Accelerator,
 ) -> Iterator[Batch]:
     """Every image of the split once, in an order from the generator, which draws the augmentation too.
 
     It draws alike in every process, as the phase has it. In epoch e image i is seen in recorded view (e + i) mod V, if
-    there are any.
+    there are any. Where the phase mixes images, they come as they are too if `soft`: if a term of the loss is of those.
     """
     device, rank, world_size = accelerator.device, accelerator.process_index, accelerator.num_processes
     labels, side = torch.from_numpy(split.labels), split.images.shape[1]
@@ -58,16 +70,26 @@ def batches(
         drawn = draw(len(rows), side, generator, phase.augment, phase.strength)
         which = None if views is None else (epoch + rows) % len(views)
         if views is not None and which is not None:
-            drawn = mix(views, which, rows)
+            drawn = choose(views, which, rows)
+        mix = mixing.draw(labels[rows], side, phase, generator)
         own = torch.arange(len(rows)).tensor_split(world_size)[rank]
-        positions = rows[own]
+        positions, mixed = rows[own], None
+        # Those that own ones are mixed with may be another process's; in one process this is the batch in its order.
+        needed, places = (own if mix is None else torch.cat([own, mix.others[own]])).unique(return_inverse=True)
+        pixels = apply(_moved(split.pixels(rows[needed].numpy()), device), phase.augment, drawn[needed])
+        if mix is not None:
+            plain, others = pixels[places.to(device)].chunk(2)
+            pixels = mixing.apply(plain, others, mix[own])
+            pixels = torch.cat([plain.float(), pixels]) if soft else pixels
+            mixed = mixing.Mixed(labels[rows[mix.others[own]]].to(device), mix.share[own].to(device))
         yield Batch(
-            apply(_moved(split.pixels(positions.numpy()), device), phase.augment, drawn[own]),
+            pixels,
             labels[positions].to(device),
             positions.to(device),
             None if which is None else which[own].to(device),
             epoch,
             len(rows),
+            mixed,
         )
 
 
@@ -116,7 +138,7 @@ def ahead(drawn: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
             batch, event = found
             if cuda:
                 torch.cuda.current_stream(device).wait_event(event)
-                for tensor in (batch.pixels, batch.labels, batch.positions):
+                for tensor in (batch.pixels, batch.labels, batch.positions, *(batch.mixed or ())):
                     tensor.record_stream(torch.cuda.current_stream(device))
             yield batch
     finally:

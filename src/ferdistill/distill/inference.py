@@ -31,10 +31,10 @@ def make_deterministic(seed: int) -> None:
 
 
 def as_input(images: Tensor, device: torch.device) -> Tensor:
-    """Pixels (B, C, H, W) from 0 to 255 as normalised float32 on a device, channels last in memory."""
+    """Pixels (B, C, H, W) from 0 to 255, uint8 or float32, as normalised float32 on a device, channels last."""
     mean, std = (torch.tensor(v, device=device)[:, None, None] for v in NORMALISATION[images.shape[1]])
-    scaled = images.to(device, non_blocking=True).float() / 255
-    return ((scaled - mean) / std).contiguous(memory_format=torch.channels_last)
+    scaled = images.to(device, non_blocking=True) / 255
+    return scaled.sub_(mean).div_(std).contiguous(memory_format=torch.channels_last)
 
 
 def predict(

@@ -30,7 +30,8 @@ from .checkpoint import TrainingState
 from .data import Split
 from .inference import as_input, evaluate
 
-# (logits, batch) -> mean over the batch of each term of the loss, and of their sum as `loss`, which is descended
+# (outputs for the batch's pixels, batch) -> mean over the batch of each term of the loss, and of their sum as `loss`,
+# which is descended
 Loss = Callable[[Tensor, Batch], dict[str, Tensor]]
 
 
@@ -60,10 +61,14 @@ class TrainingData:
 
 @dataclass(frozen=True)
 class Objective:
-    """What is descended, and what is called after each epoch: its result joins the epoch's record."""
+    """What is descended, and what is called after each epoch: its result joins the epoch's record.
+
+    `soft` says that a term of the loss is of the images as they are, where a phase mixes them for the hard labels'.
+    """
 
     loss: Loss
     after_epoch: Callable[[], dict[str, float]] = dict
+    soft: bool = False
 
 
 class TrainingResult(NamedTuple):
@@ -171,6 +176,7 @@ def fit(
                 phase,
                 epoch,
                 views=data.views,
+                soft=objective.soft,
                 generator=training.generator,
                 accelerator=accelerator,
             )

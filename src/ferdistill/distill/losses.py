@@ -7,7 +7,6 @@ under autocast; float64 stays float64. Values and gradients are finite for logit
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import NamedTuple, get_args
 
 import torch
@@ -16,6 +15,8 @@ from torch import Tensor
 
 from ..errors import CheckError, UsageError
 from ..params import Fusion, NetworkParams, TrainingParams
+from .batches import Batch
+from .mixing import Mixed
 
 
 class SoftTargets(NamedTuple):
@@ -147,6 +148,7 @@ def ce_loss(
     class_weights: Tensor | None = None,
     label_smoothing: float = 0.0,
     some_unlabelled: bool = False,
+    mixed: Mixed | None = None,
 ) -> Tensor:
     """Cross-entropy with hard labels: the whole loss of the baseline, a part of the others.
 
@@ -156,9 +158,14 @@ def ce_loss(
 
     With `some_unlabelled` a label may be -1: such an image adds nothing, but counts in the mean over the batch. So the
     loss of each image is the same whatever others are in its batch.
+
+    Of images that are `mixed` with others the label is both, each by its share, and so is the weight in the mean: under
+    mixup and CutMix this is the cross-entropy with the mixed label.
     """
     logits = _at_least_float32(logits)
     weights = None if class_weights is None else class_weights.to(logits.dtype)
+    if mixed is not None:
+        return _mixed_ce(logits, labels, weights, label_smoothing, mixed)
     if not some_unlabelled:
         return F.cross_entropy(logits, labels, weight=weights, label_smoothing=label_smoothing)
     total = F.cross_entropy(
@@ -169,10 +176,21 @@ def ce_loss(
     return total / of_each.sum().clamp(min=torch.finfo(logits.dtype).tiny) * known.mean()
 
 
+def _mixed_ce(logits: Tensor, labels: Tensor, weights: Tensor | None, label_smoothing: float, mixed: Mixed) -> Tensor:
+    known, total, of_each = (labels >= 0).to(logits.dtype), logits.new_zeros(()), logits.new_zeros(())
+    for named, share in ((labels, mixed.share), (mixed.labels, 1 - mixed.share)):
+        of_image = F.cross_entropy(
+            logits, named, weight=weights, label_smoothing=label_smoothing, ignore_index=-1, reduction="none"
+        )
+        total = total + (share * of_image).sum()
+        of_each = of_each + (share * known * (1 if weights is None else weights[named.clamp(min=0)])).sum()
+    return total / of_each.clamp(min=torch.finfo(logits.dtype).tiny) * known.mean()
+
+
 def cross_entropy_for(
     recipe: NetworkParams, settings: TrainingParams, labels: Tensor, classes: Sequence[str], device: torch.device
-) -> Callable[[Tensor, Tensor], Tensor]:
-    """`ce_loss` of logits and labels, with the label smoothing and class weights that params ask for.
+) -> Callable[[Tensor, Batch], Tensor]:
+    """`ce_loss` of a network's outputs for a batch, with the label smoothing and class weights that params ask for.
 
     `labels`, int64 (N,), are those that are trained on, -1 where there is none; the weights lie on `device`, as the
     logits will.
@@ -181,12 +199,19 @@ def cross_entropy_for(
     weights = None
     if settings.class_weights == "balanced":
         weights = balanced_class_weights(known, classes).to(device)
-    return partial(
-        ce_loss,
-        class_weights=weights,
-        label_smoothing=recipe.label_smoothing,
-        some_unlabelled=len(known) < len(labels),
-    )
+    some_unlabelled = len(known) < len(labels)
+
+    def cross_entropy(outputs: Tensor, batch: Batch) -> Tensor:
+        return ce_loss(
+            batch.hard(outputs),
+            batch.labels,
+            class_weights=weights,
+            label_smoothing=recipe.label_smoothing,
+            some_unlabelled=some_unlabelled,
+            mixed=batch.mixed,
+        )
+
+    return cross_entropy
 
 
 def kl_to_sources(logits: Tensor, targets: SoftTargets, temperature: float) -> Tensor:

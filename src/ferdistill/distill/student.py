@@ -98,16 +98,16 @@ def objective(params: Params, soft: Targets, labels: torch.Tensor, misaligned: b
     some_unlabelled = bool((labels < 0).any())
     canary = TrainingCanary(named_classes(logits), teachers, len(params.classes), device, stops=not misaligned)
 
-    def loss(logits: torch.Tensor, batch: Batch) -> dict[str, torch.Tensor]:
+    def loss(outputs: torch.Tensor, batch: Batch) -> dict[str, torch.Tensor]:
         rows = batch.positions if batch.views is None else batch.views * len(labels) + batch.positions
         canary.see(rows, batch.labels)
-        ce, soft_targets = cross_entropy(logits, batch.labels), targets.at(rows)
+        ce, soft_targets = cross_entropy(outputs, batch), targets.at(rows)
         if some_unlabelled:  # a mode that asks for the class of an image is told the one that the teachers name
             named = batch.labels.where(batch.labels >= 0, soft_targets.mixture().argmax(-1))
             batch = replace(batch, labels=named)
-        return mode(params, logits, batch, ce, soft_targets)
+        return mode(params, batch.plain(outputs), batch, ce, soft_targets)
 
-    return Objective(loss, canary.epoch)
+    return Objective(loss, canary.epoch, soft=families.distils(params))
 
 
 def predictions(network: nn.Module, rows: Index, packed: Pixels, classes: list[str]) -> pd.DataFrame:

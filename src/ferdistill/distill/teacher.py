@@ -76,14 +76,14 @@ def objective(params: Params, recipe: TeacherParams, labels: torch.Tensor, befor
         one, source = torch.ones(1), torch.zeros(1, dtype=torch.int64)
         targets = losses.soft_targets(before[None], one, source, again.temperature, "logit").to(device)
 
-    def loss(logits: torch.Tensor, batch: Batch) -> dict[str, torch.Tensor]:
-        ce = cross_entropy(logits, batch.labels)
+    def loss(outputs: torch.Tensor, batch: Batch) -> dict[str, torch.Tensor]:
+        ce = cross_entropy(outputs, batch)
         if targets is None or again is None:
             return {"loss": ce, "ce": ce}
         of_batch = targets.at(batch.positions)
-        return losses.kd_loss(logits, ce, of_batch, alpha=again.alpha, temperature=again.temperature)
+        return losses.kd_loss(batch.plain(outputs), ce, of_batch, alpha=again.alpha, temperature=again.temperature)
 
-    return Objective(loss)
+    return Objective(loss, soft=targets is not None)
 
 
 def table_metrics(logits: np.ndarray, rows: Index, classes: list[str]) -> dict[str, Any]:
