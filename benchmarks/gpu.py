@@ -80,7 +80,9 @@ class Task:
                 "label_smoothing": 0.0,
             }
         )  # fmt: skip
-        settings = TrainingParams(threads=None, amp="auto", monitor="nll", class_weights="none", clip_norm=5.0, ema=None)
+        settings = TrainingParams(
+            threads=None, amp="auto", monitor="nll", class_weights="none", clip_norm=5.0, ema=None
+        )
         clock: list[float] = []
 
         def hard(logits: Tensor, batch: Batch) -> dict[str, Tensor]:
