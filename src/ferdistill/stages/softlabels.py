@@ -46,6 +46,7 @@ def run(params: Params, name: str) -> None:
         checkpoint_sha256=config["sha256"],
         provenance=provenance,
         partial=partial,
+        top_k=params.top_k,
     )
     digest = manifest["table_sha256"]
     metrics: dict[str, Any] = {
@@ -54,6 +55,8 @@ def run(params: Params, name: str) -> None:
     }
     if seen is not None:
         metrics["views_sha256"] = views.write(out, rows, seen, VIEW_SEED, params.view_augment, digest)["sha256"]
+    if params.top_k is not None:
+        metrics["top_k_divergence"] = manifest["top_k_divergence"]
     if partial:
         metrics["covered"] = manifest["covered"]
     test = rows.positions("test")
