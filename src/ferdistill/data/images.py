@@ -7,6 +7,7 @@ the same images are the same files, whatever was there before.
 """
 
 import io
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -103,16 +104,19 @@ class Images:
         numbers = np.arange(len(self))[rows]
         wanted = np.atleast_1d(numbers)
         found = np.empty((len(wanted), *self.shape[1:]), dtype=np.uint8)
+        size, pixels = self._image_bytes, memoryview(found).cast("B") if found.size else memoryview(b"")
         shard_of = self._shard[wanted]
         order = np.argsort(shard_of, kind="stable")
         for places in np.split(order, np.flatnonzero(np.diff(shard_of[order])) + 1) if len(order) else []:
             path = self._files[shard_of[places[0]]]
             try:
-                with path.open("rb", buffering=0) as file:
-                    for place in places.tolist():
-                        file.seek(int(self._offset[wanted[place]]))
-                        if file.readinto(found[place].data) != self._image_bytes:
+                file = os.open(path, os.O_RDONLY)  # Python's own files cost a random batch half of its time
+                try:
+                    for place, offset in zip(places.tolist(), self._offset[wanted[places]].tolist(), strict=True):
+                        if os.preadv(file, [pixels[place * size : (place + 1) * size]], offset) != size:
                             raise OSError("it ends early")
+                finally:
+                    os.close(file)
             except OSError as error:
                 what = f"packed images cannot be read: {error.strerror or error}"
                 raise CheckError(what, where=str(path), hint=AGAIN) from None
