@@ -85,13 +85,14 @@ class Images:
         for number, shard in enumerate(shards):
             start = len(shard.header(shape))
             self._shard[shard.rows] = number
-            self._offset[shard.rows] = start + np.arange(len(shard.rows)) * self._image_bytes
+            self._offset[shard.rows] = start + np.arange(len(shard.rows)) * self.image_bytes
 
     def __len__(self) -> int:
         return self.shape[0]
 
     @cached_property
-    def _image_bytes(self) -> int:
+    def image_bytes(self) -> int:
+        """Of one image."""
         return int(np.prod(self.shape[1:]))
 
     def __getitem__(self, rows: Any) -> np.ndarray:
@@ -104,7 +105,7 @@ class Images:
         numbers = np.arange(len(self))[rows]
         wanted = np.atleast_1d(numbers)
         found = np.empty((len(wanted), *self.shape[1:]), dtype=np.uint8)
-        size, pixels = self._image_bytes, memoryview(found).cast("B") if found.size else memoryview(b"")
+        size, pixels = self.image_bytes, memoryview(found).cast("B") if found.size else memoryview(b"")
         shard_of = self._shard[wanted]
         order = np.argsort(shard_of, kind="stable")
         for places in np.split(order, np.flatnonzero(np.diff(shard_of[order])) + 1) if len(order) else []:

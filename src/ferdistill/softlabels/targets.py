@@ -142,7 +142,7 @@ def _read(places: dict[str, tensor_files.OnDisk], classes: int) -> tuple[Logits,
     if large:
         return InFile(places["logits"]), tensors
     if "top" in tensors:
-        return Kept(*(tensors.pop(name) for name in ("top", "log_p", "log_other")), classes), tensors
+        return Kept(tensors.pop("top"), tensors.pop("log_p"), tensors.pop("log_other"), classes), tensors
     return tensors.pop("logits"), tensors
 
 
