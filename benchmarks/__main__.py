@@ -34,6 +34,8 @@ DATA, PAGE, PICTURE = (
 SCRIPTS = {
     "index": "Finding duplicates",
     "alignment": "Checking alignment",
+    "rows": "More rows",
+    "changes": "A change of the data",
     "training": "Training the student",
     "runtime": "The exported student",
     "pipeline": "The pipeline",
