@@ -105,7 +105,7 @@ class Images:
         numbers = np.arange(len(self))[rows]
         wanted = np.atleast_1d(numbers)
         found = np.empty((len(wanted), *self.shape[1:]), dtype=np.uint8)
-        size, pixels = self.image_bytes, memoryview(found).cast("B") if found.size else memoryview(b"")
+        size, pixels = self.image_bytes, found.reshape(-1).data
         shard_of = self._shard[wanted]
         order = np.argsort(shard_of, kind="stable")
         for places in np.split(order, np.flatnonzero(np.diff(shard_of[order])) + 1) if len(order) else []:
