@@ -418,7 +418,7 @@ class Params(StrictModel):
     dkd_warmup: Annotated[int, Field(ge=0)]
     views: Positive
     view_augment: Literal["shift", "flip_shift", "strong"]
-    top_k: Positive | None
+    top_k: Positive | None = None  # which experiments of earlier commits do not name
     launch: LaunchParams
     scale: Name
     corpus: Name

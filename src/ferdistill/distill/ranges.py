@@ -87,7 +87,7 @@ def join(folder: Path, index: Index, image_bytes: int, config: dict[str, Any]) -
             said = json.loads((header.metadata() or {}).get("of", "{}"))
         expected = facts_of(index, rows, config, part, of)
         shape = (len(rows), joined.shape[1])
-        facts = [(name, value, said.get(name)) for name, value in expected.items()]
+        facts: list[tuple[str, Any, Any]] = [(name, value, said.get(name)) for name, value in expected.items()]
         facts.append(("shape", shape, None if logits is None else logits.shape))
         require_same(facts, "a range of other soft labels", where=str(file), hint=HINT.format(folder))
         assert logits is not None

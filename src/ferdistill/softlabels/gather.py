@@ -48,7 +48,7 @@ def write_targets(directory: Path, index: Index, params: Params) -> None:
             expected="soft labels of one teacher at least, since nothing else is known of such an image",
             hint="add a teacher that covers them, or take them out of the corpus",
         )
-    small = {
+    small: dict[str, np.ndarray] = {
         "weights": np.array([part["weight"] for part in parts], np.float32),
         "sources": np.array([part["source"] for part in parts], np.int64),
     }
@@ -131,7 +131,7 @@ def _put_logits(
     columns = [named.index(name) for name in params.classes]
     for _, values in store.read_batches(of, []):
         for at, chosen in _runs(rows, start, start + len(values)):
-            put("logits", first + at * classes, values[np.ix_(chosen, columns)] / np.float32(temperature))
+            put("logits", first + at * classes, values[chosen][:, columns] / np.float32(temperature))
         start += len(values)
 
 
