@@ -9,6 +9,7 @@ a copy of the repository, then runs the copy's code and not the code of an edita
 
 import importlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -72,7 +73,7 @@ if __name__ == "__main__":
     known = sorted(file.stem for file in Path(__file__).parent.glob("ferdistill/stages/[a-z]*.py"))
     stage, *teacher = sys.argv[1:] or [""]
     if stage in OF_A_TEACHER and not teacher:
-        teacher = "~".join(os.environ.get("DVC_STAGE", "").split("@")[1:]).split("~")
+        teacher = [word for word in re.split("[@~]", os.environ.get("DVC_STAGE", ""))[1:] if word]
     if stage not in known or len(teacher) not in OF_A_TEACHER.get(stage, (0,)):
         print(
             f"usage: python src/stage.py STAGE [TEACHER], STAGE one of {', '.join(known)}; "
