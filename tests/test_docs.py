@@ -296,7 +296,8 @@ def test_every_command_of_a_block_exists_with_its_options(words):
                                    ["ferdistill", "index", "seed", "--tries", "0"], ["make", "cofee"],
                                    ["dvc", "repro", "studnt"], ["dvc", "exp", "run", "-S", "family=6Z"],
                                    ["dvc", "exp", "run", "-S", "sed=1"], ["dvc", "metrics", "dif"],
-                                   ["python", "benchmarks/none.py"], ["python", "-c", "import"], ["python", "benchmarks", "--nly", "study"],
+                                   ["python", "-c", "import"], ["python", "benchmarks/none.py"],
+                                   ["python", "benchmarks", "--nly", "study"],
                                    ["pip", "install", "ferdistill[none]"]])  # fmt: skip
 def test_a_wrong_command_is_found(words):
     with pytest.raises(BaseException):  # noqa: B017 - an assertion, or the parser's own error
