@@ -63,7 +63,7 @@ test-photos: setup ## what models/bundle says of a few photographs, beside publi
 gpu-check: setup ## what a GPU does with the training loop, and whether its bytes hold: ten minutes at most, on one
 	$(BIN)/python benchmarks/gpu.py --json gpu-check.json
 
-bench: repro ## measure speed and memory beside peers, and write docs/performance.md: half an hour on a quiet machine
+bench: repro ## measure speed and memory beside peers, and write docs/performance.md: an hour and a half on a quiet machine
 	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --no-deps --upgrade --target .bench/packages -r benchmarks/peers.txt
 	test -x .bench/fer/bin/python || $(PYTHON) -m venv .bench/fer
 	.bench/fer/bin/python -m pip install --disable-pip-version-check --progress-bar off -r benchmarks/peer_runtime.txt

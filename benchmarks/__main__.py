@@ -21,7 +21,7 @@ from ferdistill.progress import track
 from ferdistill.report import figures
 
 EXAMPLES = """
-  python benchmarks                                        all, about half an hour
+  python benchmarks                                        all, about an hour and a half, 15 GB of disk
   python benchmarks --only pipeline study                  these again, the others as they are
   python benchmarks --peer .bench/fer/bin/python           with the public package in an environment of its own
   python benchmarks --page                                 only the page, from docs/performance.json
@@ -34,6 +34,8 @@ DATA, PAGE, PICTURE = (
 SCRIPTS = {
     "index": "Finding duplicates",
     "alignment": "Checking alignment",
+    "rows": "More rows",
+    "changes": "A change of the data",
     "training": "Training the student",
     "runtime": "The exported student",
     "pipeline": "The pipeline",

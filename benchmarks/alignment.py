@@ -27,26 +27,33 @@ ROWS = 100_000  # in the growth with teachers
 
 def generate(directory: Path, rows: int, teachers: int) -> None:
     """Write an index in canonical order, and a store of random logits for each teacher."""
+    from ferdistill.data import index
+    from ferdistill.softlabels import store
+
+    write_index(directory, rows, CLASSES)
+    written, rng = index.read(directory / "index.csv"), np.random.default_rng(1)
+    for teacher in map(str, range(teachers)):
+        logits = rng.normal(0, 3, (rows, len(CLASSES)))
+        checkpoint = hashlib.sha256(teacher.encode()).hexdigest()
+        folder = directory / "stores" / teacher
+        store.write(folder, written, logits, CLASSES, teacher=teacher, checkpoint_sha256=checkpoint)
+
+
+def write_index(directory: Path, rows: int, classes: list[str]) -> None:
+    """An index of images that are not there, in canonical order."""
     import pandas as pd
 
-    from ferdistill.data import index
-    from ferdistill.data.build import write_index
-    from ferdistill.softlabels import store
+    from ferdistill.data import build, index
 
     rng = np.random.default_rng(0)
     names = [hashlib.sha256(str(row).encode()).hexdigest() for row in range(rows)]
     frame = pd.DataFrame(dict.fromkeys(index.COLUMNS, ""), index=range(rows))
     frame["sample_id"], frame["group"], frame["source"] = names, names, "rafdb"
     frame["path"] = [f"rafdb/Image/aligned/train_{row:08d}_aligned.jpg" for row in range(rows)]
-    frame["label"] = rng.choice(CLASSES, rows)
-    frame["split"] = rng.choice(index.SPLITS, rows, p=[0.7, 0.1, 0.1, 0.1])
-    write_index(directory / "index.csv", frame, CLASSES, "benchmark")
-    written = index.read(directory / "index.csv")
-    for teacher in map(str, range(teachers)):
-        logits = rng.normal(0, 3, (rows, len(CLASSES)))
-        checkpoint = hashlib.sha256(teacher.encode()).hexdigest()
-        folder = directory / "stores" / teacher
-        store.write(folder, written, logits, CLASSES, teacher=teacher, checkpoint_sha256=checkpoint)
+    drawn = rng.permutation(rows)  # in any order, and each class in each split
+    frame["label"] = np.array(classes)[drawn % len(classes)]
+    frame["split"] = np.repeat(index.SPLITS, [7, 1, 1, 1])[drawn // len(classes) % 10]
+    build.write_index(directory / "index.csv", frame, classes, "benchmark")
 
 
 def check_ours(directory: Path) -> float:

@@ -1,6 +1,7 @@
 """Run one pipeline stage: `python src/stage.py student`, `python src/stage.py teacher resnet18`.
 
-Under DVC the teacher is the one that the stage is named after, so that no value of params.yaml reaches a shell.
+Under DVC the teacher is the one that the stage is named after, so that no value of params.yaml reaches a shell;
+`softlabels` of a range is of a stage named `range@resnet18~2~8`.
 
 It stands directly under `src/` so that Python puts that folder first on its path: a queued experiment, which runs in
 a copy of the repository, then runs the copy's code and not the code of an editable install.
@@ -8,6 +9,7 @@ a copy of the repository, then runs the copy's code and not the code of an edita
 
 import importlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,7 +22,7 @@ from ferdistill.files import write_json
 from ferdistill.output import one_message
 from ferdistill.tracking.put_back import put_back
 
-OF_A_TEACHER = ("softlabels", "teacher")
+OF_A_TEACHER = {"softlabels": (1, 3), "teacher": (1,)}  # how many words follow
 TRAINING = ("student", "teacher")
 
 
@@ -45,7 +47,7 @@ def run(stage: str, teacher: list[str]) -> None:
     from ferdistill import params, workspace  # here, since its second is long enough for a Ctrl-C
 
     started, settings = time.monotonic(), params.load()
-    if not set(teacher) <= set(settings.teachers):
+    if not set(teacher[:1]) <= set(settings.teachers):
         raise UsageError(
             f"no teacher `{teacher[0]}`",
             where="params.yaml, teachers",
@@ -71,8 +73,8 @@ if __name__ == "__main__":
     known = sorted(file.stem for file in Path(__file__).parent.glob("ferdistill/stages/[a-z]*.py"))
     stage, *teacher = sys.argv[1:] or [""]
     if stage in OF_A_TEACHER and not teacher:
-        teacher = os.environ.get("DVC_STAGE", "").split("@")[1:]
-    if stage not in known or len(teacher) != (stage in OF_A_TEACHER):
+        teacher = [word for word in re.split("[@~]", os.environ.get("DVC_STAGE", ""))[1:] if word]
+    if stage not in known or len(teacher) not in OF_A_TEACHER.get(stage, (0,)):
         print(
             f"usage: python src/stage.py STAGE [TEACHER], STAGE one of {', '.join(known)}; "
             f"{' and '.join(OF_A_TEACHER)} take a teacher",

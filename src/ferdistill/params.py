@@ -423,6 +423,7 @@ class Params(StrictModel):
     dkd_warmup: Annotated[int, Field(ge=0)]
     views: Positive
     view_augment: Literal["shift", "flip_shift", "strong"]
+    top_k: Positive | None = None  # which experiments of earlier commits do not name
     launch: LaunchParams
     scale: Name
     corpus: Name
@@ -461,6 +462,10 @@ class Params(StrictModel):
             )
         if self.views > 1 and any(phase.augment != self.view_augment for phase in self.scale_.student.phases):
             raise ValueError(f"views: recorded views are {self.view_augment}, so every phase of the student must be")
+        if self.top_k is not None and self.top_k >= len(self.classes):
+            raise ValueError(f"top_k: fewer than the {len(self.classes)} classes, or null for all; found {self.top_k}")
+        if self.top_k is not None and self.views > 1:
+            raise ValueError("top_k: soft labels of further views keep all classes; set views to 1, or top_k to null")
         without = [teacher for teacher in self.teachers if teacher not in self.scale_.teachers]
         if without:
             raise ValueError(f"scales.{self.scale}.teachers: no recipe for {', '.join(without)}")

@@ -87,6 +87,16 @@ def softlabels(teacher: str, tag: str) -> Path:
     return Path("data/softlabels") / f"{teacher}_{tag}"
 
 
+def ranges(teacher: str) -> Path:
+    """Where a teacher's soft labels that were made in ranges wait for their stage, one file a range."""
+    return SCRATCH / "ranges" / teacher
+
+
+def range_made(name: str) -> Path:
+    """What a run of one range makes, by the name of its stage."""
+    return Path("data/ranges") / f"{name}.safetensors"
+
+
 def teacher(name: str) -> Path:
     """One teacher's weights and config.json."""
     return TEACHERS / name

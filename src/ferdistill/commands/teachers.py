@@ -169,40 +169,79 @@ def freeze(
 def run(
     teachers: Annotated[list[str] | None, typer.Argument(metavar="[TEACHER]...", help="All, if none is named.")] = None,
     executor: Annotated[str, typer.Option("--executor", help="slurm or ray; see conf/cluster.yaml.")] = "slurm",
-    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Teachers at a time.")] = 4,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Teachers, or ranges, at a time.")] = 4,
+    ranges: Annotated[
+        int | None,
+        typer.Option(
+            "--ranges", min=1, max=1000, help="Only soft labels, of trained teachers, each in so many ranges of shards."
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what is done and what would run.")] = False,
 ) -> None:
     """Train teachers and make their soft labels on other machines, each on its own, and join what comes.
 
     Skips those that are up to date. The stages before them must be up to date and committed. Exits with 1 if a teacher
-    failed. On this machine, `dvc repro` does the same. Examples:
+    failed. On this machine, `dvc repro` does the same.
+
+    With --ranges the images of a trained teacher are shared out, so that a large export takes as many machines as there
+    are. What comes is held against index and weights, and refused if a range is missing; on machines of one kind the
+    soft labels are the same to the byte. Examples:
 
         ferdistill teachers run --executor slurm --dry-run
+
+        ferdistill teachers run vit_ban --executor slurm --ranges 16 --jobs 16
 
         ferdistill teachers run resnet18 vit_ban --executor ray --jobs 2
     """
     from .. import params
+    from ..tracking import ranges as in_ranges
     from ..tracking import teachers as library
     from .study import elsewhere, print_failures, progress
 
-    known = params.load().teachers
+    settings_here = params.load()
+    known = settings_here.teachers
+    if ranges is not None:
+        _require_ranges(settings_here, teachers or known)
     if unknown := set(teachers or []) - set(known):
         raise UsageError(f"no teacher `{min(unknown)}`", expected=f"one of {', '.join(known)}")
     where = elsewhere(executor)
     if where is None:
         raise UsageError("teachers run on this machine with `dvc repro`", where="--executor", expected="slurm or ray")
     absent = library.missing(teachers or known)
+    each = "" if ranges is None else f", in {ranges} ranges"
     if dry_run:
         for name in teachers or known:
-            say(f"{name}: {f'would run, on {where[0].told}' if name in absent else 'done'}")
+            say(f"{name}: {f'would run{each}, on {where[0].told}' if name in absent else 'done'}")
         return
     to, settings = where
-    with progress(len(absent)) as tell:
-        failures = library.send(absent, jobs, to, settings, tell) if absent else []
+    total = len(absent) * (ranges or 1)
+    with progress(total) as tell:
+        if not absent:
+            failures = []
+        elif ranges is None:
+            failures = library.send(absent, jobs, to, settings, tell)
+        else:
+            failures = in_ranges.send(absent, ranges, jobs, to, settings, tell)
     print_failures(failures)
-    print(f"{len(absent) - len(failures)} teachers came, {len(failures)} failed")
+    print(f"{total - len(failures)} {'teachers' if ranges is None else 'ranges'} came, {len(failures)} failed")
     if failures:
         raise typer.Exit(1)
+
+
+def _require_ranges(settings: Any, teachers: list[str]) -> None:
+    """Refuse what cannot be labelled in ranges."""
+    from ..params import TableTeacher
+
+    tables = [name for name in teachers if isinstance(settings.scale_.teachers.get(name), TableTeacher)]
+    if tables or settings.views > 1:
+        raise UsageError(
+            f"no ranges of {', '.join(tables)}: soft labels without a network"
+            if tables
+            else "ranges are of the images as they are, and not of further views",
+            where="--ranges" if tables else "params.yaml, views",
+            expected="a network that labels images, and views: 1",
+            hint="`dvc repro` makes these soft labels here",
+        )
 
 
 def _print_weights(report: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ the same images are the same files, whatever was there before.
 """
 
 import io
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -84,13 +85,14 @@ class Images:
         for number, shard in enumerate(shards):
             start = len(shard.header(shape))
             self._shard[shard.rows] = number
-            self._offset[shard.rows] = start + np.arange(len(shard.rows)) * self._image_bytes
+            self._offset[shard.rows] = start + np.arange(len(shard.rows)) * self.image_bytes
 
     def __len__(self) -> int:
         return self.shape[0]
 
     @cached_property
-    def _image_bytes(self) -> int:
+    def image_bytes(self) -> int:
+        """Of one image."""
         return int(np.prod(self.shape[1:]))
 
     def __getitem__(self, rows: Any) -> np.ndarray:
@@ -103,16 +105,19 @@ class Images:
         numbers = np.arange(len(self))[rows]
         wanted = np.atleast_1d(numbers)
         found = np.empty((len(wanted), *self.shape[1:]), dtype=np.uint8)
+        size, pixels = self.image_bytes, found.reshape(-1).data
         shard_of = self._shard[wanted]
         order = np.argsort(shard_of, kind="stable")
         for places in np.split(order, np.flatnonzero(np.diff(shard_of[order])) + 1) if len(order) else []:
             path = self._files[shard_of[places[0]]]
             try:
-                with path.open("rb", buffering=0) as file:
-                    for place in places.tolist():
-                        file.seek(int(self._offset[wanted[place]]))
-                        if file.readinto(found[place].data) != self._image_bytes:
+                file = os.open(path, os.O_RDONLY)  # Python's own files cost a random batch half of its time
+                try:
+                    for place, offset in zip(places.tolist(), self._offset[wanted[places]].tolist(), strict=True):
+                        if os.preadv(file, [pixels[place * size : (place + 1) * size]], offset) != size:
                             raise OSError("it ends early")
+                finally:
+                    os.close(file)
             except OSError as error:
                 what = f"packed images cannot be read: {error.strerror or error}"
                 raise CheckError(what, where=str(path), hint=AGAIN) from None

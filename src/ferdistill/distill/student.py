@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import nn
@@ -13,7 +14,7 @@ from ..data.images import Pixels
 from ..data.index import TRANSFER, Index
 from ..params import Params
 from ..softlabels import families
-from ..softlabels.targets import Targets
+from ..softlabels.targets import Targets, blocks
 from . import checkpoint as checkpoints
 from . import losses, models
 from .augment import recorded
@@ -28,7 +29,7 @@ from .training_canary import TrainingCanary, named_classes
 # new mode too, is part of a checkpoint's name.
 NOT_ITS_OWN = {
     "benchmark", "calibrate", "corpus", "decide", "export", "families", "groups", "index", "index_tag", "lambda_",
-    "scale", "scales", "task", "teachers", "view_augment",
+    "scale", "scales", "task", "teachers", "top_k", "view_augment",
 }  # fmt: skip
 
 
@@ -86,28 +87,49 @@ def objective(params: Params, soft: Targets, labels: torch.Tensor, misaligned: b
     device = training_device()
     cross_entropy = losses.cross_entropy_for(params.scale_.student, params.training, labels, params.classes, device)
     mode = MODES[families.run_mode(params)]
-    logits = torch.from_numpy(soft.logits).flatten(1, 2)
     if families.distils(params):
-        weights, sources = torch.from_numpy(soft.weights), torch.from_numpy(soft.sources)
-        covered = None if soft.covered is None else torch.from_numpy(soft.covered)  # with one view alone
-        fusion = soft.plan["fusion"]
-        targets = losses.soft_targets(logits, weights, sources, params.temperature, fusion, covered).to(device)
+        soft_targets_of = _soft_targets(soft, params.temperature, device)
     else:
-        targets = losses.SoftTargets(logits, torch.zeros(0)).to(device)
+        nothing = torch.zeros(0, soft.logits.shape[1] * len(labels), len(params.classes))
+        soft_targets_of = losses.SoftTargets(nothing, torch.zeros(0)).to(device).at
     teachers = [teacher["teacher"] for teacher in soft.plan["teachers"]]
     some_unlabelled = bool((labels < 0).any())
-    canary = TrainingCanary(named_classes(logits), teachers, len(params.classes), device, stops=not misaligned)
+    named = torch.cat([named_classes(torch.from_numpy(block)) for block in blocks(soft.logits)], 1)
+    canary = TrainingCanary(named, teachers, len(params.classes), device, stops=not misaligned)
 
     def loss(outputs: torch.Tensor, batch: Batch) -> dict[str, torch.Tensor]:
         rows = batch.positions if batch.views is None else batch.views * len(labels) + batch.positions
         canary.see(rows, batch.labels)
-        ce, soft_targets = cross_entropy(outputs, batch), targets.at(rows)
+        ce, soft_targets = cross_entropy(outputs, batch), soft_targets_of(rows)
         if some_unlabelled:  # a mode that asks for the class of an image is told the one that the teachers name
             named = batch.labels.where(batch.labels >= 0, soft_targets.mixture().argmax(-1))
             batch = replace(batch, labels=named)
         return mode(params, batch.plain(outputs), batch, ce, soft_targets)
 
     return Objective(loss, canary.epoch, soft=families.distils(params))
+
+
+def _soft_targets(
+    soft: Targets, temperature: float, device: torch.device
+) -> Callable[[torch.Tensor], losses.SoftTargets]:
+    """What the sources say of rows: softened once for all, or for each batch where all would not fit into memory."""
+    weights, sources = torch.from_numpy(soft.weights), torch.from_numpy(soft.sources)
+
+    def softened(logits: np.ndarray, covered: np.ndarray | None) -> losses.SoftTargets:
+        known = None if covered is None else torch.from_numpy(covered)  # with one view alone
+        fusion = soft.plan["fusion"]
+        return losses.soft_targets(torch.from_numpy(logits), weights, sources, temperature, fusion, known).to(device)
+
+    stored, covered = soft.logits, soft.covered
+    if isinstance(stored, np.ndarray):
+        teachers, views, rows, classes = stored.shape
+        return softened(stored.reshape(teachers, views * rows, classes), covered).at
+
+    def of_batch(at: torch.Tensor) -> losses.SoftTargets:
+        places = at.numpy(force=True)
+        return softened(stored.at(places), None if covered is None else covered[:, places])
+
+    return of_batch
 
 
 def predictions(network: nn.Module, rows: Index, packed: Pixels, classes: list[str]) -> pd.DataFrame:

@@ -178,7 +178,7 @@ def shared(
     directories = [workspace.softlabels(name, params.index_tag) for name in teachers]
     alignment.require(alignment.check(directories, rows, params.classes))
     at = rows.positions(split)
-    logits = np.stack([store.logits_of(store.read(directory)[0], params.classes)[at] for directory in directories])
+    logits = np.stack([store.read_rows(directory, params.classes, at) for directory in directories])
     has = np.stack([parts.covered(of_teacher) for of_teacher in logits])
     by_all = has.all(axis=0)
     if not by_all.any():

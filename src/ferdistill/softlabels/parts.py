@@ -4,7 +4,7 @@ NumPy alone is needed. An array may be larger than memory: it stays on the disk,
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from mmap import mmap
 from pathlib import Path
@@ -20,11 +20,35 @@ BLOCK = 2**21  # numbers seen at a time
 TOLERANCE = 1e-3
 
 
+class Streamed:
+    """An array (N, K), float32, that is read anew from its beginning whenever rows are asked for: `array[rows]`."""
+
+    dtype, ndim = np.dtype(np.float32), 2
+
+    def __init__(self, shape: tuple[int, int], blocks: Callable[[], Iterator[np.ndarray]]) -> None:
+        """`blocks` gives all rows, some at a time."""
+        self.shape, self._blocks = shape, blocks
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        numbers = np.arange(len(self))[rows]
+        wanted, start = np.atleast_1d(numbers), 0
+        found = np.empty((len(wanted), self.shape[1]), np.float32)
+        for block in self._blocks():
+            here = np.flatnonzero((wanted >= start) & (wanted < start + len(block)))
+            found[here] = block[wanted[here] - start]
+            start += len(block)
+        return found.reshape(*numbers.shape, self.shape[1])
+
+
 @dataclass(frozen=True)
 class Values:
     """The values of one file or store, N rows and K classes, and what one pass over them found."""
 
-    array: np.ndarray  # (N, K) floating, logits or probabilities; memory-mapped where the file allows it
+    # (N, K) floating, logits or probabilities; memory-mapped, or of our own stores streamed, and not in memory
+    array: np.ndarray | Streamed
     arg_max: np.ndarray  # (N,) int16
     finite: np.ndarray  # (N,) bool
     empty: np.ndarray  # (N,) bool: not `covered`
@@ -44,9 +68,9 @@ class Part:
 
     @property
     def values(self) -> np.ndarray:
-        """(n, K): the file's own array where the part is all of it, else a copy."""
+        """(n, K): the file's own array where the part is all of it and it is not streamed, else a copy."""
         array = self.whole.array
-        return array if len(self.rows) == len(array) else array[self.rows]
+        return array[:] if len(self.rows) == len(array) else array[self.rows]
 
     @property
     def columns(self) -> int:
@@ -114,6 +138,11 @@ class SoftLabels:
     def partial(self) -> bool:
         """Whether this is our store of a teacher of some images alone, whose other rows may be empty."""
         return "covered" in (self.manifest or {})
+
+    @property
+    def top_k(self) -> int | None:
+        """How many classes our store keeps of each image; None if all."""
+        return (self.manifest or {}).get("top_k")
 
 
 def blocks(array: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:

@@ -1,4 +1,7 @@
-"""Write one teacher's logits for every image of the index, and for recorded views of the training images."""
+"""Write one teacher's logits for every image of the index, and for recorded views of the training images.
+
+Of one range of shards, where it is told which, it writes them apart (`distill.ranges`).
+"""
 
 from typing import Any
 
@@ -6,8 +9,8 @@ from .. import workspace
 from ..data import images, index, truth
 from ..data.description import told_licences
 from ..data.memo import memo
-from ..distill import frozen, labelling
-from ..distill.answers import identity_of
+from ..distill import frozen, labelling, ranges
+from ..distill.answers import answers, identity_of
 from ..distill.augment import VIEW_SEED
 from ..errors import require_same
 from ..files import read_json, write_json
@@ -15,8 +18,11 @@ from ..params import Params
 from ..softlabels import brought, parts, store, views
 
 
-def run(params: Params, name: str) -> None:
-    """Teacher, index and images -> data/softlabels/NAME_TAG, metrics/softlabels/NAME.json."""
+def run(params: Params, name: str, part: str = "", of: str = "") -> None:
+    """Teacher, index and images -> data/softlabels/NAME_TAG, metrics/softlabels/NAME.json.
+
+    With `part` and `of`, range PART of OF: -> data/ranges/NAME~PART~OF.safetensors.
+    """
     rows = index.read(workspace.index_csv(params.index_tag))
     directory, out = workspace.teacher(name), workspace.softlabels(name, params.index_tag)
     config = read_json(directory / "config.json", "classes", "index_digest", "sha256")
@@ -26,12 +32,18 @@ def run(params: Params, name: str) -> None:
         where=str(directory / "config.json"),
         hint=f"run `dvc repro teacher@{name}`",
     )
+    if part:
+        _label_range(params, name, rows, config, int(part), int(of))
+        return
     corpus = workspace.corpus(params.corpus)
     provenance: dict[str, Any] = {"licences": told_licences(corpus)}
     seen, partial = None, bool(config.get("partial"))
     if (directory / brought.TENSORS).is_file():
         logits, _ = brought.load(directory)
         provenance |= config["provenance"]
+    elif (waiting := workspace.ranges(name)).is_dir():
+        packed = images.load(workspace.images(params.index_tag), rows)
+        logits = ranges.join(waiting, rows, packed.image_bytes, config)
     else:
         network, _ = frozen.load_teacher(directory)
         packed = images.load(workspace.images(params.index_tag), rows)
@@ -49,6 +61,7 @@ def run(params: Params, name: str) -> None:
         checkpoint_sha256=config["sha256"],
         provenance=provenance,
         partial=partial,
+        top_k=params.top_k,
     )
     digest = manifest["table_sha256"]
     metrics: dict[str, Any] = {
@@ -57,6 +70,8 @@ def run(params: Params, name: str) -> None:
     }
     if seen is not None:
         metrics["views_sha256"] = views.write(out, rows, seen, VIEW_SEED, params.view_augment, digest)["sha256"]
+    if params.top_k is not None:
+        metrics["top_k_divergence"] = manifest["top_k_divergence"]
     if partial:
         metrics["covered"] = manifest["covered"]
     test = rows.positions("test")
@@ -65,3 +80,13 @@ def run(params: Params, name: str) -> None:
     if true is not None and len(test):
         metrics["distance_to_truth_on_test"] = labelling.distance_to_truth(true, logits[test])
     write_json(workspace.METRICS / "softlabels" / f"{name}.json", metrics)
+
+
+def _label_range(params: Params, name: str, rows: index.Index, config: dict[str, Any], part: int, of: int) -> None:
+    network, _ = frozen.load_teacher(workspace.teacher(name))
+    packed = images.load(workspace.images(params.index_tag), rows)
+    mine = ranges.rows_of(rows, packed.image_bytes, part, of)
+    with memo(workspace.memo()) as known:
+        logits = answers(network, packed, identity_of(config), known, mine)
+    file = workspace.range_made(f"{name}~{part}~{of}")
+    ranges.write(file, logits.reshape(len(mine), len(params.classes)), ranges.facts_of(rows, mine, config, part, of))

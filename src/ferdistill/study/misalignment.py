@@ -89,6 +89,12 @@ def measure(params: Params, doses: Sequence[float], seeds: Sequence[int]) -> dic
     soft = targets.read(workspace.TARGETS, index, params)
     if params.views > 1:
         raise UsageError("misalignment is studied with one view", where="params.yaml, views", hint="set views to 1")
+    if not isinstance(soft.logits, np.ndarray):
+        raise UsageError(
+            "misalignment is studied with the logits of all classes, in memory",
+            where="params.yaml, top_k" if params.top_k is not None else "data/targets",
+            hint="set top_k to null" if params.top_k is not None else "choose a smaller corpus",
+        )
     if soft.covered is not None or TRANSFER in index.splits:
         raise UsageError(
             "misalignment is studied with teachers that cover every image, all of them labelled",

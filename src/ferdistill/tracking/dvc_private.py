@@ -314,6 +314,18 @@ def pull(remote: str, outputs: list[str]) -> None:
 
 
 @known_interface()
+def fetch(remote: str, md5s: list[str]) -> None:
+    """Bring files, by digest, from a remote into the cache; a UsageError if one cannot be had."""
+    with Repo() as repo:
+        try:
+            failed = repo.cloud.pull({HashInfo("md5", md5) for md5 in md5s}, remote=remote).failed
+        except Exception as error:  # each kind of remote has errors of its own
+            raise UsageError(f"`dvc fetch` failed: {error}", hint="the same command again; the runs are done") from None
+    if failed:
+        raise UsageError(f"{len(failed)} files of runs are not on DVC's remote {remote}", hint="run those again")
+
+
+@known_interface()
 def fetch_students(remote: str, outs: list[list[dict[str, Any]]]) -> None:
     """Bring what stage `student` made in several runs, by its entries of dvc.lock, into the cache.
 
@@ -322,13 +334,7 @@ def fetch_students(remote: str, outs: list[list[dict[str, Any]]]) -> None:
     with Repo() as repo:
         (stage,) = repo.stage.collect("student")
         kept = {out.def_path for out in stage.outs if out.use_cache}
-        wanted = {HashInfo("md5", out["md5"]) for run in outs for out in run if out["path"] in kept}
-        try:
-            failed = repo.cloud.pull(wanted, remote=remote).failed
-        except Exception as error:  # each kind of remote has errors of its own
-            raise UsageError(f"`dvc fetch` failed: {error}", hint="the same command again; the runs are done") from None
-    if failed:
-        raise UsageError(f"{len(failed)} files of students are not on DVC's remote {remote}", hint="run those again")
+    fetch(remote, [out["md5"] for run in outs for out in run if out["path"] in kept])
 
 
 def _queued(entry: Any) -> Queued:
