@@ -13,6 +13,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
+from ferdistill import workspace
 from ferdistill.data import index as index_module
 from ferdistill.data.build import write_index
 from ferdistill.faces import server
@@ -79,6 +80,13 @@ def corpus(tmp_path):
 
 
 THREE = ["angry", "happy", "neutral"]
+
+
+def describe_corpus() -> None:
+    """Write the corpus.yaml of params.yaml's corpus, whose images a test invents."""
+    (workspace.EMBEDDED / "s").mkdir(parents=True)
+    text = "sources:\n  - {name: s, adapter: folders, path: s}\n"
+    (workspace.EMBEDDED / "corpus.yaml").write_text(text, encoding="utf-8")
 
 
 def make_index(path: Path, lengths: dict[str, int], classes: list[str], seed: int = 0) -> index_module.Index:

@@ -11,7 +11,7 @@ import torch
 import yaml
 from scipy.special import softmax
 
-from conftest import CLASSES, face, make_index
+from conftest import CLASSES, describe_corpus, face, make_index
 from ferdistill import params, workspace
 from ferdistill.data import images
 from ferdistill.distill import losses, student, weights
@@ -234,6 +234,7 @@ def test_where_a_teacher_has_no_row_the_others_weights_are_scaled_to_one(fusion)
 def project(index, tmp_path, monkeypatch):
     """Images of the index, and params of teachers that are the colleague's tables alone, one of them partial."""
     monkeypatch.chdir(tmp_path)
+    describe_corpus()
     (tmp_path / "pretrained").mkdir()
     shutil.copy2(ROOT / "pretrained/student.safetensors", "pretrained")
     pack(workspace.images("ixNextAffFull"), index, np.stack([face(seed)[..., None] for seed in range(len(index.rows))]))

@@ -13,7 +13,7 @@ import torch
 import yaml
 from PIL import Image
 
-from conftest import CLASSES, face, make_index
+from conftest import CLASSES, describe_corpus, face, make_index
 from ferdistill import params, workspace
 from ferdistill.distill import losses, weights
 from ferdistill.files import sha256, write_json
@@ -31,6 +31,7 @@ LENGTHS = {"train": 56, "val": 14, "calib": 14, "test": 14}
 def project(tmp_path, monkeypatch):
     """An index, its images, and the four teachers' soft labels; `configure` writes params.yaml with changes."""
     monkeypatch.chdir(tmp_path)
+    describe_corpus()
     shutil.copy2(ROOT / "dvc.yaml", tmp_path)
 
     def configure(change):

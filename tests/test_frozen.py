@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from conftest import CLASSES, make_index
+from conftest import CLASSES, describe_corpus, make_index
 from ferdistill import workspace, yaml_file
 from ferdistill.cli import cli
 from ferdistill.distill import freezing, frozen, models, weights
@@ -47,6 +47,7 @@ def teacher(file, **changes):
 def theirs(tmp_path, monkeypatch):
     """A network of other images and another order of classes, as safetensors and as ONNX."""
     monkeypatch.chdir(tmp_path)
+    describe_corpus()
     (tmp_path / "pretrained").mkdir()
     torch.manual_seed(0)
     network = models.build("test_resnet", {}, "stock", 7, THEIRS, False).eval()
@@ -162,6 +163,7 @@ def test_params_of_a_frozen_teacher_are_checked(changes, message):
 def trained(tmp_path, monkeypatch):
     """A repository whose teacher `resnet18` has been trained, as its stage leaves it: settings, and its images."""
     monkeypatch.chdir(tmp_path)
+    describe_corpus()
     for command in (["git", "init", "-q"], ["dvc", "init", "-q"], ["git", "commit", "-qm", "a"]):
         subprocess.run(command, check=True, env=environment() | IDENTITY)
     text = (ROOT / "params.yaml").read_text(encoding="utf-8").replace("scale: embedded", "scale: smoke")

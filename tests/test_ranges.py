@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from conftest import CLASSES, make_index
+from conftest import CLASSES, describe_corpus, make_index
 from ferdistill import params, workspace
 from ferdistill.data import images
 from ferdistill.data import index as index_module
@@ -233,6 +233,7 @@ def teacher(tmp_path, monkeypatch):
     settings = params.load("params.yaml").model_copy(update={"scale": "smoke", "index_tag": "i"})
     monkeypatch.setattr(images, "SHARD_BYTES", 5 * IMAGE)
     monkeypatch.chdir(tmp_path)
+    describe_corpus()
     plain = indexed(workspace.index_csv("i"))
     write_index(workspace.index_csv("i"), plain.rows, CLASSES, "invented")
     index = index_module.read(workspace.index_csv("i"))

@@ -9,7 +9,7 @@ import pytest
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
-from conftest import CLASSES, THREE, face, make_index
+from conftest import CLASSES, THREE, describe_corpus, face, make_index
 from ferdistill import params, workspace
 from ferdistill.data import index as index_module
 from ferdistill.data.build import write_index
@@ -228,6 +228,7 @@ def test_annotators_are_a_teacher_of_params(voted, tmp_path, monkeypatch):
     from ferdistill.stages import teacher as teacher_stage
 
     monkeypatch.chdir(tmp_path)
+    describe_corpus()
     _, counts = voted
     settings = params.load(ROOT / "params.yaml")
     scale = settings.scale_.model_copy(
