@@ -14,8 +14,8 @@ from typing import Any
 
 import pandas as pd
 
-from ferdistill import params
-from ferdistill.study import comparison, recipes, results
+from ferdistill import params, workspace
+from ferdistill.study import contrasts, grid, recipes, results
 
 ROOT = Path(__file__).parents[1]
 NUMBER = r"[-+]?\d+(?:,\d{3})*(?:\.\d+)?"
@@ -46,24 +46,24 @@ def of_the_corpus() -> Iterator[Figure]:
 
 def of_the_study() -> Iterator[Figure]:
     """Recipes beside labels alone."""
-    frame = results.read(ROOT / "metrics/study/results_summary.csv")
+    frame, settings = results.read(ROOT / workspace.SUMMARY), params.load(ROOT / "params.yaml")
     rows = {
         "none": "labels alone (none)",
-        "6E:kd": "four teachers, split (6E, kd)",
         "6A:kd": "two teachers, fused (6A, kd)",
+        "6E:kd": "four teachers, split (6E, kd)",
     }
     for selector, title in rows.items():
         runs = recipes.select(frame, selector)
         means = [f"{runs[name].mean():.3f}" for name in ("macro_f1", "nll_scaled")]
         yield "README.md", f"| {title} | {{}} | {{}} | {{}} |", [str(len(runs)), *means]
-        if selector == "none":
-            continue
-        (found,) = comparison.compare(frame, "none", selector, metrics=["macro_f1", "nll_scaled"])
-        numbers = [str(found["metrics"]["macro_f1"]["pairs"])]
-        for one in found["metrics"].values():
-            numbers += [f"{value:+.3f}" for value in (one["mean_difference"], *one["t_interval"])]
-        name = selector.partition(":")[0]
-        yield "README.md", f"| {name} less none, {{}} seeds, 95 % | | {{}} [{{}}, {{}}] | {{}} [{{}}, {{}}] |", numbers
+    design = grid.read(ROOT / workspace.STUDY_GRID).primary
+    assert design is not None
+    of_two = design.model_copy(update={"candidate": "6A:kd", "baselines": ["none"]})
+    for one in (*contrasts.primary(frame, design, settings), *contrasts.primary(frame, of_two, settings)):
+        names = [one[side].partition(":")[0] for side in ("candidate", "baseline")]
+        title = {"macro_f1": "macro F1", "nll": "NLL"}[one["metric"]]
+        numbers = [f"{value:+.3f}" for value in (one["difference"], *one["interval"])]
+        yield "README.md", f"| {names[0]} less {names[1]}, {title} | {{}} | {{}} to {{}} |", numbers
     groups = [runs["macro_f1"] for _, runs in frame.groupby(["family", "mode"]) if len(runs) > 1]
     freedom = sum(len(values) - 1 for values in groups)
     spread = 100 * (sum((len(values) - 1) * values.var(ddof=1) for values in groups) / freedom) ** 0.5
