@@ -3,6 +3,8 @@
 import csv
 import os
 import shutil
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -216,3 +218,29 @@ def restored(project):
     head = run(project, "git", "rev-parse", "HEAD").stdout.strip()
     yield
     restore(project, head)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The pipeline of `cluster.tiny`, run once."""
+    from cluster import tiny  # here, since every run of pytest loads this module, and this takes a second
+
+    folder = tmp_path_factory.mktemp("remote")
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", path)
+        tiny.write(folder / "driver")
+    return folder / "driver"
+
+
+@pytest.fixture
+def driver(made, tmp_path, monkeypatch):
+    """That project with remotes in folders beside it; gives the folder of all."""
+    shutil.copytree(made, tmp_path / "driver", symlinks=True)
+    monkeypatch.chdir(tmp_path / "driver")
+    subprocess.run(["git", "init", "-q", "--bare", "../git"], check=True)
+    subprocess.run(["git", "remote", "add", "origin", str(tmp_path / "git")], check=True)
+    config = f"['remote \"storage\"']\n    url = {tmp_path / 'dvc'}\n[core]\n    remote = storage\n"
+    (tmp_path / "driver/.dvc/config").write_text(config)
+    subprocess.run(["git", "commit", "-qam", "remotes"], check=True)
+    return tmp_path

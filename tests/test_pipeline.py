@@ -84,13 +84,12 @@ def test_another_family_and_seed_retrain_only_the_student_onward(project):
 
 def test_a_teachers_recipe_retrains_that_teacher_and_the_students_of_its_families(project):
     retrained = ["params", "teacher@convnext_tiny", "softlabels@convnext_tiny", "targets"]
-    recipe = "augment: flip_shift}]\n        born_again: null\n        weight_decay: {}"
-    of_convnext = "phases: [{epochs: 2, lr: 2.0e-3, " + recipe
-    set_param(project, of_convnext.format(0.05), of_convnext.format(0.04))
+    of_convnext = "phases: [{{epochs: 2, lr: 2.0e-3, augment: flip_shift}}]\n{0}born_again: null\n{0}weight_decay: {1}"
+    set_param(project, of_convnext.format(8 * " ", 0.05), of_convnext.format(8 * " ", 0.04))
     assert sorted(ran(run(project, "dvc", "repro", "params", "student"))) == sorted([*retrained, "student"])
     set_param(project, "family: 6E", "family: 6A")
     assert sorted(ran(run(project, "dvc", "repro", "params", "student"))) == ["params", "student", "targets"]
-    set_param(project, of_convnext.format(0.04), of_convnext.format(0.03))
+    set_param(project, of_convnext.format(8 * " ", 0.04), of_convnext.format(8 * " ", 0.03))
     assert sorted(ran(run(project, "dvc", "repro", "params", "student"))) == sorted(retrained)
 
 

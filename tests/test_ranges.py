@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
+from cluster import tiny
 from conftest import CLASSES, describe_corpus, make_index
 from ferdistill import params, workspace
 from ferdistill.data import images
@@ -24,7 +25,7 @@ from ferdistill.stages import softlabels
 from ferdistill.tracking import experiments
 from ferdistill.tracking import ranges as runs
 from support.images import pack
-from test_remote import Here, driver, made, settings  # noqa: F401
+from support.nodes import Here, settings
 
 LENGTHS = {"train": 60, "val": 20, "calib": 20, "test": 30}
 IMAGE = 48 * 48
@@ -151,19 +152,9 @@ def test_ranges_of_another_index_are_refused(index, tmp_path):
         ranges.join(tmp_path / "r", other, IMAGE, CONFIG)
 
 
-PIPELINE = """\
-stages:
-  images:
-    cmd: python waits.py images
-    params: [seed]
-    outs: [images]
-  teacher:
-    foreach: [a, b]
-    do:
-      cmd: python waits.py teacher-${item}
-      deps: [images]
-      params: [seed]
-      outs: ["teacher-${item}"]
+PIPELINE = (
+    tiny.TEACHERS
+    + """\
   softlabels:
     foreach: [a, b]
     do:
@@ -172,6 +163,7 @@ stages:
       outs: ["labels-${item}"]
       metrics: [{"${item}.json": {cache: false}}]
 """
+)
 # As src/stage.py does: a stage `range@a~2~3` makes a range, `softlabels@a` joins what waits for it.
 LABELS = """\
 import os, pathlib, sys
@@ -189,7 +181,7 @@ pathlib.Path(f"{name}.json").write_text("{}")
 
 
 @pytest.mark.slow
-def test_ranges_come_from_other_machines_and_their_stage_joins_them(driver):  # noqa: F811
+def test_ranges_come_from_other_machines_and_their_stage_joins_them(driver):
     Path("dvc.yaml").write_text(PIPELINE)
     Path("labels.py").write_text(LABELS)
     Path("data/raw/truth").mkdir(parents=True)

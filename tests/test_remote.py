@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -19,79 +18,10 @@ from cluster import tiny
 from ferdistill.cli import cli
 from ferdistill.errors import UsageError
 from ferdistill.tracking import dvc_private, executors, experiments, queue, remote, teachers, worker
-from ferdistill.tracking.executors import Settings, Sight
 from ferdistill.tracking.experiments import PlannedRun
+from support.nodes import Here, settings
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="nodes of clusters run Linux")
-
-
-class Here:
-    """Jobs as processes of this machine; `lost` of them end without a word."""
-
-    told = "this machine"
-
-    def __init__(self, lost=0):
-        self.processes, self.lost, self.submitted = {}, lost, []
-
-    def check(self):
-        pass
-
-    def submit(self, name, command, text):
-        self.submitted.append(name)
-        if name != "probe" and self.lost:
-            self.lost -= 1
-            command = ["true"]
-        job = str(len(self.submitted))
-        self.processes[job] = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        with suppress(BrokenPipeError):  # of one that ended at once
-            self.processes[job].stdin.write(text)
-            self.processes[job].stdin.close()
-        return job
-
-    def look(self, jobs):
-        found = {}
-        for job in jobs:
-            process = self.processes[job]
-            if process.poll() is None:
-                found[job] = Sight("running", "here")
-            else:
-                found[job] = Sight("ended", "here", process.stdout.read())
-        return found
-
-    def left(self):
-        return {}
-
-    def cancel(self, jobs):
-        for job in jobs:
-            self.processes[job].terminate()
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("remote")
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PATH", path)
-        tiny.write(folder / "driver")
-    return folder / "driver"
-
-
-@pytest.fixture
-def driver(made, tmp_path, monkeypatch):
-    """A project with remotes in folders beside it, and the settings with which its workers run here."""
-    shutil.copytree(made, tmp_path / "driver", symlinks=True)
-    monkeypatch.chdir(tmp_path / "driver")
-    subprocess.run(["git", "init", "-q", "--bare", "../git"], check=True)
-    subprocess.run(["git", "remote", "add", "origin", str(tmp_path / "git")], check=True)
-    config = f"['remote \"storage\"']\n    url = {tmp_path / 'dvc'}\n[core]\n    remote = storage\n"
-    (tmp_path / "driver/.dvc/config").write_text(config)
-    subprocess.run(["git", "commit", "-qam", "remotes"], check=True)
-    return tmp_path
-
-
-def settings(folder, **values):
-    usual = {"python": sys.executable, "scratch": str(folder / "scratch"), "min_free_gb": 0, "patience_seconds": 20}
-    return Settings.model_validate(usual | values)
 
 
 def send(folder, runs, executor, **values):
@@ -135,19 +65,9 @@ def test_a_worker_finds_what_another_has_pushed_and_a_killed_ones_clone_is_taken
     assert (clone / "waits.py").read_text() == tiny.CODE and not (clone / ".git/index.lock").exists()
 
 
-TEACHERS = """\
-stages:
-  images:
-    cmd: python waits.py images
-    params: [seed]
-    outs: [images]
-  teacher:
-    foreach: [a, b]
-    do:
-      cmd: python waits.py teacher-${item}
-      deps: [images]
-      params: [seed]
-      outs: ["teacher-${item}"]
+TEACHERS = (
+    tiny.TEACHERS
+    + """\
   softlabels:
     foreach: [a, b]
     do:
@@ -157,6 +77,7 @@ stages:
       outs: ["labels-${item}"]
       metrics: [{"${item}.json": {cache: false}}]
 """
+)
 
 
 def test_teachers_come_from_other_machines_and_are_joined(driver):

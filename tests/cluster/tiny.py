@@ -25,6 +25,21 @@ STAGE = """\
     params: [family, seed, wait]
     outs: [{stage}]
 """
+# The stages before those of soft labels, where teachers are what is sent.
+TEACHERS = """\
+stages:
+  images:
+    cmd: python waits.py images
+    params: [seed]
+    outs: [images]
+  teacher:
+    foreach: [a, b]
+    do:
+      cmd: python waits.py teacher-${item}
+      deps: [images]
+      params: [seed]
+      outs: ["teacher-${item}"]
+"""
 
 
 def write(folder):
