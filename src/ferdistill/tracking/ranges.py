@@ -8,20 +8,19 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import PurePath
 from typing import Any
 
 import yaml
 
 from .. import workspace
-from ..errors import CheckError, UsageError
+from ..errors import CheckError
 from ..files import atomic
 from . import dvc_private, experiments
 from .executors import STATE, Executor, Settings
 from .experiments import git
-from .queue import NOT_RUN, Failure, Tally, require_committed
-from .remote import Parcel, Sending, bring, place_of, require_reachable
+from .queue import Failure, Tally
+from .remote import Parcel, place_of, require_reachable, require_upstream, send_parcels
 
 
 def keys_of(teachers: list[str], number: int) -> dict[str, list[str]]:
@@ -69,13 +68,7 @@ def send(
     joined. Raises as `remote.send_missing`, and a CheckError if what came does not fit together.
     """
     own = tuple(f"softlabels@{teacher}" for teacher in teachers)
-    stages = {stage: facts for name in own for stage, facts in dvc_private.stages(name).items()}
-    require_committed(stages)
-    if behind := dvc_private.stale([stage for stage in stages if stage not in own]):
-        raise UsageError(
-            f"not up to date: {', '.join(behind)}",
-            hint="ranges are of teachers that are trained: run these first, and commit dvc.lock",
-        )
+    require_upstream(own, "ranges are of teachers that are trained: run these first, and commit dvc.lock")
     place = place_of(settings)
     commit = commit_with_ranges(teachers, number)
     place = place._replace(commit=commit, ref=f"refs/ferdistill/{commit}")
@@ -83,26 +76,15 @@ def send(
         require_reachable(executor, settings, place)
         needs = [out for out in dvc_private.shared_outputs(own) if not PurePath(out).is_relative_to(workspace.RAW)]
         dvc_private.push_shared(place.dvc, needs)
-
-        def arrived(names: list[str]) -> dict[str, str]:
-            with suppress(UsageError):
-                bring(place)
-            there = {one.name for one in experiments.read([commit], [])}
-            return {name: "" if name in there else NOT_RUN for name in names}
-
         keys = keys_of(teachers, number)
-        parcels = {
-            name_of(key): Parcel(name_of(key), [f"range@{key}"], needs, [f"range@{key}"])
-            for its in keys.values()
-            for key in its
-        }
-        absent = arrived(list(parcels))
-        sending = Sending(executor, settings, place, jobs, arrived, tell)
-        sending.run([parcel for name, parcel in parcels.items() if absent[name]], {}, len(parcels))
+        parcels = [
+            Parcel(name_of(key), [f"range@{key}"], needs, [f"range@{key}"]) for its in keys.values() for key in its
+        ]
+        failed = send_parcels(place, parcels, jobs, executor, settings, tell)
         for teacher, its in keys.items():
-            if not any(name_of(key) in sending.failed for key in its):
+            if not any(name_of(key) in failed for key in its):
                 join(teacher, its, commit, place.dvc)
-        return list(sending.failed.values())
+        return list(failed.values())
 
 
 def name_of(key: str) -> str:

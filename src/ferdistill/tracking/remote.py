@@ -28,7 +28,7 @@ from ..files import atomic
 from . import dvc_private, experiments, worker
 from .executors import SETTINGS, STATE, Executor, Settings, Sight
 from .experiments import OWN, PlannedRun, Present, git
-from .queue import NOT_RUN, TAIL, Failure, Tally, split_by_shared, standing
+from .queue import NOT_RUN, TAIL, Failure, Tally, require_committed, split_by_shared, standing
 
 LOGS = STATE / "logs"
 POLL = 1.0  # seconds between looks at the jobs
@@ -238,6 +238,39 @@ def send_missing(
         students = [one.lock()["student"]["outs"] for one in there]
         _patiently(lambda: dvc_private.fetch_students(place.dvc, students), settings)
         return list(sending.failed.values())
+
+
+def require_upstream(own: tuple[str, ...], hint: str) -> None:
+    """Refuse to send stages if what they read is not committed, or a stage before them is not up to date."""
+    stages = {stage: facts for name in own for stage, facts in dvc_private.stages(name).items()}
+    require_committed(stages)
+    if behind := dvc_private.stale([stage for stage in stages if stage not in own]):
+        raise UsageError(f"not up to date: {', '.join(behind)}", hint=hint)
+
+
+def send_parcels(
+    place: Place,
+    parcels: list[Parcel],
+    jobs: int,
+    executor: Executor,
+    settings: Settings,
+    tell: Callable[[Tally], None],
+) -> dict[str, Failure]:
+    """Send those of which no experiment has started from the place's commit, `jobs` at a time; what failed, by name.
+
+    An experiment that is there is done, whatever its params. Raises as `Sending.run`.
+    """
+
+    def arrived(names: list[str]) -> dict[str, str]:
+        with suppress(UsageError):  # while the remote is away, nothing has arrived
+            bring(place)
+        there = {one.name for one in experiments.read([place.commit], [])}
+        return {name: "" if name in there else NOT_RUN for name in names}
+
+    absent = arrived([parcel.name for parcel in parcels])
+    sending = Sending(executor, settings, place, jobs, arrived, tell)
+    sending.run([parcel for parcel in parcels if absent[parcel.name]], {}, len(parcels))
+    return sending.failed
 
 
 def _patiently(step: Callable[[], None], settings: Settings) -> None:

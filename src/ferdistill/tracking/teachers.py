@@ -1,18 +1,17 @@
 """Teachers on other machines: each is an experiment of its own stages, and its results are joined here."""
 
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import yaml
 
-from ..errors import CheckError, UsageError
+from ..errors import CheckError
 from ..files import atomic
 from . import dvc_private, experiments
 from .executors import STATE, Executor, Settings
 from .experiments import git
-from .queue import NOT_RUN, Failure, Tally, require_committed
-from .remote import Parcel, Sending, bring, place_of, require_reachable
+from .queue import Failure, Tally
+from .remote import Parcel, place_of, require_reachable, require_upstream, send_parcels
 
 LOCK = Path("dvc.lock")
 
@@ -41,28 +40,16 @@ def send(
     joined is not what dvc.lock says.
     """
     own = tuple(stage for teacher in teachers for stage in stages_of(teacher))
-    dvc_private_stages = {stage: facts for name in own for stage, facts in dvc_private.stages(name).items()}
-    require_committed(dvc_private_stages)
-    if behind := dvc_private.stale([stage for stage in dvc_private_stages if stage not in own]):
-        raise UsageError(f"not up to date: {', '.join(behind)}", hint="dvc repro images, then commit dvc.lock")
+    require_upstream(own, "dvc repro images, then commit dvc.lock")
     place = place_of(settings)
     with dvc_private.one_at_a_time(STATE / "lock"):
         require_reachable(executor, settings, place)
         needs = dvc_private.shared_outputs(own)
         dvc_private.push_shared(place.dvc, needs)
-
-        def arrived(names: list[str]) -> dict[str, str]:
-            with suppress(UsageError):
-                bring(place)
-            there = {one.name for one in experiments.read([place.commit], [])}
-            return {name: "" if name in there else NOT_RUN for name in names}
-
-        parcels = {name_of(t): Parcel(name_of(t), stages_of(t), needs, stages_of(t)) for t in teachers}
-        absent = arrived(list(parcels))
-        sending = Sending(executor, settings, place, jobs, arrived, tell)
-        sending.run([parcel for name, parcel in parcels.items() if absent[name]], {}, len(parcels))
-        join([teacher for teacher in teachers if name_of(teacher) not in sending.failed], place.commit, place.dvc)
-        return list(sending.failed.values())
+        parcels = [Parcel(name_of(t), stages_of(t), needs, stages_of(t)) for t in teachers]
+        failed = send_parcels(place, parcels, jobs, executor, settings, tell)
+        join([teacher for teacher in teachers if name_of(teacher) not in failed], place.commit, place.dvc)
+        return list(failed.values())
 
 
 def join(teachers: list[str], commit: str, remote: str) -> None:
