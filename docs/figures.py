@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from ferdistill import params, workspace
-from ferdistill.study import contrasts, grid, recipes, results
+from ferdistill.study import contrasts, grid, recipes, results, statistics
 
 ROOT = Path(__file__).parents[1]
 NUMBER = r"[-+]?\d+(?:,\d{3})*(?:\.\d+)?"
@@ -64,9 +64,8 @@ def of_the_study() -> Iterator[Figure]:
         title = {"macro_f1": "macro F1", "nll": "NLL"}[one["metric"]]
         numbers = [f"{value:+.3f}" for value in (one["difference"], *one["interval"])]
         yield "README.md", f"| {names[0]} less {names[1]}, {title} | {{}} | {{}} to {{}} |", numbers
-    groups = [runs["macro_f1"] for _, runs in frame.groupby(["family", "mode"]) if len(runs) > 1]
-    freedom = sum(len(values) - 1 for values in groups)
-    spread = 100 * (sum((len(values) - 1) * values.var(ddof=1) for values in groups) / freedom) ** 0.5
+    variance, _ = statistics.pooled_variance([runs["macro_f1"] for _, runs in frame.groupby(["family", "mode"])])
+    spread = 100 * variance**0.5
     yield (
         "docs/reviewing.md",
         "has a standard deviation of {} points of macro F1 here, so that two runs of one recipe differ by up to {}.",

@@ -47,8 +47,7 @@ def indexed(file, seed=0):
 
 def fill(folder, index, of, config=CONFIG):
     logits = np.random.default_rng(0).normal(0, 3, (len(index.rows), len(CLASSES))).astype(np.float32)
-    for part in range(1, of + 1):
-        rows = ranges.rows_of(index, IMAGE, part, of)
+    for part, rows in enumerate(ranges.rows_of(index, IMAGE, of), 1):
         file = folder / f"{part}-of-{of}.safetensors"
         ranges.write(file, logits[rows], ranges.facts_of(index, rows, config, part, of))
     return logits
@@ -56,7 +55,8 @@ def fill(folder, index, of, config=CONFIG):
 
 @pytest.mark.parametrize("of", [1, 2, 7, 200])
 def test_ranges_are_whole_shards_that_hold_each_image_once(index, of):
-    parts = [ranges.rows_of(index, IMAGE, part, of) for part in range(1, of + 1)]
+    parts = ranges.rows_of(index, IMAGE, of)
+    assert len(parts) == of
     assert np.array_equal(np.sort(np.concatenate(parts)), np.arange(len(index.rows)))
     shards = images.shards_of(index.rows["sample_id"].to_numpy(object), IMAGE)
     assert len(shards) > 20
@@ -100,7 +100,7 @@ def other_classes(folder, index):
 
 
 def fewer(folder, index):
-    rows = ranges.rows_of(index, IMAGE, 2, 3)
+    rows = ranges.rows_of(index, IMAGE, 3)[1]
     ranges.write(
         folder / "2-of-3.safetensors",
         np.zeros((len(rows) - 1, 7)),
@@ -109,7 +109,7 @@ def fewer(folder, index):
 
 
 def no_number(folder, index):
-    rows = ranges.rows_of(index, IMAGE, 2, 3)
+    rows = ranges.rows_of(index, IMAGE, 3)[1]
     facts = ranges.facts_of(index, rows, CONFIG, 2, 3)
     ranges.write(folder / "2-of-3.safetensors", np.full((len(rows), 7), np.nan), facts)
 

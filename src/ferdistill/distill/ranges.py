@@ -22,18 +22,20 @@ from ..files import atomic
 HINT = "delete {} to have it all labelled here, or run `ferdistill teachers run --ranges` again"
 
 
-def rows_of(index: Index, image_bytes: int, part: int, of: int) -> np.ndarray:
-    """The images of a range, by its number from 1 to `of`: rows of the index, ascending; of some ranges perhaps none.
+def rows_of(index: Index, image_bytes: int, of: int) -> list[np.ndarray]:
+    """The images of each of `of` ranges: rows of the index, ascending; of some ranges perhaps none.
 
     `image_bytes` is H * W * C, by which shards are cut. Ranges are as equal as whole shards allow.
     """
     shards = shards_of(index.rows["sample_id"].to_numpy(dtype=object), image_bytes)
     shards.sort(key=lambda shard: shard.name)
-    ends = np.cumsum([len(shard.rows) for shard in shards])
-    middles = ends - np.array([len(shard.rows) for shard in shards]) / 2
-    belongs = (middles * of / ends[-1]).astype(int) + 1
-    mine = [shard.rows for shard, number in zip(shards, belongs, strict=True) if number == part]
-    return np.sort(np.concatenate([np.arange(0), *mine]))
+    lengths = np.array([len(shard.rows) for shard in shards])
+    middles = lengths.cumsum() - lengths / 2
+    belongs = (middles * of / lengths.sum()).astype(int)
+    found: list[list[np.ndarray]] = [[np.arange(0)] for _ in range(of)]
+    for shard, place in zip(shards, belongs.tolist(), strict=True):
+        found[place].append(shard.rows)
+    return [np.sort(np.concatenate(its)) for its in found]
 
 
 def facts_of(index: Index, rows: np.ndarray, config: dict[str, Any], part: int, of: int) -> dict[str, str]:
@@ -79,9 +81,8 @@ def join(folder: Path, index: Index, image_bytes: int, config: dict[str, Any]) -
             hint=HINT.format(folder),
         )
     joined = np.full((len(index.rows), len(config["classes"])), np.nan, np.float32)
-    for part in range(1, of + 1):
+    for part, rows in enumerate(rows_of(index, image_bytes, of), 1):
         file = folder / f"{part}-of-{of}.safetensors"
-        rows = rows_of(index, image_bytes, part, of)
         logits = tensor_files.read(file, expected="a range of soft labels", hint=HINT.format(folder)).get("logits")
         with safe_open(file, framework="np") as header:
             said = json.loads((header.metadata() or {}).get("of", "{}"))

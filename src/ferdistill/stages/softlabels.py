@@ -85,7 +85,7 @@ def run(params: Params, name: str, part: str = "", of: str = "") -> None:
 def _label_range(params: Params, name: str, rows: index.Index, config: dict[str, Any], part: int, of: int) -> None:
     network, _ = frozen.load_teacher(workspace.teacher(name))
     packed = images.load(workspace.images(params.index_tag), rows)
-    mine = ranges.rows_of(rows, packed.image_bytes, part, of)
+    mine = ranges.rows_of(rows, packed.image_bytes, of)[part - 1]
     with memo(workspace.memo()) as known:
         logits = answers(network, packed, identity_of(config), known, mine)
     file = workspace.range_made(f"{name}~{part}~{of}")

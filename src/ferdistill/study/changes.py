@@ -17,6 +17,7 @@ from ..errors import CheckError, FerdistillError, clipped
 from ..tracking import experiments
 from .results import RECIPE
 from .schema import FILES, METRIC
+from .statistics import pooled_variance
 
 SHOWN = {"macro_f1": "macro F1", "accuracy": "accuracy", "nll_scaled": "NLL, scaled", "ece_scaled": "ECE, scaled"}
 # Standard deviations over seeds where no table tells: those of the embedded corpus, pooled over three recipes.
@@ -141,12 +142,10 @@ def _noise(table: str | None, ours: dict[str, str], where: str) -> tuple[dict[st
     found: dict[str, float] = {}
     runs = 0
     for key in [name for name in SHOWN if name in frame and len(frame)]:
-        of = frame.groupby(by, dropna=False)[key]
-        freedom = of.count() - 1
-        total = int(freedom[freedom > 0].sum())
-        if total > 1:
-            sd = float(np.sqrt((of.var() * freedom)[freedom > 0].sum() / total))
-            found[key], runs = float(stats.t.ppf((1 + LEVEL) / 2, total)) * np.sqrt(2) * sd, len(frame)
+        seeds = [of.dropna().to_numpy() for _, of in frame.groupby(by, dropna=False)[key]]
+        variance, freedom = pooled_variance([of for of in seeds if len(of)])
+        if freedom > 1:
+            found[key], runs = float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * np.sqrt(2 * variance), len(frame)
     if not found:
         return assumed, "assumed: no table has seeds of this corpus"
     return assumed | found, f"of {runs} runs in {where}"

@@ -133,17 +133,23 @@ def sign_flip(differences: Sequence[float] | np.ndarray) -> Permutation:
     return _exact(signs @ (values / size), 2 / 2 ** len(values))
 
 
+def pooled_variance(samples: Sequence[np.ndarray]) -> tuple[float, int]:
+    """The variance of samples, each (n,) about its own mean, n >= 1, and its degrees of freedom; NaN without any."""
+    freedom = sum(map(len, samples)) - len(samples)
+    squares = sum(((values - values.mean()) ** 2).sum() for values in samples)
+    return (float(squares / freedom) if freedom else float("nan")), freedom
+
+
 def cohens_d(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray) -> float:
     """Cohen's d: (mean(b) - mean(a)) / s, s² = ((n_a - 1) s_a² + (n_b - 1) s_b²) / (n_a + n_b - 2) (Cohen 1988, 2.5.2).
 
     s_a and s_b are with n - 1. NaN where s is 0 or n_a + n_b < 3.
     """
     left, right = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    freedom = len(left) + len(right) - 2
-    squares = ((left - left.mean()) ** 2).sum() + ((right - right.mean()) ** 2).sum()
-    if freedom < 1 or squares == 0:
+    variance, freedom = pooled_variance([left, right])
+    if freedom < 1 or variance == 0:
         return float("nan")
-    return float((right.mean() - left.mean()) / sqrt(squares / freedom))
+    return float((right.mean() - left.mean()) / sqrt(variance))
 
 
 def cohens_dz(differences: Sequence[float] | np.ndarray) -> float:
@@ -310,15 +316,13 @@ def dunnett(
     """
     control, samples = _checked(baseline, 1, "seeds"), [_checked(values, 1, "seeds") for values in candidates]
     gaps = np.array([values.mean() - control.mean() for values in samples])
-    everything = [control, *samples]
-    freedom = sum(map(len, everything)) - len(everything)
-    squares = sum(((values - values.mean()) ** 2).sum() for values in everything)
+    variance, freedom = pooled_variance([control, *samples])
     if freedom == 0:
         return [Dunnett(float(gap), (-np.inf, np.inf), 1.0) for gap in gaps]
-    if squares == 0:
+    if variance == 0:
         return [Dunnett(float(gap), (float(gap), float(gap)), float(gap == 0)) for gap in gaps]
     numbers = np.array([len(values) for values in samples])
-    errors = np.sqrt(squares / freedom * (1 / numbers + 1 / len(control)))
+    errors = np.sqrt(variance * (1 / numbers + 1 / len(control)))
     shared = np.sqrt(numbers / (numbers + len(control)))  # correlation of two candidates is the product of theirs
     within = _many_to_one(shared, freedom)
     p = np.clip(1 - within(np.abs(gaps) / errors), 0, 1)
