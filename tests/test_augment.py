@@ -1,5 +1,6 @@
 """Strong augmentation against scipy and torchvision, and batches gathered ahead of the step."""
 
+import queue
 import threading
 import time
 from dataclasses import replace
@@ -180,3 +181,24 @@ def test_batches_come_ahead_in_their_order_and_the_thread_ends():
     assert not [thread for thread in threading.enumerate() if thread.name == "batches"]
     with pytest.raises(OSError, match="a shard is gone"):
         list(ahead(numbers(3, fails=True), device))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_without_room_for_its_own_error_keeps_nobody_waiting(monkeypatch):
+    put = queue.Queue.put
+
+    def full(self, found, *rest, **options):
+        if isinstance(found, BaseException):
+            raise MemoryError
+        put(self, found, *rest, **options)
+
+    monkeypatch.setattr(queue.Queue, "put", full)
+
+    def batches():
+        yield 0
+        raise MemoryError
+
+    taken = ahead(batches(), torch.device("cpu"))
+    assert next(taken) == 0
+    with pytest.raises(MemoryError):
+        next(taken)

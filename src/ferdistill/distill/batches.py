@@ -129,10 +129,19 @@ def ahead(drawn: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
         except BaseException as error:  # whatever it is, it belongs to the loop
             put(error)
 
+    def taken() -> tuple[Batch, Any] | BaseException | None:
+        while True:
+            alive = thread.is_alive()
+            try:
+                return ready.get(timeout=1)
+            except queue.Empty:
+                if not alive:  # without room for an error of its own
+                    return MemoryError("the thread that gathers batches has ended")
+
     thread = threading.Thread(target=gather, name="batches", daemon=True)
     thread.start()
     try:
-        while (found := ready.get()) is not None:
+        while (found := taken()) is not None:
             if isinstance(found, BaseException):
                 raise found
             batch, event = found
