@@ -45,31 +45,41 @@ def of_the_corpus() -> Iterator[Figure]:
 
 
 def of_the_study() -> Iterator[Figure]:
-    """Recipes beside labels alone."""
-    frame, settings = results.read(ROOT / workspace.SUMMARY), params.load(ROOT / "params.yaml")
+    """Recipes beside labels alone, on the test split and on the large test set, whose predictions are not kept."""
+    settings = params.load(ROOT / "params.yaml")
+    frame, other = (results.read(ROOT / table) for table in (workspace.SUMMARY, workspace.RESCORED))
     rows = {
         "none": "labels alone (none)",
         "6A:kd": "two teachers, fused (6A, kd)",
         "6E:kd": "four teachers, split (6E, kd)",
     }
     for selector, title in rows.items():
-        runs = recipes.select(frame, selector)
-        means = [f"{runs[name].mean():.3f}" for name in ("macro_f1", "nll_scaled")]
-        yield "README.md", f"| {title} | {{}} | {{}} | {{}} |", [str(len(runs)), *means]
+        both = [recipes.select(table, selector) for table in (frame, other)]
+        means = [f"{runs[name].mean():.3f}" for runs in both for name in ("macro_f1", "nll_scaled")]
+        yield "README.md", f"| {title} | {{}} | {{}} | {{}} | {{}} | {{}} |", [str(len(both[0])), *means]
     design = grid.read(ROOT / workspace.STUDY_GRID).primary
     assert design is not None
     of_two = design.model_copy(update={"candidate": "6A:kd", "baselines": ["none"]})
-    for one in (*contrasts.primary(frame, design, settings), *contrasts.primary(frame, of_two, settings)):
-        names = [one[side].partition(":")[0] for side in ("candidate", "baseline")]
-        title = {"macro_f1": "macro F1", "nll": "NLL"}[one["metric"]]
-        numbers = [f"{value:+.3f}" for value in (one["difference"], *one["interval"])]
-        yield "README.md", f"| {names[0]} less {names[1]}, {title} | {{}} | {{}} to {{}} |", numbers
-    variance, _ = statistics.pooled_variance([runs["macro_f1"] for _, runs in frame.groupby(["family", "mode"])])
-    spread = 100 * variance**0.5
+    found = [[one for d in (design, of_two) for one in contrasts.primary(t, d, settings)] for t in (frame, other)]
+    for here, there in zip(*found, strict=True):
+        names = [here[side].partition(":")[0] for side in ("candidate", "baseline")]
+        title = {"macro_f1": "macro F1", "nll": "NLL"}[here["metric"]]
+        numbers = [f"{value:+z.3f}" for one in (here, there) for value in (one["difference"], *one["interval"])]
+        cell = "{} ({} to {})"
+        yield "README.md", f"| {names[0]} less {names[1]}, {title} | {cell} | {cell} |", numbers
+    spreads = [
+        100 * statistics.pooled_variance([runs["macro_f1"] for _, runs in t.groupby(["family", "mode"])])[0] ** 0.5
+        for t in (frame, other)
+    ]
+    yield (
+        "README.md",
+        "Seeds of one recipe spread by {} points of macro F1 there, by {} on the large set;",
+        [f"{spread:.1f}" for spread in spreads],
+    )
     yield (
         "docs/reviewing.md",
         "has a standard deviation of {} points of macro F1 here, so that two runs of one recipe differ by up to {}.",
-        [f"{spread:.1f}", f"{1.96 * 2**0.5 * spread:.1f}"],
+        [f"{spreads[0]:.1f}", f"{1.96 * 2**0.5 * spreads[0]:.1f}"],
     )
 
 
