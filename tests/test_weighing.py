@@ -97,6 +97,15 @@ def test_hard_cases_converge(case):
         assert found.weights[2] == pytest.approx(1)
 
 
+@pytest.mark.parametrize("seed", [153, 1355, 1385])
+def test_rounding_stops_no_resample_short_of_the_optimum(seed):
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(100, 500))
+    logs = rng.normal(0, rng.uniform(1, 4), (n, 3)) - 2
+    logs[:, 1] = logs[:, 0] + rng.normal(0, 1.5, n)
+    assert weighing.fit(np.minimum(logs, 0), rng.multinomial(n, np.full(n, 1 / n))).gap <= 1e-9
+
+
 def people(n, of=4):
     return np.array([f"p{i // of}" for i in range(n)])
 

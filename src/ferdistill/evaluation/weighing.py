@@ -67,8 +67,10 @@ def fit(log_likelihoods: np.ndarray, counts: np.ndarray | None = None) -> Weight
         factor, _ = cho_factor(curvature)
         factor = np.triu(factor)
         target, _ = nnls(factor, solve_triangular(factor, curvature @ weights + slope - 1, trans="T"))
-        step, length, now = target - weights, 1.0, cost(weights)
-        while length > 1e-12 and cost(weights + length * step) > now + 1e-4 * length * float((1 - slope) @ step):
+        step, length, gain = target - weights, 1.0, 1e-4 * float((slope - 1) @ (target - weights))
+        now = cost(weights)
+        now += 4 * np.finfo(float).eps * max(1.0, abs(now))  # near the least a step gains less than rounding costs
+        while length > 1e-12 and cost(weights + length * step) > now - length * gain:
             length /= 2
         weights = weights + length * step
         weights /= weights.sum()
