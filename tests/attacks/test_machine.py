@@ -144,7 +144,12 @@ def for_anybody(folder):
     folder.mkdir(mode=0o755)
     os.chown(folder, NOBODY, NOBODY)
     env = environment() | {"HOME": str(folder), "PATH": f"{folder}:/usr/bin:/bin", "PYTHONDONTWRITEBYTECODE": "1"}
-    env |= {"PYTHONPATH": packages, "XDG_CACHE_HOME": str(folder / "cache"), "XDG_CONFIG_HOME": str(folder / "config")}
+    env |= {
+        "PYTHONPATH": packages,
+        "USER": "anybody",
+        "XDG_CACHE_HOME": str(folder / "cache"),
+        "XDG_CONFIG_HOME": str(folder / "config"),
+    }
     for python in filter(None, names):
         script = "import {0}\nimport sys\nsys.exit({0}.{1}())\n"
         for name, module, function in (("dvc", "dvc.cli", "main"), ("ferdistill", "ferdistill.cli", "app")):
