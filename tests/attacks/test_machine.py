@@ -175,6 +175,7 @@ def test_the_whole_pipeline_gives_the_same_bytes_to_a_user_without_rights(pipeli
             folder.chmod(folder.stat().st_mode | 0o011)  # pytest keeps its folders to itself
     project = copy_of_repository(tmp_path / "ferdistill")
     env = for_anybody(tmp_path / "home")
+    env["PYTHONPATH"] += f"{os.pathsep}{project / 'src'}"  # there is no editable install for others
     subprocess.run(["chown", "-R", f"{NOBODY}:{NOBODY}", project], check=True)
     user = {"user": NOBODY, "group": NOBODY, "extra_groups": [], "env": env, "cwd": project}
     subprocess.run(["dvc", "repro"], check=True, **user)
