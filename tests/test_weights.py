@@ -32,8 +32,8 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    imagenet.FOLDER.mkdir(parents=True)
-    return imagenet.FOLDER
+    weights.IMAGENET.mkdir(parents=True)
+    return weights.IMAGENET
 
 
 def write(file, model=MODEL, seed=0):

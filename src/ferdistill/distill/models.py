@@ -17,6 +17,7 @@ from ..files import atomic, read_json, sha256_file, write_json
 from ..params import ImageParams, NetworkParams
 from . import imagenet
 from .imagenet import NORMALISATION
+from .weights import of_imagenet
 
 FETCHING = {"cache_dir", "checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay"}
 
@@ -48,7 +49,7 @@ def build(
     if stem == "low_resolution" and model.startswith("vit"):
         backbone = ConvStem(in_chans=image.channels, channels=(16, 32, 64))
         kwargs |= {"img_size": image.size, "patch_size": 1, "embed_layer": partial(HybridEmbed, backbone=backbone)}
-    here = imagenet.file_of(model)
+    here = of_imagenet(model)
     if pretrained and here.is_file():
         tensor_files.read(here, "pt", expected=f"ImageNet's weights of {model}")  # a damaged file says so
         kwargs["pretrained_cfg_overlay"] = {"file": str(here), "custom_load": False}

@@ -1,13 +1,18 @@
-"""Which file a teacher or student starts from, or is, and by which digest that is known."""
+"""Which file a teacher or student starts from, or is, and by which digest that is known.
+
+A recipe with `init: imagenet` starts from `pretrained/imagenet/MODEL.safetensors` where that is, and else from timm's
+hub. `ferdistill weights fetch` puts it there.
+"""
 
 from pathlib import Path
 from typing import Any
 
+from .. import workspace
 from ..errors import UsageError, require_same
 from ..files import read_json, sha256, sha256_file
 from ..params import FrozenTeacher, NetworkParams, SoftLabelsTeacher, TableTeacher
-from . import imagenet
 
+IMAGENET = workspace.PRETRAINED / "imagenet"
 WITHOUT_FILE = ("scratch", "imagenet", "votes")
 Network = NetworkParams | FrozenTeacher | TableTeacher
 
@@ -15,13 +20,13 @@ Network = NetworkParams | FrozenTeacher | TableTeacher
 def facts(network: Network, where: str) -> dict[str, Any]:
     """`from`: scratch, imagenet, votes, a file, or a directory of soft labels; `sha256`: the file's, else null.
 
-    ImageNet's weights have a digest where they lie in the folder `imagenet.FOLDER`.
+    ImageNet's weights have a digest where they lie in the folder `IMAGENET`.
 
     Raises UsageError if it is not there.
     """
     source = _source(network)
     if source in WITHOUT_FILE:
-        here = imagenet.file_of(network.model) if isinstance(network, NetworkParams) and source == "imagenet" else None
+        here = of_imagenet(network.model) if isinstance(network, NetworkParams) and source == "imagenet" else None
         return {"from": source, "sha256": sha256_file(here) if here and here.is_file() else None}
     place, table = Path(source), isinstance(network, TableTeacher)
     if not (place.exists() if table else place.is_file()):
@@ -33,6 +38,11 @@ def facts(network: Network, where: str) -> dict[str, Any]:
             hint="put it there (`dvc pull` if DVC keeps it), or correct params.yaml",
         )
     return {"from": source, "sha256": sha256_file(place) if place.is_file() else _directory_sha256(place)}
+
+
+def of_imagenet(model: str) -> Path:
+    """Where ImageNet's weights of a timm model lie, if they are here."""
+    return IMAGENET / f"{model}.safetensors"
 
 
 def _source(network: Network) -> str:
