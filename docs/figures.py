@@ -83,6 +83,20 @@ def of_the_study() -> Iterator[Figure]:
     )
 
 
+def of_misalignment() -> Iterator[Figure]:
+    """What soft labels out of step cost a student."""
+    found = {(one["fault"], one["dose"]): one for one in metrics("study/misalignment")["conditions"]}
+    intact, other, fifth = found["permuted", 0.0], found["other order", 1.0], found["permuted", 0.2]
+    points = [f"{100 * (intact['macro_f1'] - one['macro_f1']):.1f}" for one in (other, fifth)]
+    yield "README.md", "A list in another order costs {} points of macro F1.", points[:1]
+    yield (
+        "docs/why-alignment.md",
+        "in another order costs {} points of macro F1 and multiplies ECE by {}.",
+        [points[0], f"{other['ece'] / intact['ece']:.1f}"],
+    )
+    yield "docs/why-alignment.md", "with a fifth of the soft labels permuted it costs {} points", points[1:]
+
+
 def of_calibration() -> Iterator[Figure]:
     """The default student before and after T*."""
     page = "docs/calibration.md"
@@ -160,7 +174,7 @@ def of_corruptions() -> Iterator[Figure]:
 
 def figures() -> list[Figure]:
     """All of them."""
-    return [*of_the_corpus(), *of_the_study(), *of_calibration(), *of_int8(), *of_corruptions()]
+    return [*of_the_corpus(), *of_the_study(), *of_misalignment(), *of_calibration(), *of_int8(), *of_corruptions()]
 
 
 def placed(text: str, sentence: str, numbers: list[str]) -> str:
