@@ -37,6 +37,7 @@ SCRIPTS = {
     "rows": "More rows",
     "changes": "A change of the data",
     "training": "Training the student",
+    "input": "The input of training",
     "runtime": "The exported student",
     "pipeline": "The pipeline",
     "study": "Collecting a study",
