@@ -58,6 +58,7 @@ PAGES = sorted(
 # Fenced commands that are parsed and not run: they need what a quick test cannot have.
 NOT_RUN = {
     "bench": "measures time on an exported bundle",
+    "corpus render": "renders for minutes",
     "corpus witness": "needs public networks",
     "crops check": "needs an exported bundle and crops",
     "detector fetch": "needs npm",
@@ -74,6 +75,7 @@ NOT_RUN = {
     "study mixture": "with --write it changes params.yaml",
     "study primary": "needs a study's results",
     "study report": "needs a study's results",
+    "study rescore": "needs the students of a study, and another corpus",
     "study run": "trains, or with --dry-run needs a pipeline that has run",
     "study surface": "needs the runs of a design",
     "teachers fetch": "needs PyPI and npm",

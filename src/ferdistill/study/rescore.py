@@ -22,15 +22,17 @@ from ..params import ImageParams, Params
 from ..progress import track
 from ..tracking import dvc_private
 from . import results
-from .schema import EVALUATION, METRICS
+from .schema import EVALUATION, GROUPS, METRICS
+
+OF_ITS_TEST_SPLIT = [metric for metric in METRICS if metric.file == GROUPS or metric.at.startswith("report_protocol.")]
 
 
 def rescore(table: Path, corpus: Path, settings: Params) -> list[dict[str, Any]]:
     """The rows of a table with what its columns say of the test split said of a corpus instead; other columns stay.
 
     Every labelled image of the corpus is scored, none is left out as a copy, and nothing is fitted: probabilities are
-    scaled by each run's own T*. What is measured on val and calib stays; `corpus` becomes the corpus' name, and
-    `predictions` is empty, for those stored are of the test split.
+    scaled by each run's own T*. What is measured on val and calib stays; `corpus` becomes the corpus' name.
+    `predictions`, groups and what is known of each epoch are empty, for they are of the test split.
 
     Parameters
     ----------
@@ -61,6 +63,8 @@ def rescore(table: Path, corpus: Path, settings: Params) -> list[dict[str, Any]]
         for metric in METRICS:
             if metric.file == EVALUATION:
                 row |= metric.of({EVALUATION: {"test": found}}, settings.classes, settings.teachers)
+            elif metric in OF_ITS_TEST_SPLIT:
+                row |= metric.of({metric.file: {}}, settings.classes, settings.teachers)
         row |= {"corpus": corpus.name, "predictions": ""}
     return rows
 
