@@ -340,6 +340,16 @@ def test_the_command_answers_people_and_machines():
         assert isinstance(CliRunner().invoke(cli, [*command, *wrong]).exception, UsageError)
 
 
+def test_a_metric_without_values_is_said_to_have_none():
+    frame = results.read(SECTION_5_1)
+    frame["ece"] = np.nan
+    with pytest.raises(UsageError, match="no run of the table has a value of ece"):
+        compare(frame, "6A:kd", "6E:kd", metrics=["ece"])
+    frame.loc[frame["family"] == "6A", "ece"] = 0.05  # one of them has
+    (said,) = comparison.sentences(compare(frame, "6A:kd", "6E:kd", metrics=["ece"]))
+    assert "cannot be compared" in said
+
+
 def test_the_workspaces_own_table_is_of_its_own_corpus_and_index(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = (ROOT / "params.yaml").read_text()

@@ -143,6 +143,8 @@ def examples(before: pd.DataFrame, after: pd.DataFrame, cache: Path | None = Non
 def sentences(result: dict[str, Any]) -> list[str]:
     """What a result of `compare` allows one to say of its first metric, and what not, in plain sentences."""
     before, after = result["baseline"]["label"], result["candidate"]["label"]
+    if not result["metrics"]:
+        return [f"{before} and {after} cannot be compared: in no metric asked for has each of them a value."]
     name, main = next(iter(result["metrics"].items()))
     said = []
     if result["null_pair"]["identical_losses"]:
@@ -310,6 +312,9 @@ def _metrics(frame: pd.DataFrame, metrics: Sequence[str] | None) -> list[str]:
     unknown = [name for name in metrics or [] if name not in numeric]
     if unknown:
         raise UsageError(f"no metric {', '.join(unknown)} in the table", expected=f"of {', '.join(numeric)}")
+    empty = [name for name in metrics or [] if frame[name].isna().all()]
+    if empty:
+        raise UsageError(f"no run of the table has a value of {', '.join(empty)}", expected="metrics with values")
     return list(dict.fromkeys(metrics)) if metrics else [name for name in COMPARED if name in numeric]
 
 
