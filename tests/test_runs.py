@@ -66,7 +66,7 @@ def finish_queue(project, runs):
     deadline = time.monotonic() + 300
     while re.search(r"\b(Queued|Running)\b", status := run(project, "dvc", "queue", "status").stdout):
         assert time.monotonic() < deadline, status
-        time.sleep(4)
+        time.sleep(8)  # the question takes seconds of a core
     assert len(re.findall(r"\bSuccess\b", status)) == runs, status
     run(project, "dvc", "queue", "remove", "--success")
 
