@@ -13,7 +13,6 @@ from typing import Any
 
 import measure
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from ferdistill.files import atomic, write_json
@@ -154,14 +153,13 @@ def picture(results: dict[str, Any]) -> bytes:
     across = 3
     down = -(-len(several) // across)
 
-    def paint(figure: Figure) -> None:
+    with figures.drawing(2.5 * down, width=9.5) as (figure, file):
         grid = figure.subplots(down, across, squeeze=False).flat
         for ((name, what, unit), points), axes in zip(several.items(), grid, strict=False):
             plot(axes, name, what, unit, points)
         for axes in list(grid):
             axes.set_axis_off()
-
-    return figures.draw(2.5 * down, paint, width=9.5)
+    return file.getvalue()
 
 
 def plot(axes: Axes, name: str, what: str, unit: str, points: list[tuple[int, float, float | None]]) -> None:

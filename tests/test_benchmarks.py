@@ -36,6 +36,7 @@ def test_the_page_says_what_was_measured(every):
     results = json.loads(every.DATA.read_text(encoding="utf-8"))
     assert list(results) == [name for name in every.SCRIPTS if name in results] and {"index", "study"} <= results.keys()
     assert every.PAGE.read_text(encoding="utf-8") == every.page(results)
+    assert every.PICTURE.read_bytes() == every.picture(results)
     rows = [row for result in results.values() for row in result["rows"]]
     assert all(result["device"] and result["versions"]["python"] for result in results.values())
     assert {"ours", "theirs", "ratio", "unit", "peer"} <= set.intersection(*map(set, rows))
