@@ -15,8 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ferdistill import params, workspace
-from ferdistill.data.reader import map_images, records_by_path
-from ferdistill.errors import CheckError
+from ferdistill.data.reader import records_by_path
 from ferdistill.faces import crops
 from ferdistill.progress import track
 from ferdistill.runtime.classifier import Classifier
@@ -35,22 +34,13 @@ SMALLER = {
 }
 
 
-def as_it_is(pixels: np.ndarray) -> np.ndarray:
-    """What `map_images` is to make of an image."""
-    return pixels
-
-
 def sets_of(corpus: Path, classes: list[str], count: int) -> list[list[np.ndarray]]:
     """`count` sets of `SIZE` crops, drawn from all images of a corpus without any twice."""
     records = list(records_by_path(corpus, classes).values())
     drawn = np.random.default_rng(0).permutation(len(records))[: count * SIZE]
     if len(drawn) < count * SIZE:
         raise SystemExit(f"{corpus} has {len(records)} images; {count} sets of {SIZE} want more")
-    found = []
-    for pixels in map_images(as_it_is, corpus, [records[place] for place in drawn], "reading crops"):
-        if isinstance(pixels, CheckError):
-            raise pixels
-        found.append(pixels)
+    found = crops.read(corpus, [records[place] for place in drawn])
     return [found[start : start + SIZE] for start in range(0, len(found), SIZE)]
 
 
@@ -65,7 +55,7 @@ def main() -> None:
     classifier = Classifier(workspace.BUNDLE, 1, "cpu")
     reference = crops.Reference(classifier, *crops.crops_of_corpus(settings, workspace.corpus(settings.corpus)))
     sets = sets_of(options.corpus, settings.classes, max(options.sound, options.faulty))
-    faults = {"none": as_it_is} | crops.FAULTS | SMALLER
+    faults: dict[str, crops.Change] = {"none": lambda crop: crop, **crops.FAULTS, **SMALLER}
     result: dict[str, Any] = {}
     table = Table("fault", "sets", "called faulty", "of these by its name", title=f"sets of {SIZE} crops")
     for name, change in faults.items():

@@ -20,6 +20,7 @@ from scipy.stats import chi2
 from .. import workspace
 from ..data import index
 from ..data.reader import map_images, records_by_path
+from ..data.sources import Record
 from ..errors import CheckError, UsageError
 from ..params import Params
 from ..progress import track
@@ -116,12 +117,21 @@ def crops_of_corpus(settings: Params, corpus: Path) -> tuple[list[np.ndarray], l
     held = rows[rows["split"].isin(["val", "calib"])]
     held = held.sample(min(MOST, len(held)), random_state=0).sort_values("path")
     records = records_by_path(corpus, settings.classes)
+    crops = read(corpus, [records[path] for path in held["path"]])
+    return crops, held["subject"].where(held["subject"] != "", held["group"]).tolist()
+
+
+def read(corpus: Path, records: Sequence[Record]) -> list[np.ndarray]:
+    """The pictures of some records of a corpus, RGB uint8 (H, W, 3), as they are.
+
+    Raises as `data.reader.map_images`, and CheckError if an image cannot be read.
+    """
     crops = []
-    for pixels in map_images(_as_it_is, corpus, [records[path] for path in held["path"]], "reading crops", workers=1):
+    for pixels in map_images(_as_it_is, corpus, records, "reading crops", workers=1):
         if isinstance(pixels, CheckError):
             raise pixels
         crops.append(pixels)
-    return crops, held["subject"].where(held["subject"] != "", held["group"]).tolist()
+    return crops
 
 
 def _as_it_is(pixels: np.ndarray) -> np.ndarray:
