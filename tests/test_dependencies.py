@@ -10,6 +10,8 @@ import subprocess
 import sys
 from collections import defaultdict
 from contextlib import chdir
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 
 import pytest
@@ -25,11 +27,13 @@ READ_ALL_THE_SAME = {
     "*": {"corpus", "index_tag", "scale", "teachers"},  # dvc.yaml has the first three in its paths and names
     "student": {"family", "families"},  # to refuse targets of another family, which a run by hand may meet
 }
-# Stages run again with other params, since the first run read what its mode needs alone.
+# Stages run again with other params, since the first run read what its mode and its teachers need alone.
+BROUGHT = {"softlabels": "pretrained/brought", "temperature": None, "covers": "all"}
 VARIANTS = [
     ({"mode": "dkd"}, ["student"]),
     ({"family": "6D"}, ["targets"]),
     ({"family": "resnet18", "views": 2}, ["softlabels resnet18", "targets", "student"]),
+    ({"scales.smoke.teachers.resnet18": BROUGHT}, ["params", "teacher resnet18", "softlabels resnet18"]),
 ]
 
 
@@ -70,9 +74,15 @@ def recorded(project, records, tmp_path_factory):
     """By stage the modules that it loaded and the params that it read, in the pipeline and in `VARIANTS`."""
     copy = tmp_path_factory.mktemp("variants") / "project"
     shutil.copytree(project, copy, symlinks=True, ignore=shutil.ignore_patterns(".git", "tmp"))
-    original = yaml.safe_load((copy / "params.yaml").read_text(encoding="utf-8"))
+    original = (copy / "params.yaml").read_text(encoding="utf-8")
+    settings = yaml.safe_load(original)
+    shutil.copytree(copy / workspace.softlabels("resnet18", settings["index_tag"]), copy / BROUGHT["softlabels"])
     for changes, commands in VARIANTS:
-        (copy / "params.yaml").write_text(yaml.safe_dump(original | changes, sort_keys=False), encoding="utf-8")
+        changed = yaml.safe_load(original)
+        for name, value in changes.items():
+            *groups, last = name.split(".")
+            reduce(getitem, groups, changed)[last] = value
+        (copy / "params.yaml").write_text(yaml.safe_dump(changed, sort_keys=False), encoding="utf-8")
         for command in commands:
             done = subprocess.run(
                 [sys.executable, "src/stage.py", *command.split()],
@@ -85,9 +95,13 @@ def recorded(project, records, tmp_path_factory):
         name = "@".join([record["stage"], *record["of"]])
         modules[name] |= {f"src/{module}" for module in record["modules"]}
         # Each run has a family of its own, which dvc.yaml names by the one that is chosen.
-        chosen = f"families.{original['family']}"
+        chosen = f"families.{settings['family']}"
         read[name] |= {re.sub(r"^families\.\w+", chosen, param) for param in record["read"]}
-    return modules, read
+    # All teachers' stages are one of dvc.yaml, which names what any of them may run.
+    of_all = defaultdict(set)
+    for name, loaded in modules.items():
+        of_all[name.partition("@")[0]] |= loaded
+    return {name: of_all[name.partition("@")[0]] for name in modules}, read
 
 
 def as_listed(file):

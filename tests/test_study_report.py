@@ -89,14 +89,15 @@ def studied(tmp_path, published=PUBLISHED, settings=SETTINGS, **numbers):
     return gathered.gather(table(tmp_path / "r.csv", **numbers), settings, None, published)
 
 
-def told(study):
-    """The Markdown of every section, without the escapes."""
-    return {name: text.replace("\\", "") for name, text in report.told(study, report.words("figures"))[0].items()}
+def told(study, *sections):
+    """The Markdown of these sections, without the escapes."""
+    environment = report.words("figures")
+    return "\n".join(report.told(section, study, environment)[0].replace("\\", "") for section in sections)
 
 
 def said(tmp_path, **numbers):
     """The findings, by their leads."""
-    return dict(re.findall(r"^- \*\*(.+?)\*\* (.+)$", told(studied(tmp_path, **numbers))["findings"], re.M))
+    return dict(re.findall(r"^- \*\*(.+?)\*\* (.+)$", told(studied(tmp_path, **numbers), facts.findings), re.M))
 
 
 # ---- the page ----------------------------------------------------------------------------------------------
@@ -225,7 +226,7 @@ def test_what_is_not_here_is_said(tmp_path):
     files.write_json(tmp_path / "metrics/student.json", other)
     files.write_text(tmp_path / "plots/confusion.csv", "actual,predicted\nhappy,sad\n")
     files.write_text(tmp_path / "plots/reliability.csv", "scaling\n")
-    words = "\n".join(told(studied(tmp_path, only=["6A", "6E"])).values())
+    words = told(studied(tmp_path, only=["6A", "6E"]), *facts.SECTIONS)
     for sentence in (
         "No predictions are here", "curves are not in this clone", "soft labels are not here", "Not run on this index",
         "No null pair was run", "lacks the baseline", "no student of a single teacher was run",
@@ -305,7 +306,7 @@ def test_a_report_begins_with_corpus_recipes_and_what_is_shown_in_ten_lines(tmp_
 
 
 def test_intervals_end_where_the_score_does(tmp_path):
-    words = told(studied(tmp_path, f1={"6E": 0.9954}, best_test_macro_f1=0.99))["results"]
+    words = told(studied(tmp_path, f1={"6E": 0.9954}, best_test_macro_f1=0.99), facts.results)
     low, high = re.search(r"6E kd \| \d \| \d \| 0\.995\d* \[(0\.\d+), (\d\.\d+)\]", words).groups()
     assert float(low) < 0.995 and high == "1.0000"
 
@@ -360,7 +361,7 @@ def test_a_report_that_does_not_fit_is_refused(tmp_path, old, new, message):
 def test_recipes_of_the_report_that_were_not_run_are_said_to_be_so(tmp_path):
     settings, path = own_study(tmp_path)
     study = gathered.gather(results.read(path), settings, None, PUBLISHED)
-    assert study.published == [] and "6E:kd and 6A:kd were not both run" in told(study)["findings"]
+    assert study.published == [] and "6E:kd and 6A:kd were not both run" in told(study, facts.findings)
 
 
 def test_markdown_and_page_show_names_as_they_are(tmp_path):

@@ -18,6 +18,7 @@ from ..study.recipes import Recipe
 from . import figures
 from .gathered import Facts, Study, effect
 
+Section = Callable[[Study], Facts]
 PANELS = 12  # of one picture
 SAME = ("index_tag", "index_digest", "corpus", "scale", "code")
 
@@ -438,7 +439,7 @@ def provenance(study: Study) -> Facts:
 
 
 # In the order of the page; the template of each has its name.
-SECTIONS: Sequence[Callable[[Study], Facts]] = (
+SECTIONS: Sequence[Section] = (
     findings, results, differences, split_and_fused, fusions, sweeps, classes, reliability, confusion, deployment,
     curves, diversity, misalignment, threats, provenance,
 )  # fmt: skip

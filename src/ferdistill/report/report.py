@@ -25,7 +25,7 @@ from ..progress import track
 from ..study import results
 from ..study.recipes import points
 from ..tracking import dvc_private
-from .facts import SECTIONS, Picture, opening, pictures
+from .facts import SECTIONS, Picture, Section, opening, pictures
 from .gathered import Study, gather
 from .replication import load
 
@@ -70,7 +70,11 @@ def make(
     study = gather(results.read(table), params, dvc_private.local_cache() if store is None else store, published)
     figures = markdown.with_suffix("")
     environment = words(figures.name)
-    sections, drawn = told(study, environment)
+    sections: dict[str, str] = {}
+    drawn: dict[str, Picture] = {}
+    for section in track(SECTIONS, "sections"):
+        sections[name_of(section)], shown = told(section, study, environment)
+        drawn |= shown
     made_from = {"table": table.as_posix(), "replication": replication.as_posix() if replication else None}
     head = tidy(environment.get_template("head.md.j2").render(study=study, **opening(study), **made_from))
     page = Environment(loader=PackageLoader("ferdistill.report"), autoescape=True, undefined=StrictUndefined,
@@ -97,15 +101,16 @@ def _write_all(contents: dict[Path, bytes]) -> None:
             stack.enter_context(atomic(path)).write_bytes(content)
 
 
-def told(study: Study, environment: Environment) -> tuple[dict[str, str], dict[str, Picture]]:
-    """The Markdown of every section by its name, and the pictures that it shows, by their files."""
-    sections: dict[str, str] = {}
-    drawn: dict[str, Picture] = {}
-    for section in track(SECTIONS, "sections"):
-        facts, name = section(study), section.__name__.replace("_", "-")
-        sections[name] = tidy(environment.get_template(f"sections/{name}.md.j2").render(study=study, **facts))
-        drawn |= {picture.file: picture for picture in pictures(facts)}
-    return sections, drawn
+def told(section: Section, study: Study, environment: Environment) -> tuple[str, dict[str, Picture]]:
+    """The Markdown of a section, and the pictures that it shows, by their files."""
+    facts = section(study)
+    text = tidy(environment.get_template(f"sections/{name_of(section)}.md.j2").render(study=study, **facts))
+    return text, {picture.file: picture for picture in pictures(facts)}
+
+
+def name_of(section: Section) -> str:
+    """What its template is called, and its part of the page."""
+    return section.__name__.replace("_", "-")
 
 
 def words(figures: str) -> Environment:

@@ -35,12 +35,13 @@ def contrast(
         `of_people`, standard errors that each alone gives, the second None where it is not known; `people`, their
         number; `why` they are not known, or None.
     """
-    both = [int(seed) for seed in before["seed"] if seed in set(after["seed"])]
-    sides = [rows.set_index("seed").loc[both] for rows in (before, after)]
+    seeds = [rows["seed"].tolist() for rows in (before, after)]
+    both = [seed for seed in seeds[0] if seed in seeds[1]]
+    sides = [rows.iloc[[each.index(seed) for seed in both]] for rows, each in zip((before, after), seeds, strict=True)]
     for rows in sides:
         if metric not in rows or rows[metric].isna().any():
             raise UsageError(f"some runs have no `{metric}`", expected="a value of each run that is compared")
-    values = (sides[1][metric] - sides[0][metric]).to_numpy()
+    values = sides[1][metric].to_numpy() - sides[0][metric].to_numpy()
     found: dict[str, Any] = {"seeds": len(both), "difference": float(values.mean()) if both else None}
     found |= dict.fromkeys(("interval", "p", "of_seeds", "of_people", "people", "why"))
     if len(both) < 2:

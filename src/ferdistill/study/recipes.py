@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import pandas as pd
@@ -104,7 +105,7 @@ class Recipe:
     # Smaller is simpler: teachers to keep, views to record, settings of the loss, targets to carry.
     complexity: tuple[int, ...]
 
-    @property
+    @cached_property
     def row(self) -> pd.Series:
         """The first run, for what all share."""
         return self.runs.iloc[0]
@@ -197,7 +198,8 @@ class Difference:
 
 def difference(baseline: Recipe, candidate: Recipe, metric: str) -> Difference:
     """How a metric of two recipes differs."""
-    values = (candidate.runs.set_index("seed")[metric] - baseline.runs.set_index("seed")[metric]).dropna()
+    before, after = (recipe.runs[["seed", metric]].set_index("seed")[metric] for recipe in (baseline, candidate))
+    values = (after - before).dropna()
     interval = statistics.paired_t_interval(values.to_numpy()) if len(values) > 1 else None
     return Difference(float(values.mean()), interval, dict(zip(values.index.tolist(), values.tolist(), strict=True)))
 
