@@ -122,6 +122,51 @@ def test_a_student_that_is_too_slow_or_large_is_said_to_be_so():
         assert decision.decide(table([runs("6A", 0.80)]), SETTINGS, None, {"size_bytes": size})["ok"] == ok
 
 
+COSTS = {"machine": "m", "threads": 1, "students": {
+    "small": {"p95_ms": 1.0, "size_bytes": 2_000_000, "parameters": 500_000},
+    "large": {"p95_ms": 8.0, "size_bytes": 17_000_000, "parameters": 4_200_000},
+    "slow": {"p95_ms": 9.0, "size_bytes": 18_000_000, "parameters": 4_500_000},
+}}  # fmt: skip
+OF_SMALL = SETTINGS.decide.model_copy(update={"default": "none:none:student=small"})
+
+
+def of_students(*of, **changes):
+    """The decision over labels alone with the small student, and these recipes."""
+    settings = SETTINGS.model_copy(update={"decide": OF_SMALL.model_copy(update=changes)})
+    frame = pd.concat([runs("none", 0.78, mode="none", student="small"), *of], ignore_index=True)
+    return decision.decide(frame, settings, costs=COSTS)
+
+
+def test_of_several_students_the_best_within_the_limits_is_taken():
+    of = runs("6A", 0.79, student="small"), runs("6A", 0.80, student="large"), runs("6A", 0.799, student="slow")
+    found = of_students(*of)
+    assert found["ok"] and found["chosen"]["recipe"] == "6A:kd:student=large"
+    assert [(one["student"], one["within"], one["front"]) for one in found["students"]] == [
+        ("small", True, True), ("large", True, True), ("slow", True, False),
+    ]  # fmt: skip
+    limited = of_students(*of, max_p95_ms=5.0)
+    assert limited["ok"] and limited["chosen"]["recipe"] == "6A:kd:student=small"
+    assert limited["left_out"] == ["6A kd large", "6A kd slow"] and "no candidates" in limited["reasoning"][0]
+    assert of_students(*of, max_mb=17.5)["left_out"] == ["6A kd slow"]
+
+
+def test_a_default_that_costs_too_much_is_neither_fine_nor_a_fallback():
+    large = runs("6A", 0.80, student="large")
+    found = of_students(large, max_p95_ms=0.5)
+    assert not found["ok"] and found["chosen"] == found["default"] and found["fallback"] is None
+    slow = {"small": COSTS["students"]["slow"], "large": COSTS["students"]["small"]}
+    frame = pd.concat([runs("none", 0.78, mode="none", student="small"), large], ignore_index=True)
+    settings = SETTINGS.model_copy(update={"decide": OF_SMALL.model_copy(update={"max_p95_ms": 5.0})})
+    taken = decision.decide(frame, settings, costs=COSTS | {"students": slow})
+    assert taken["ok"] and taken["chosen"]["recipe"] == "6A:kd" and taken["fallback"] is None
+
+
+def test_a_student_of_unknown_cost_is_asked_for():
+    with pytest.raises(CheckError, match="what tiny costs is not known") as caught:
+        of_students(runs("6A", 0.80, student="tiny"))
+    assert "study cost" in str(caught.value)
+
+
 def test_decide_answers_people_and_machines(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     table([runs("6A", 0.80)]).to_csv("r.csv", index=False)

@@ -74,6 +74,21 @@ def test_on_the_images_of_the_test_split_the_scores_are_those_of_evaluate(projec
     assert table[["predictions", "optimism_macro_f1", "best_test_epoch", "group_gap", "aurc"]].isna().all()
 
 
+def test_what_a_student_costs_is_measured_of_its_weights_and_a_decision_goes_by_it(project):
+    own = params.load(project / "params.yaml").scale_.student.model
+    write_table(project / TABLE, row_of(project) | {"student": own})
+    found = json.loads(run(project, "ferdistill", "study", "cost", "--results", TABLE, "--json").stdout)
+    assert found == json.loads((project / "metrics/study/costs.json").read_text())
+    (student,) = found["students"].values()
+    assert list(found["students"]) == [own] and student["parameters"] == metrics(project, "student")["parameters"]
+    assert student["size_bytes"] == (project / "models/bundle/model.onnx").stat().st_size
+    assert 0 < student["p50_ms"] <= student["p95_ms"]
+    write_table(project / TABLE, row_of(project) | {"student": "mobilenetv3_large_100"})
+    done = run(project, "ferdistill", "study", "cost", "--results", TABLE, check=False)
+    assert done.returncode == 1 and "Traceback" not in done.stderr and "conv" in done.stderr
+    (project / "metrics/study/costs.json").unlink()
+
+
 def test_what_cannot_be_rescored_is_said(project, test_images):
     def refused(corpus, code):
         done = run(project, "ferdistill", "study", "rescore", corpus, "--results", TABLE, check=False)

@@ -118,6 +118,18 @@ def test_a_grid_sweeps_the_epochs_and_the_learning_rate_of_the_students_only_pha
         grid.load(path, two)
 
 
+def test_a_grid_sweeps_students_and_what_they_start_from(tmp_path):
+    cell = "{family: 6E, mode: kd, seeds: [1], student: [lcnet_050, mobilenetv3_large_100], init: [scratch]}"
+    path = write_grid(tmp_path / "grid.yaml", f"seeds: {{}}\ncells:\n  - {cell}\n")
+    first, second = grid.load(path, SETTINGS)
+    assert first.name == "study-6E-kd-studentlcnet_050-initscratch-s1"
+    laid = params.Params.model_validate(experiments.laid_over(SETTINGS, second.overrides))
+    assert (laid.scale_.student.model, laid.scale_.student.init) == ("mobilenetv3_large_100", "scratch")
+    assert laid.scale_.student.phases == params.Params.model_validate(SETTINGS).scale_.student.phases
+    path.write_text(path.read_text().replace("scratch", "pretrained/student.safetensors"))
+    assert grid.load(path, SETTINGS)[0].name == "study-6E-kd-studentlcnet_050-initpretrained_student.safetensors-s1"
+
+
 def test_the_budgets_grid_compares_what_saw_as_many_images():
     runs = grid.load(ROOT / "conf/budget.yaml", SETTINGS)
     assert len(runs) == 54 + 48 + 48
@@ -197,6 +209,7 @@ def test_collect_writes_one_row_a_run_and_says_what_it_leaves_out_and_why(inside
     row = rows["study-6D-kd-lambda0.7-s42"]
     assert (row["family"], row["mode"], row["lambda"], row["beta"], row["seed"]) == ("6D", "kd", "0.7", "", "42")
     assert (row["fusion"], row["alpha"], row["temperature"]) == ("probability", "0.5", "2.0")
+    assert (row["student"], row["init"]) == ("mobilenetv3_small_050", "pretrained/student.safetensors")
     images = json.loads((inside / "metrics/index.json").read_text())["images_in"]["train"]
     assert (row["epochs"], row["lr"], row["images_seen"]) == ("10", "0.002", str(10 * images))
     assert (row["misaligned"], row["time"]) == (
@@ -280,6 +293,13 @@ def test_a_run_is_done_only_while_code_params_and_data_are_those_it_was_run_with
     assert why(now._replace(params=now.params | {"families": families})) == ""
     images = now.lock["images"] | {"outs": []}
     assert why(now._replace(lock=now.lock | {"images": images})) == "its images gave other files"
+    # What the stage `params` writes names the weights that a student starts from, which a run may set.
+    checked = now._replace(lock=now.lock | {"params": now.lock["params"] | {"outs": []}})
+    assert why(checked) == "its params gave other files"
+    (run,) = (run for run in runs if run.name == MADE_UP[1])
+    place = f"scales.{SETTINGS['scale']}.student.init"
+    own = run._replace(overrides=run.overrides | {place: experiments.lookup(SETTINGS, place)})
+    assert queue.standing([own], checked) == {own.name: ""}
 
 
 KILLED_WHILE_QUEUEING = """

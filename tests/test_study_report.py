@@ -245,6 +245,22 @@ def test_too_few_seeds_leave_a_report_without_a_decision(tmp_path):
     )
 
 
+def test_several_students_are_set_beside_what_they_cost(tmp_path):
+    own = SETTINGS.decide.model_copy(update={"default": "none:none:student=small", "max_p95_ms": 5.0})
+    large = table(tmp_path / "r.csv", f1={"6E": 0.80}, only=["none", "6E"], student="large")
+    both = pd.concat([table(tmp_path / "r.csv", only=["none", "6E"], student="small"), large])
+    both.to_csv(tmp_path / "r.csv", index=False)
+    costs = {"p95_ms": 1.0, "size_bytes": 2_300_000, "parameters": 500_000}
+    found = {"students": {"small": costs, "large": costs | {"p95_ms": 8.0}}, "machine": "m", "threads": 1}
+    files.write_json(tmp_path / "metrics/study/costs.json", found)
+    settings = SETTINGS.model_copy(update={"decide": own})
+    study = gathered.gather(results.read(tmp_path / "r.csv"), settings, None)
+    words, drawn = report.told(facts.deployment, study, report.words("figures"))
+    assert "| small | 500,000 | 1.00 | 2.3 |" in words and "| large | 500,000 | 8.00 | 2.3 |" in words
+    assert "students.svg" in drawn and "large" in drawn["students.svg"].data.decode()
+    assert "since all train one network" not in words
+
+
 # ---- a study of one's own -----------------------------------------------------------------------------------
 
 OWN_FAMILIES = {

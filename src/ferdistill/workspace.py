@@ -32,6 +32,7 @@ EXPORT_METRICS = METRICS / "export.json"
 BENCHMARK_METRICS = METRICS / "benchmark.json"
 SUMMARY = METRICS / "study/results_summary.csv"
 RESCORED = METRICS / "study/rescored.csv"
+COSTS = METRICS / "study/costs.json"
 
 PLOTS = Path("plots")
 STUDENT_CURVES = PLOTS / "student"

@@ -398,8 +398,8 @@ def decide(
     is taken whose true difference is surest to be large; the default where there is none. It says how probable it is
     that the choice is within half a point of the best, and which further seeds would change it. Scores of the test
     split have no part in it. Reads metrics/study/results_summary.csv, if it is of the workspace's corpus, scale and
-    index, or the table that is named, and metrics/benchmark.json and metrics/export.json. Exits with 1 if the student
-    is too slow or large. Examples:
+    index, or the table that is named, and metrics/benchmark.json and metrics/export.json; of several students, what
+    `study cost` measured. Exits with 1 if the student is too slow or large. Examples:
 
         ferdistill study decide
 
@@ -425,10 +425,57 @@ def decide(
             numbers = [digits(row[key], "+.4f") for key in ("difference", "expected", "interval", "score")]
             shown.add_row(row["label"], str(row["teachers"]), str(row["seeds"]), *numbers, f"{row['better']:.2f}")
         wide().print(shown)
+        if decision["students"]:
+            wide().print(_students(decision["students"], by))
         for number, sentence in enumerate(decision["reasoning"], 1):
             say(f"{number}. {sentence}")
     if not decision["ok"]:
         raise typer.Exit(1)
+
+
+def _students(students: list[dict[str, Any]], by: str) -> Table:
+    from ..study.schema import title_of
+
+    shown = Table("student", "parameters", "p95, ms", "MB", "best recipe", title_of(by), "front")
+    for one in students:
+        cost = [f"{one['parameters']:,}", f"{one['p95_ms']:.2f}", f"{one['size_bytes'] / 1e6:.1f}"]
+        front = "yes" if one["front"] else ""
+        shown.add_row(one["student"], *cost, one["label"], digits(one[by]), front if one["within"] else "too costly")
+    return shown
+
+
+@study_cli.command("cost")
+def cost(
+    table: Results = None,
+    out: Annotated[Path, typer.Option("--out", help="File to write, which `decide` reads.")] = workspace.COSTS,
+    as_json: As_json = False,
+) -> None:
+    """Measure what each student of a table costs: latency, memory and size of its ONNX file, all side by side.
+
+    Of each architecture one run's student is exported and called with one image, in turn with the others, on the CPU;
+    threads and rounds are those of `benchmark` in params.yaml. The students come from DVC's cache. Examples:
+
+        ferdistill study cost
+
+        ferdistill study cost --results other/results_summary.csv --out other/costs.json --json
+    """
+    from .. import params
+    from ..files import write_json
+    from ..study import costs as library
+
+    with Console(stderr=True).status("Exporting and timing students"):
+        found = library.measure(table_of(table), params.load())
+    write_json(out, found)
+    if as_json:
+        print(json_text(found))
+        return
+    shown = Table("student", "parameters", "MB", "p50, ms", "p95, ms", "images/s")
+    for name, one in found["students"].items():
+        times = [f"{one[key]:.2f}" for key in ("p50_ms", "p95_ms")]
+        size = [f"{one['parameters']:,}", f"{one['size_bytes'] / 1e6:.1f}"]
+        shown.add_row(name, *size, *times, f"{one['images_per_s']:,.0f}")
+    wide().print(shown)
+    say(f"{out} written: {found['machine']}, {found['threads']} threads")
 
 
 @study_cli.command("report")

@@ -20,6 +20,7 @@ from .gathered import Facts, Study, effect
 
 Section = Callable[[Study], Facts]
 PANELS = 12  # of one picture
+LATENCY = "p95 of one call, ms (lower is better)"
 SAME = ("index_tag", "index_digest", "corpus", "scale", "code")
 
 
@@ -343,11 +344,19 @@ def deployment(study: Study) -> Facts:
         for one in study.decision["candidates"]
     ]
     over = f"points of {schema.title_of(merit)} over {study.decision['default']['label']}"
+    students = study.decision["students"]
+    teachers = {one.label: len(one.mixture) for one in study.recipes}
+    costly = [
+        {"x": one["p95_ms"], "y": one[merit], "label": one["student"], "teachers": teachers[one["label"]]}
+        | {"front": one["front"], "name_it": True}
+        for one in students
+    ]
     return {
         "front": [one.label for one in front],
         "measured": study.benchmark if study.benchmark and "batch_1" in study.benchmark else None,
         **({"expected": Picture("expected", figures.forest(rows, over))} if rows else {}),
         "picture": Picture("pareto", figures.pareto(drawn, *axes)),
+        **({"students": Picture("students", figures.pareto(costly, LATENCY, axes[1]))} if students else {}),
     }
 
 

@@ -281,7 +281,7 @@ def gather(frame: pd.DataFrame, params: Params, store: Path | None, replication:
     classes = results.classes_of(frame)
     found = recipes.of(frame, params, [*NEEDED, *(f"f1_{name}" for name in classes)])
     digests = set(frame["index_digest"])  # what this workspace has of another index has no place beside these runs
-    benchmark, export = deciding.measured()
+    benchmark, export, costs = deciding.measured()
     keys = "index_digest", "conditions", "run_family", "run_mode"
     misalignment = _json_if_there(workspace.METRICS / "study/misalignment.json", *keys)
     if misalignment is not None and misalignment["index_digest"] not in digests:
@@ -297,7 +297,7 @@ def gather(frame: pd.DataFrame, params: Params, store: Path | None, replication:
             drawn["diversity"] = picture.read_bytes()
     standing = grid.read(workspace.STUDY_GRID).standing if workspace.STUDY_GRID.is_file() else grid.Standing()
     try:
-        decision = deciding.decide(frame, params, benchmark, export, cache=store, never=standing.oracle)
+        decision = deciding.decide(frame, params, benchmark, export, costs, cache=store, never=standing.oracle)
         undecided = None
     except CheckError as error:  # too few seeds: the rest of the report stands without it
         decision, undecided = None, error

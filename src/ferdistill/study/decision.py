@@ -42,11 +42,17 @@ class Case:
     noise: float  # variance of a run
     people: np.ndarray  # (R,), variance of a difference over other people
     measured: np.ndarray  # (R,), whether that was measured, or is the one stated in params.yaml
+    students: list[dict[str, Any]]  # see `decide`
 
     @property
     def chosen(self) -> int | None:
         """The place of the recipe that is taken; None where that is the default."""
         return 0 if self.better.any() else None
+
+    @property
+    def barred(self) -> set[str]:
+        """The students that cost more than is allowed."""
+        return {one["student"] for one in self.students if not one["within"]}
 
 
 def decide(
@@ -54,6 +60,7 @@ def decide(
     params: Params,
     benchmark: dict[str, Any] | None = None,
     export: dict[str, Any] | None = None,
+    costs: dict[str, Any] | None = None,
     *,
     merit: str = "calib_macro_f1",
     cache: Path | None = None,
@@ -62,14 +69,15 @@ def decide(
     """Choose a recipe, the seed of it to deploy, and a fallback.
 
     The table is of `results.read`; in the params, `decide` names the default recipe and states what is expected of the
-    others. For `benchmark` and `export`, the student's latency and size, see `measured`; `merit` is a column of
-    `MERITS`; for `cache`, where stored predictions lie, see `stored.find`. `never` names a family that is no candidate,
-    as the oracle's.
+    others. For `benchmark` and `export`, the student's latency and size, and `costs`, those of several, see `measured`;
+    `merit` is a column of `MERITS`; for `cache`, where stored predictions lie, see `stored.find`. `never` names a
+    family that is no candidate, as the oracle's. Of several students, recipes of one that is slower or larger than
+    `decide` allows are no candidates either.
 
     Returns
     -------
     dict
-        - `ok`: whether latency and size, where known, are within the limits.
+        - `ok`: whether latency and size, where known, are within the limits; of several students, the chosen one's.
         - `decided`: false where no recipe is shown to be better than the default, which then is chosen.
         - `chosen`, `default`, `fallback`: recipe, its run to deploy (experiment, seed, commit, model), and its means.
           `fallback` is None if there is one recipe alone.
@@ -79,16 +87,20 @@ def decide(
           `interval`, 95 %; `score`; `better`, the probability that it is better than the default; `people`, standard
           deviation of the difference over other people.
         - `ask`: recipes whose further `seeds` would change the choice with the `probability` given.
-        - `left_out`: recipes with too few seeds, or that are never deployed.
+        - `left_out`: recipes with too few seeds, that are never deployed, or whose student costs too much.
+        - `students`: where there are several, a dict each, by latency: `student`, `p95_ms`, `size_bytes`,
+          `parameters`, `within`, its best recipe on the merit (`label`, and its mean there), and whether it is on the
+          `front`: no other is as good, as fast and as small, and better in one. Empty for a single student.
         - `reasoning`: sentences, in the order of the steps.
         - `thresholds`: as in params.yaml.
 
     Raises
     ------
     UsageError, CheckError
-        See `recipes.of`; also if the table has no run of the default, or too few.
+        See `recipes.of`; also if the table has no run of the default, or too few, or if there are several students and
+        what one costs is not known.
     """
-    case, left_out, why = _case(frame, params, merit, cache, never)
+    case, left_out, why = _case(frame, params, merit, cache, never, costs)
     why += _told(case)
     chosen = case.default if case.chosen is None else case.recipes[case.chosen]
     near = shrinkage.probability_near_best(case.posterior, case.chosen, params.decide.near)
@@ -99,8 +111,12 @@ def decide(
     )
     ask = _ask(case)
     why.append(_told_ask(case, ask))
-    ok, cost = _on_cost(params, benchmark, export)
-    why += cost
+    if case.students:
+        ok = chosen.setting("student") not in case.barred
+        why.append(_told_students(case, costs or {}))
+    else:
+        ok, cost = _on_cost(params, benchmark, export)
+        why += cost
     run = _best_run(chosen, case.merit)
     why.append(
         f"Deployment: {chosen.label}, seed {run['seed']}, of its {chosen.seeds} runs the first on "
@@ -120,20 +136,68 @@ def decide(
         "candidates": [_candidate(case, place) for place in range(len(case.recipes))],
         "ask": ask,
         "left_out": [recipe.label for recipe in left_out],
+        "students": case.students,
         "reasoning": why,
         "thresholds": params.decide.model_dump(),
     }
 
 
-def measured() -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
-    """What the pipeline measured of its student here, metrics/benchmark.json and metrics/export.json, if they exist."""
-    files = workspace.BENCHMARK_METRICS, workspace.EXPORT_METRICS
-    benchmark, export = (read_json(file) if file.is_file() else None for file in files)
-    return benchmark, export
+def measured() -> tuple[dict[str, Any] | None, dict[str, Any] | None, dict[str, Any] | None]:
+    """What is measured here of students, if it exists.
+
+    metrics/benchmark.json and metrics/export.json, which the pipeline writes of its own, and metrics/study/costs.json,
+    which `study cost` writes of all in a table.
+    """
+    files = workspace.BENCHMARK_METRICS, workspace.EXPORT_METRICS, workspace.COSTS
+    benchmark, export, costs = (read_json(file) if file.is_file() else None for file in files)
+    return benchmark, export, costs
+
+
+def _students(
+    everything: list[Recipe], params: Params, merit: str, costs: dict[str, Any] | None
+) -> list[dict[str, Any]]:
+    """What each of several students costs and reaches, the fastest first; nothing of a single one."""
+    names = list(dict.fromkeys(recipe.setting("student") for recipe in everything))
+    if len(names) < 2:
+        return []
+    known = (costs or {}).get("students", {})
+    if unknown := [str(name) for name in names if name not in known]:
+        raise CheckError(
+            f"the table has {len(names)} students, and what {', '.join(unknown)} costs is not known",
+            where=str(workspace.COSTS),
+            expected="latency and size of each",
+            hint="`ferdistill study cost` measures them",
+        )
+    rules, found = params.decide, []
+    for name in names:
+        best = max((one for one in everything if one.setting("student") == name), key=lambda one: one.mean(merit))
+        cost = {key: known[name][key] for key in ("p95_ms", "size_bytes", "parameters")}
+        within = cost["p95_ms"] <= rules.max_p95_ms and cost["size_bytes"] / 1e6 <= rules.max_mb
+        found.append({"student": name, **cost, "within": within, "label": best.label, merit: best.mean(merit)})
+    places = [(-one[merit], one["p95_ms"], one["size_bytes"]) for one in found]
+    for one, place in zip(found, places, strict=True):
+        ahead = (other for other in places if other != place)
+        one["front"] = not any(all(np.less_equal(other, place)) for other in ahead)
+    return sorted(found, key=lambda one: one["p95_ms"])
+
+
+def _told_students(case: Case, costs: dict[str, Any]) -> str:
+    each = "; ".join(f"{s['student']} {s['p95_ms']:.2f} ms and {s['size_bytes'] / 1e6:.1f} MB" for s in case.students)
+    front = ", ".join(one["student"] for one in case.students if one["front"])
+    where = f"{costs['machine']}, {costs['threads']} thread{'s' if costs['threads'] > 1 else ''}"
+    return (
+        f"Latency and size: of one {case.params.task.thing}, at the 95th percentile, the students in turn on {where}: "
+        f"{each}. Not beaten in {title_of(case.merit)}, latency and size together: {front}."
+    )
 
 
 def _case(
-    frame: pd.DataFrame, params: Params, merit: str, cache: Path | None, never: str | None
+    frame: pd.DataFrame,
+    params: Params,
+    merit: str,
+    cache: Path | None,
+    never: str | None,
+    costs: dict[str, Any] | None,
 ) -> tuple[Case, list[Recipe], list[str]]:
     """The candidates with their scores, what is left out, and what that is to be told as."""
     rules = params.decide
@@ -166,9 +230,14 @@ def _case(
             expected="enough of them, for every other recipe is judged against it",
             hint="run more seeds of it, or name another default",
         )
-    found = [recipe for recipe in everything if recipe not in (default, *few, *excluded)]
+    students = _students(everything, params, merit, costs)
+    barred = {one["student"] for one in students if not one["within"]}
+    costly = [one for one in everything if one.setting("student") in barred and one not in (default, *few, *excluded)]
+    found = [recipe for recipe in everything if recipe not in (default, *few, *excluded, *costly)]
     why = [f"{_listed(few)}: fewer than {rules.min_seeds} seeds, so no candidates."] if few else []
     why += [f"{_listed(excluded)}: a row to compare with, so no candidate."] if excluded else []
+    limits = f"{rules.max_p95_ms:g} ms and {rules.max_mb:g} MB"
+    why += [f"{_listed(costly)}: slower or larger than {limits}, so no candidates."] if costly else []
     noise = float(shrinkage.noise_of_seeds(default.runs[merit].to_numpy(), rules.seed_noise))
     of_people = [_people(default, recipe, merit, params, cache) for recipe in found]
     people = np.array([rules.people_noise**2 if one is None else one for one in of_people])
@@ -203,8 +272,9 @@ def _case(
         noise=noise,
         people=people[order],
         measured=np.array([one is not None for one in of_people], bool)[order],
+        students=students,
     )
-    return case, [*few, *excluded], why
+    return case, [*few, *excluded, *costly], why
 
 
 def _people(default: Recipe, recipe: Recipe, merit: str, params: Params, cache: Path | None) -> float | None:
@@ -322,8 +392,8 @@ def _fallback(case: Case, chosen: Recipe) -> Recipe | None:
     """The next best, the default before those that are not shown to be better; not the same loss under another name."""
     ahead = int(case.better.sum())
     ranked = [*case.recipes[:ahead], case.default, *case.recipes[ahead:]]
-    others = (r for r in ranked if r is not chosen and not same_loss(case.params, r.row, chosen.row))
-    return next(others, None)
+    allowed = (r for r in ranked if r is not chosen and r.setting("student") not in case.barred)
+    return next((r for r in allowed if not same_loss(case.params, r.row, chosen.row)), None)
 
 
 def _best_run(recipe: Recipe, merit: str) -> pd.Series:

@@ -1,12 +1,13 @@
 """The students of a table, scored on another corpus: a large test set, or one of other people and cameras."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from torch import nn
 
 from .. import tensor_files
 from ..data.reader import map_images, read_rows, read_subjects
@@ -22,7 +23,7 @@ from ..params import ImageParams, Params
 from ..progress import track
 from ..tracking import dvc_private
 from . import results
-from .schema import EVALUATION, GROUPS, METRICS
+from .schema import EVALUATION, GROUPS, METRICS, said
 
 OF_ITS_TEST_SPLIT = [metric for metric in METRICS if metric.file == GROUPS or metric.at.startswith("report_protocol.")]
 
@@ -50,15 +51,13 @@ def rescore(table: Path, corpus: Path, settings: Params) -> list[dict[str, Any]]
         another architecture, an image cannot be read, and if nothing is labelled.
     """
     frame = results.read(table)
-    files = _models(frame)
+    files = stored_models(frame)
     images, test, truth = _read(corpus, settings)
     split = Split(images, np.arange(len(images)), test.labels)
     read = pd.read_csv(table, dtype=str, keep_default_na=False)
     rows: list[dict[str, Any]] = [{str(key): value for key, value in row.items()} for row in read.to_dict("records")]
     for row, file, t_star in track(zip(rows, files, frame["t_star"], strict=True), "scoring students", len(files)):
-        network = models.build_for(settings.scale_.student, settings.classes, settings.scale_.image)
-        models.load_matching(network, tensor_files.read(file, "pt", expected="a student"), file)
-        scored = test._replace(logits=predict(network, split))
+        scored = test._replace(logits=predict(network_of(row, file, settings), split))
         found = summary.of_test(scored, truth, settings.classes, t_star, settings.calibrate.bins)
         for metric in METRICS:
             if metric.file == EVALUATION:
@@ -69,7 +68,16 @@ def rescore(table: Path, corpus: Path, settings: Params) -> list[dict[str, Any]]
     return rows
 
 
-def _models(frame: pd.DataFrame) -> list[Path]:
+def network_of(row: Mapping[str, Any] | pd.Series, file: Path, settings: Params) -> nn.Module:
+    """The student of a row of a table, whose weights lie in a file; its options are those of the workspace's."""
+    recipe = settings.scale_.student
+    model, outputs = said(row, "student") or recipe.model, len(settings.classes)
+    network = models.build(model, recipe.options, recipe.stem, outputs, settings.scale_.image, pretrained=False)
+    models.load_matching(network, tensor_files.read(file, "pt", expected="a student"), file)
+    return network
+
+
+def stored_models(frame: pd.DataFrame) -> list[Path]:
     """The weights of each row's student in DVC's cache."""
     if "model" not in frame or "t_star" not in frame or (frame["model"] == "").any():
         raise CheckError(

@@ -10,10 +10,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from .. import workspace
-from ..params import Family, Mode, Params, Phase
+from ..params import Family, Mode, Params, Phase, StudentParams
 from ..softlabels import families
 from ..tracking.experiments import lookup
 
@@ -21,6 +22,8 @@ MODES: tuple[str, ...] = get_args(Mode)
 # Modes whose loss is linear in the teachers' probabilities: see `recipes.same_loss`.
 LINEAR = ("kd",)
 Better = Literal["higher", "lower"] | None
+Holder = Literal["params", "family", "student", "phase"]
+HOLDERS: dict[Holder, type[BaseModel]] = {"params": Params, "family": Family, "student": StudentParams, "phase": Phase}
 POSITIVE, INFINITE = math.nextafter(0, 1), float("inf")
 
 
@@ -49,34 +52,36 @@ WEIGHTED = Condition(
 class Setting:
     """A parameter that tells two recipes of one family and mode apart."""
 
-    key: str  # its name in params.yaml, in grids, in selectors, and as a column of the table
+    key: str  # its name in grids, in selectors, and as a column of the table; in params.yaml too, but for `field`
     label: str  # how people read it, a format of its value: `λ={:g}`
     when: Condition = ALWAYS  # elsewhere its column is empty, and a grid may not sweep it
     assumed: Any = None  # left out of labels and selectors, and meant by a selector that does not name it
     named: bool = False  # always in labels and selectors; else where it is not `assumed`, or runs differ in it
     in_loss: bool = True  # False where it acts through the weights of the family's teachers alone: `recipes.same_loss`
-    of_family: bool = False  # the family's, and no parameter of its own, so that no grid can sweep it
-    of_phase: bool = False  # of the student's only phase, and no parameter of its own
+    of: Holder = "params"  # whose it is: the family's, which no grid can sweep, the student's, or its only phase's
+    field: str = ""  # its name there, where that is another
 
     @property
     def _field(self) -> tuple[str, FieldInfo]:
-        fields = (Family if self.of_family else Phase if self.of_phase else Params).model_fields
-        return next((name, field) for name, field in fields.items() if self.key in (name, field.alias))
+        fields, key = HOLDERS[self.of].model_fields, self.field or self.key
+        return next((name, field) for name, field in fields.items() if key in (name, field.alias))
 
-    def of(self, params: Params) -> Any:
+    def value(self, params: Params) -> Any:
         """Its value in a run with these params; None where it does not apply."""
         if not self.when.holds(params):
             return None
-        holder = params.family_ if self.of_family else params.scale_.student.phases[0] if self.of_phase else params
-        return getattr(holder, self._field[0])
+        student = params.scale_.student
+        holders = {"params": params, "family": params.family_, "student": student, "phase": student.phases[0]}
+        return getattr(holders[self.of], self._field[0])
 
     def place(self, scale: str) -> str:
         """Where params.yaml has it, a dotted name, in a run of this scale."""
-        return f"scales.{scale}.student.phases.0.{self.key}" if self.of_phase else self.key
+        within = {"student": f"scales.{scale}.student.", "phase": f"scales.{scale}.student.phases.0."}
+        return within.get(self.of, "") + (self.field or self.key)
 
     @property
     def sweepable(self) -> bool:
-        return not self.of_family
+        return self.of != "family"
 
     @property
     def symbol(self) -> str:
@@ -109,12 +114,14 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("beta", "β={:g}", in_mode("dkd"), named=True),
     Setting("dkd_target_term", "{}'s term", in_mode("dkd"), assumed="official"),
     Setting("dkd_warmup", "warmup={:g}", in_mode("dkd"), assumed=0),
-    Setting("fusion", "{} fusion", DISTILS, in_loss=False, of_family=True),
+    Setting("fusion", "{} fusion", DISTILS, in_loss=False, of="family"),
     Setting("alpha", "α={:g}", DISTILS),
     Setting("temperature", "T={:g}", DISTILS),
     Setting("views", "views={:g}", assumed=1),
-    Setting("epochs", "{:g} epochs", ONE_PHASE, of_phase=True),
-    Setting("lr", "lr={:g}", ONE_PHASE, of_phase=True),
+    Setting("student", "{}", of="student", field="model"),
+    Setting("init", "from {}", of="student"),
+    Setting("epochs", "{:g} epochs", ONE_PHASE, of="phase"),
+    Setting("lr", "lr={:g}", ONE_PHASE, of="phase"),
 )
 SETTING = {setting.key: setting for setting in SETTINGS}
 
