@@ -93,16 +93,15 @@ def test_a_setting_is_told_where_it_applies():
     of = {key: setting.of(SETTINGS) for key, setting in schema.SETTING.items()}
     assert of == {
         "lambda": None, "beta": None, "dkd_target_term": None, "dkd_warmup": None,
-        "fusion": "probability", "alpha": 0.5, "temperature": 2.0, "views": 1, "epochs": 10, "lr": 2e-3,
+        "fusion": "probability", "alpha": 0.5, "temperature": 2.0, "views": 1,
+        "student": "mobilenetv3_small_050", "init": "pretrained/student.safetensors", "epochs": 10, "lr": 2e-3,
     }  # fmt: skip
     dkd = SETTINGS.model_copy(update={"family": "6D", "mode": "dkd"})
     assert (schema.SETTING["lambda"].of(dkd), schema.SETTING["beta"].of(dkd)) == (0.5, 4.0)
     plain = SETTINGS.model_copy(update={"mode": "none"})
     assert [key for key, setting in schema.SETTING.items() if setting.of(plain) is not None] == [
-        "views",
-        "epochs",
-        "lr",
-    ]
+        "views", "student", "init", "epochs", "lr",
+    ]  # fmt: skip
 
 
 def test_no_other_module_names_a_parameter_of_a_mode():

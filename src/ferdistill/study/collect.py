@@ -110,7 +110,7 @@ def row_of(experiment: Experiment, ours: Params, digest: str) -> dict[str, Any]:
         "experiment": experiment.name,
         "family": student["run_family"],
         "mode": student["run_mode"],
-        **{setting.key: setting.value(params) for setting in SETTINGS},
+        **{setting.key: setting.of(params) for setting in SETTINGS},
         "seed": params.seed,
         **measured,
         "images_seen": _images_seen(params, experiment.files.get(INDEX)),
@@ -164,7 +164,7 @@ def _differing(params: Params, lock: dict[str, Any], ours: Params) -> list[str]:
 
     def fixed(key: str, value: Any) -> Any:
         """What may not vary of a param."""
-        places = [setting.place(params.scale) for setting in SETTINGS if setting.of in ("student", "phase")]
+        places = [setting.place(params.scale) for setting in SETTINGS if setting.within in ("student", "phase")]
         inner = {place.removeprefix(f"{key}."): None for place in places if place.startswith(f"{key}.")}
         return experiments.laid_over(value, inner) if inner and isinstance(value, dict) else value
 

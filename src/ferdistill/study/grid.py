@@ -122,7 +122,7 @@ def _planned(chosen: dict[str, Any], settings: dict[str, Any], where: str) -> Pl
                 expected=f"{setting.key} with {setting.when.needs}",
             )
     recipe = [params.family] if params.family == params.mode == "none" else [params.family, params.mode]
-    values = {setting.key: setting.value(params) for setting in swept}
+    values = {setting.key: setting.of(params) for setting in swept}
     # 4.0 is called 4, and no name has a slash.
     told = [f"{key}{value}".removesuffix(".0").replace("/", "_") for key, value in values.items()]
     name = "-".join(["study", *recipe, *told, f"s{params.seed}"])

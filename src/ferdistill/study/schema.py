@@ -58,30 +58,31 @@ class Setting:
     assumed: Any = None  # left out of labels and selectors, and meant by a selector that does not name it
     named: bool = False  # always in labels and selectors; else where it is not `assumed`, or runs differ in it
     in_loss: bool = True  # False where it acts through the weights of the family's teachers alone: `recipes.same_loss`
-    of: Holder = "params"  # whose it is: the family's, which no grid can sweep, the student's, or its only phase's
+    within: Holder = "params"  # whose it is: the family's, which no grid can sweep, the student's, or its only phase's
     field: str = ""  # its name there, where that is another
 
     @property
     def _field(self) -> tuple[str, FieldInfo]:
-        fields, key = HOLDERS[self.of].model_fields, self.field or self.key
+        fields, key = HOLDERS[self.within].model_fields, self.field or self.key
         return next((name, field) for name, field in fields.items() if key in (name, field.alias))
 
-    def value(self, params: Params) -> Any:
+    def of(self, params: Params) -> Any:
         """Its value in a run with these params; None where it does not apply."""
         if not self.when.holds(params):
             return None
         student = params.scale_.student
         holders = {"params": params, "family": params.family_, "student": student, "phase": student.phases[0]}
-        return getattr(holders[self.of], self._field[0])
+        return getattr(holders[self.within], self._field[0])
 
     def place(self, scale: str) -> str:
         """Where params.yaml has it, a dotted name, in a run of this scale."""
-        within = {"student": f"scales.{scale}.student.", "phase": f"scales.{scale}.student.phases.0."}
-        return within.get(self.of, "") + (self.field or self.key)
+        student = f"scales.{scale}.student."
+        before = {"student": student, "phase": f"{student}phases.0."}.get(self.within, "")
+        return before + (self.field or self.key)
 
     @property
     def sweepable(self) -> bool:
-        return self.of != "family"
+        return self.within != "family"
 
     @property
     def symbol(self) -> str:
@@ -114,14 +115,14 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("beta", "β={:g}", in_mode("dkd"), named=True),
     Setting("dkd_target_term", "{}'s term", in_mode("dkd"), assumed="official"),
     Setting("dkd_warmup", "warmup={:g}", in_mode("dkd"), assumed=0),
-    Setting("fusion", "{} fusion", DISTILS, in_loss=False, of="family"),
+    Setting("fusion", "{} fusion", DISTILS, in_loss=False, within="family"),
     Setting("alpha", "α={:g}", DISTILS),
     Setting("temperature", "T={:g}", DISTILS),
     Setting("views", "views={:g}", assumed=1),
-    Setting("student", "{}", of="student", field="model"),
-    Setting("init", "from {}", of="student"),
-    Setting("epochs", "{:g} epochs", ONE_PHASE, of="phase"),
-    Setting("lr", "lr={:g}", ONE_PHASE, of="phase"),
+    Setting("student", "{}", within="student", field="model"),
+    Setting("init", "from {}", within="student"),
+    Setting("epochs", "{:g} epochs", ONE_PHASE, within="phase"),
+    Setting("lr", "lr={:g}", ONE_PHASE, within="phase"),
 )
 SETTING = {setting.key: setting for setting in SETTINGS}
 
