@@ -83,6 +83,7 @@ def test_any_classes_go_from_files_to_packed_images_without_a_word_of_faces(
     printed = described.output + "".join(stage(tmp_path, name) for name in ("params", "index", "images"))
     printed += CliRunner().invoke(cli, ["index", "show"]).output
     assert f"{count} rows listed" in printed and "images indexed" in printed
+    assert "no image says whose it is" in printed
 
     read = index.read(tmp_path / "data/index/digits.csv")
     assert set(read.rows["label"]) == set(classes) and read.description["classes"] == classes

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -84,6 +85,13 @@ def test_other_images_are_no_improvement():
     found = changes.beside("HEAD")
     assert verdict(found) == "other" and not found["same_index"]
     assert diff()[0] == 0 and "other images" in diff()[1]
+    assert "not compared" in changes.summary()[2] and "+0.1" not in changes.summary()[2]
+
+
+def test_where_nobody_is_named_no_people_are_counted():
+    assert "20 people in 400 images" in changes.summary()[0]
+    write_json(changes.INTERVALS, json.loads(Path(changes.INTERVALS).read_text()) | {"people": 400})
+    assert "400 images, each of another person" in changes.summary()[0]
 
 
 def test_the_command_answers_people_and_machines_within_80_columns():

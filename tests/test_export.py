@@ -298,6 +298,9 @@ def test_model_card_says_what_was_measured_and_on_what(network: Any, images: np.
     sources = {"a": {"licence": "CC0-1.0", "url": "https://a.example"}, "b": {"licence": "unknown", "url": None}}
     told = model_card(info | {"licences": {"strictest": "unknown", "sources": sources}}, SOURCES)
     assert "| a | CC0-1.0, https" in told and "| b | unknown |" in told and "strictest of these is unknown" in told
+    assert "Where people recur" in model_card(info, SOURCES, named=False) and "Where people recur" not in told
+    sure = info | {"thresholds": {"confidence": 0.0}}
+    assert "Abstain nowhere" in model_card(sure, SOURCES) and "under 0 " not in model_card(sure, SOURCES)
     assert "cross-entropy alone, without teachers" in model_card(info, SOURCES)
 
 

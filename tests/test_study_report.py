@@ -249,7 +249,8 @@ def test_several_students_are_set_beside_what_they_cost(tmp_path):
     own = SETTINGS.decide.model_copy(update={"default": "none:none:student=small", "max_p95_ms": 5.0})
     large = table(tmp_path / "r.csv", f1={"6E": 0.80}, only=["none", "6E"], student="large")
     both = pd.concat([table(tmp_path / "r.csv", only=["none", "6E"], student="small"), large])
-    both.to_csv(tmp_path / "r.csv", index=False)
+    flags = ["grid_at_edge", "misaligned"]
+    both.assign(**{name: both[name].map({True: "true", False: "false"}) for name in flags}).to_csv("r.csv", index=False)
     costs = {"p95_ms": 1.0, "size_bytes": 2_300_000, "parameters": 500_000}
     found = {"students": {"small": costs, "large": costs | {"p95_ms": 8.0}}, "machine": "m", "threads": 1}
     files.write_json(tmp_path / "metrics/study/costs.json", found)

@@ -79,7 +79,10 @@ def diff(
     as_json: JsonOption = False,
     limit: Annotated[int, typer.Option(min=0, help="Images to name of each kind of change.")] = 10,
 ) -> None:
-    """Say which images came, went, changed label or split between two versions of an index. Examples:
+    """Say which images came, went, changed label or split between two versions of an index.
+
+    An index is of the corpus as it was when `dvc repro` last made it; `index verify` compares that with the files of
+    today. Examples:
 
     ferdistill index diff HEAD
 

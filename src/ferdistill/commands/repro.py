@@ -49,10 +49,11 @@ def repro(
     certain = [stage for stage in found if stage.certain]
     unknown = sum(stage.seconds is None for stage in found)
     print(
-        f"{len(certain)} will run, {_seconds(certain):,.0f} s the last time; with all that may follow {len(found)}, "
-        f"{_seconds(found):,.0f} s" + (f"; {unknown} have never run here" if unknown else "")
+        f"{len(certain)} will run{_seconds(certain)}; with all that may follow {len(found)}{_seconds(found)}"
+        + (f"; {unknown} have never run here" if unknown else "")
     )
 
 
-def _seconds(stages: "list[Planned]") -> float:
-    return sum(stage.seconds or 0 for stage in stages)
+def _seconds(stages: "list[Planned]") -> str:
+    known = [stage.seconds for stage in stages if stage.seconds is not None]
+    return f", {sum(known):,.0f} s the last time" if known else ""

@@ -108,7 +108,7 @@ def sentence(changes: dict[str, Any]) -> str:
     parts = [f"{len(changes[kind])} {verb}" for kind, verb in words.items() if changes[kind]]
     before, after = changes["images"]["before"], changes["images"]["after"]
     if not parts:
-        return f"No image changed: {after['all']} images in both."
+        return f"No image changed: {after['all']} images in both indexes."
     splits = ", ".join(
         f"{split} {before['by_split'].get(split, 0)} → {after['by_split'].get(split, 0)}"
         for split in (*SPLITS, TRANSFER)

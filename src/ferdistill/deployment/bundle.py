@@ -45,6 +45,7 @@ class Told(NamedTuple):
     caution: str = ""  # Markdown, for the model card
     use: dict[str, Any] | None = None  # for machines, into bundle.json: intended, prohibited, notice, sources
     licences: dict[str, Any] | None = None  # of the sources of the training images: `data.licences.told`
+    named: bool = True  # whether the index says of any image whose it is
 
 
 def write(
@@ -136,7 +137,7 @@ def write(
                 **{library.__name__: library.__version__ for library in (torch, timm, onnx, onnxruntime)},
             },
         }
-        write_text(bundle / "README.md", model_card(info, sources, told.caution))
+        write_text(bundle / "README.md", model_card(info, sources, told.caution, told.named))
         info["files"] = {path.name: sha256_file(path) for path in sorted(bundle.iterdir())}
         write_json(bundle / "bundle.json", info)
         shutil.rmtree(directory, ignore_errors=True)

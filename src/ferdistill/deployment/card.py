@@ -6,11 +6,16 @@ import pandas as pd
 
 from ..markdown import escaped
 
+ALONE = """
+- Nothing said whose an image is, so each counts as another person's. Where people recur, scores, intervals and
+  guarantees are better here than they will be for new people."""
 
-def model_card(info: dict[str, Any], sources: pd.DataFrame, caution: str = "") -> str:
+
+def model_card(info: dict[str, Any], sources: pd.DataFrame, caution: str = "", named: bool = True) -> str:
     """The model card, Markdown, of what `bundle.json` holds and of the images by source (rows) and split (columns).
 
-    `caution`, Markdown, is what must be said of the use of such a model; empty for no such section.
+    `caution`, Markdown, is what must be said of the use of such a model; empty for no such section. `named` is whether
+    anything says of any image whose it is.
     """
     test, task = info["test"], {name: escaped(str(word)) for name, word in info["task"].items()}
     classes = ", ".join(map(escaped, info["classes"]))
@@ -27,6 +32,7 @@ def model_card(info: dict[str, Any], sources: pd.DataFrame, caution: str = "") -
     )
     scores = "\n".join(f"| {escaped(name)} | {value:.3f} |" for name, value in test["f1"].items())
     ethics = f"\n## Ethics\n{caution}" if caution else ""
+    alone = "" if named else ALONE
     abstention = info["abstention"]
     answers = "it would answer none of the images"
     if abstention["accuracy"] is not None:
@@ -87,7 +93,7 @@ an ECE near it is no sign of miscalibration.
 - One training run. Another seed gives other numbers; differences between runs need several seeds.
 - Scores hold for images like the test split's. Other cameras, crops and subjects were not measured.
 - Calibration holds for the class frequencies of the calib split.
-- Classes with a low F1 above are not to be relied on.
+- Classes with a low F1 above are not to be relied on.{alone}
 {ethics}"""
 
 
@@ -115,10 +121,9 @@ def _acting(info: dict[str, Any], answers: str) -> str:
             f"fitted on calib, {of['people']} people, so that at most {of['risk']:.0%} of the answers are wrong, of "
             f"images like those and of new people; {of['failure']:.0%} of such fits may miss that"
         )
-    lines = [
-        f"- Abstain where the largest probability is under {info['thresholds']['confidence']:.4g} "
-        f"(`thresholds.confidence` in bundle.json): {basis}. On test {answers}."
-    ]
+    at = info["thresholds"]["confidence"]
+    when = f"where the largest probability is under {at:.4g}" if at > 0 else "nowhere"
+    lines = [f"- Abstain {when} (`thresholds.confidence` in bundle.json): {basis}. On test {answers}."]
     unlimited = [escaped(name) for name, limit in sets["limits"].items() if limit is None]
     lines.append(
         f"- Prediction sets (`sets`, {sets['method']}) hold the truth of a new person's image with a probability of at "

@@ -38,7 +38,8 @@ def run(params: Params) -> None:
     )
     sources = pd.crosstab(rows.rows["source"], rows.rows["split"])
     report = read_json(rows_csv.with_suffix(".report.json"), "licences", hint="run `dvc repro index`")
-    told = bundle.Told(caution_for(params.task), use_for(params.task), report["licences"])
+    named = bool((rows.rows["subject"] != "").any())
+    told = bundle.Told(caution_for(params.task), use_for(params.task), report["licences"], named)
     result = bundle.write(student, workspace.BUNDLE, params.export, params.task, sources, told)
     write_json(workspace.EXPORT_METRICS, result)
     if fitted["abstention"]["threshold"] is None:

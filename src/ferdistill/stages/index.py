@@ -53,3 +53,8 @@ def run(params: Params) -> None:
         f"{report['rows_listed']} rows listed, {len(rows)} images indexed; left out: "
         + (", ".join(f"{count} {step}" for step, count in report["left_out"].items()) or "none")
     )
+    if (rows["subject"] == "").all():
+        print(
+            "no image says whose it is: each counts as another person's, in splits, intervals and guarantees; where "
+            "people recur, name them in a table (docs/corpora.md, subjects)"
+        )

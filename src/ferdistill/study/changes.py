@@ -170,7 +170,7 @@ def table_of(found: dict[str, Any]) -> list[str]:
     rows = [["on test", found["rev"][:12], "now, [95 %] over people", "change, [95 %] over seeds", ""]]
     for one in found["scores"]:
         then, now = one["then"]["value"], one["now"]
-        change = "" if one["change"] is None else f"{one['change']:+.4f} {_interval(one['interval'], '+.3f')}"
+        change = "" if one["change"] is None else f"{one['change']:+z.4f} {_interval(one['interval'], '+z.3f')}"
         value = "-" if now["value"] is None else f"{now['value']:.4f} {_interval(now['interval'])}"
         rows.append(
             [one["title"], "-" if then is None else f"{then:.4f}", value, change, VERDICTS.get(one["verdict"], "")]
@@ -197,10 +197,9 @@ def summary() -> list[str]:
     score = now["scores"]["macro_f1"]
     if score["value"] is None:
         return ["there is no score yet"]
-    lines = [
-        f"macro F1 on test: {score['value']:.4f} {_interval(score['interval'])}, 95 % over {now['people']} people in "
-        f"{now['images']} images"
-    ]
+    people, images = now["people"], now["images"]
+    of = f"{people} people in {images} images" if people != images else f"{images} images, each of another person"
+    lines = [f"macro F1 on test: {score['value']:.4f} {_interval(score['interval'])}, 95 % over {of}"]
     if now["ceiling"] is not None:
         lines.append(f"the ceiling:      {now['ceiling']:.4f}, for one who knows the annotators' distribution")
     try:
@@ -213,14 +212,15 @@ def _since(found: dict[str, Any]) -> list[str]:
     one = found["scores"][0]
     words = {
         "same": "the same score",
-        "other": "of other images, so not to be compared",
+        "other": "not compared, since the images are others",
         "within": f"within the noise of seeds ({found['noise']['source']})",
     }
     if one["then"]["value"] is None:
         lines = ["since HEAD:       HEAD has no score"]
     else:
         said = words.get(one["verdict"], f"{one['verdict']} by more than another seed would do")
-        change = "" if one["verdict"] == "same" else f"{one['change']:+.4f} {_interval(one['interval'], '+.3f')}, "
+        counts = one["verdict"] not in ("same", "other")
+        change = f"{one['change']:+z.4f} {_interval(one['interval'], '+z.3f')}, " if counts else ""
         lines = [f"since HEAD:       {change}{said}"]
     lines += [f"                  {line}" for line in _differing(found)]
     corpus = Path(f"{workspace.corpus(found['corpus'])}.dvc")

@@ -12,6 +12,7 @@ from ..files import read_json
 from . import dvc_private
 from .experiments import differing, git
 
+HERE = {"deleted": "not here"}  # DVC's word for what a clone has not made yet either
 NAMED = 5  # reasons, and values of one parameter, that are written out
 
 
@@ -56,7 +57,12 @@ def _reasons(status: list[Any], locked: dict[str, Any]) -> list[str]:
             else:
                 hashes = {dep["path"]: dep.get("md5") for dep in locked.get("deps", [])}
                 found.append(_file(path, what, hashes.get(path)))
-        found += [f"{path}: {what}, made by this stage" for path, what in item.get("changed outs", {}).items()]
+        outs: dict[str, list[str]] = {}
+        for path, what in item.get("changed outs", {}).items():
+            outs.setdefault(what, []).append(path)
+        for what, paths in outs.items():
+            more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+            found.append(f"{paths[0]}{more}: {HERE.get(what, what)}, made by this stage")
     return found
 
 
@@ -73,10 +79,10 @@ def _file(path: str, what: str, md5: str | None) -> str:
     try:
         committed = git("show", f"HEAD:./{path}")
         if what != "modified" or hashlib.md5(committed, usedforsecurity=False).hexdigest() != md5:
-            return f"{path}: {what}"
+            return f"{path}: {HERE.get(what, what)}"
         before, now = committed.decode().splitlines(), Path(path).read_text(encoding="utf-8").splitlines()
     except (UsageError, OSError, UnicodeDecodeError):
-        return f"{path}: {what}"
+        return f"{path}: {HERE.get(what, what)}"
     places = [low for kind, _, _, low, _ in SequenceMatcher(None, before, now, False).get_opcodes() if kind != "equal"]
     return f"{path}:{min(places[0] + 1, max(len(now), 1))}: {what}" if places else f"{path}: {what}"
 
