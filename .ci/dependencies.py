@@ -12,7 +12,7 @@ SOURCE = Path("src/ferdistill")
 DVC_YAML = Path("dvc.yaml")
 # Run by stages, and named by none: an edit of these cannot change what a stage writes.
 CANNOT_CHANGE_A_RESULT = {
-    "src/ferdistill/__init__.py": "the version alone; a stage that writes it names the file",
+    "src/ferdistill/__init__.py": "the version, for which a stage that writes it names this file; and no telemetry",
     "src/ferdistill/errors.py": "messages of runs that write nothing",
     "src/ferdistill/output.py": "how a program ends, and its messages",
     "src/ferdistill/params.py": "types and checks: DVC tracks the values that pass through",

@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +28,19 @@ def test_probabilities_of_any_batch(bundle: Path, n: int) -> None:
     assert np.allclose(probabilities, expected, atol=1e-6)
     assert classifier.classes == ["a", "b", "c"]
     assert classifier.provider == "CPUExecutionProvider"
+
+
+def test_nothing_is_sent_of_who_predicts(bundle: Path, tmp_path: Path) -> None:
+    """ONNX Runtime keeps an identifier and a queue of what it sends below a user's cache, if it sends anything."""
+    program = f"""
+import numpy as np
+from ferdistill.runtime.classifier import Classifier
+Classifier({str(bundle)!r}).predict(np.zeros((2, 8, 8, 1), np.uint8))
+"""
+    home = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    kept = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    subprocess.run([sys.executable, "-c", program], env=kept | home, check=True)
+    assert not [path for path in tmp_path.rglob("*") if "onnxruntime" in path.name]
 
 
 def test_prediction_needs_neither_torch_nor_pandas(bundle: Path) -> None:
