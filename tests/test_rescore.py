@@ -8,8 +8,11 @@ import pandas as pd
 import pytest
 import yaml
 from PIL import Image
+from typer.testing import CliRunner
 
 from ferdistill import params
+from ferdistill.cli import cli
+from ferdistill.errors import CheckError, UsageError
 from support.images import unpack
 from support.repository import metrics, run
 
@@ -83,22 +86,23 @@ def test_what_a_student_costs_is_measured_of_its_weights_and_a_decision_goes_by_
     assert list(found["students"]) == [own] and student["parameters"] == metrics(project, "student")["parameters"]
     assert student["size_bytes"] == (project / "models/bundle/model.onnx").stat().st_size
     assert 0 < student["p50_ms"] <= student["p95_ms"]
-    write_table(project / TABLE, row_of(project) | {"student": "mobilenetv3_large_100"})
-    done = run(project, "ferdistill", "study", "cost", "--results", TABLE, check=False)
-    assert done.returncode == 1 and "Traceback" not in done.stderr and "conv" in done.stderr
     (project / "metrics/study/costs.json").unlink()
 
 
-def test_what_cannot_be_rescored_is_said(project, test_images):
-    def refused(corpus, code):
-        done = run(project, "ferdistill", "study", "rescore", corpus, "--results", TABLE, check=False)
-        assert done.returncode == code and not (project / "metrics/study/rescored.csv").exists()
-        return done.stderr
+def test_what_cannot_be_rescored_or_costed_is_said(project, test_images, monkeypatch):
+    monkeypatch.chdir(project)
+
+    def refused(why, *words):
+        done = CliRunner().invoke(cli, ["study", *words, "--results", TABLE])
+        assert isinstance(done.exception, why) and not (project / "metrics/study/rescored.csv").exists()
+        return str(done.exception)
 
     (project / "metrics/study/rescored.csv").unlink(missing_ok=True)
     write_table(project / TABLE, row_of(project) | {"model": "f" * 32})
-    assert "1 of 1 students are not in DVC's cache" in refused("data/raw/other", 1)
+    assert "1 of 1 students are not in DVC's cache" in refused(CheckError, "rescore", "data/raw/other")
     write_table(project / TABLE, {name: value for name, value in row_of(project).items() if name != "model"})
-    assert "does not say where its students are" in refused("data/raw/other", 1)
+    assert "does not say where its students are" in refused(CheckError, "rescore", "data/raw/other")
+    write_table(project / TABLE, row_of(project) | {"student": "mobilenetv3_large_100"})
+    assert "another architecture" in refused(CheckError, "cost")
     write_table(project / TABLE, row_of(project))
-    assert "corpus.yaml" in refused("data/raw/nowhere", 2)
+    assert "corpus.yaml" in refused(UsageError, "rescore", "data/raw/nowhere")

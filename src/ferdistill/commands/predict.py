@@ -30,10 +30,10 @@ def predict(
 
     Prints a JSON line a picture: the label, or null where the largest probability is below the confidence, the
     calibrated probabilities and, where the bundle has thresholds for them, the set of classes that are not ruled out
-    and those that raise an alert; if the bundle has a detector, a list of these, each with its box. A picture that
-    cannot be read has `error` in its line, the others go on, and the exit code is 1. A name that is nowhere stops it
-    before the first picture, with exit code 2. In CSV, names of a set are joined by |, and text that a spreadsheet
-    would take for a formula begins with an apostrophe.
+    (an empty one rules out all) and those that raise an alert; if the bundle has a detector, a list of these, each with
+    its box. A picture that cannot be read has `error` in its line, the others go on, and the exit code is 1. A name
+    that is nowhere stops it before the first picture, with exit code 2. In CSV, names of a set are joined by |, and
+    text that a spreadsheet would take for a formula begins with an apostrophe.
 
     Examples:
         ferdistill predict photo.jpg
