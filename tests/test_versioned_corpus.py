@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+import yaml
 
 from support.repository import ROOT, run
 
@@ -49,3 +50,16 @@ def test_no_picture_is_gits_before_it_is_added_or_after(repository):
         (repository / name).parent.mkdir(parents=True, exist_ok=True)
         (repository / name).write_text("picture")
     assert run(repository, "git", "status", "--porcelain", "--untracked-files=all").stdout == ""
+
+
+def test_an_experiment_in_a_workspace_of_its_own_has_the_corpus(repository):
+    (repository / "params.yaml").write_text("seed: 1\n")
+    stage = {"cmd": "ls data/raw/mine/cats > seen.txt", "deps": ["data/raw/mine"], "params": ["seed"]}
+    pipeline = {"stages": {"see": stage | {"outs": [{"seen.txt": {"cache": False}}]}}}
+    (repository / "dvc.yaml").write_text(yaml.safe_dump(pipeline))
+    run(repository, "git", "add", "-A")
+    run(repository, "git", "commit", "-qm", "a pipeline")
+    run(repository, "dvc", "exp", "run", "-q", "--temp", "-n", "apart", "-S", "seed=2")
+    ref = run(repository, "git", "for-each-ref", "--format=%(refname)", "refs/exps").stdout.split()
+    (ref,) = (name for name in ref if name.endswith("/apart"))
+    assert run(repository, "git", "show", f"{ref}:seen.txt").stdout == "one.png\n"
