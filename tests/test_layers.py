@@ -13,7 +13,7 @@ SRC = Path(__file__).parents[1] / "src"
 PACKAGE = SRC / "ferdistill"
 # "" is the version.
 FLOOR = {
-    "", "cores", "errors", "f1", "files", "image_files", "markdown", "output", "packages", "params",
+    "", "cores", "errors", "extras", "f1", "files", "image_files", "markdown", "output", "packages", "params",
     "plain", "progress", "tensor_files", "workspace", "yaml_file",
 }  # fmt: skip
 # From the floor up. A room may import itself and what stands before it.

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from . import __version__
+from . import __version__, extras
 from .commands.align import align_cli
 from .commands.audit import audit
 from .commands.bench import bench
@@ -24,7 +24,6 @@ from .commands.score import score
 from .commands.study import study_cli
 from .commands.teachers import teachers_cli
 from .commands.weights import weights_cli
-from .errors import UsageError
 from .faces.commands import crops_cli, detector_cli, fetch_teachers, pretrain, render_corpus, serve, watch, witness
 from .output import one_message
 
@@ -58,22 +57,11 @@ def main(version: Annotated[bool, typer.Option("--version", help="Print the vers
         raise typer.Exit
 
 
-# What brings the packages that a command needs; `train` where nothing is said.
-EXTRAS = {"align": "align", "predict": "runtime", "watch": "runtime", "serve": "runtime", "bench": "runtime"}
-OF_ALIGN = {"pyarrow": "align,parquet", "pandas": "train", "pydantic": "train", "torch": "train"}
-
-
 def app() -> None:
     """The entry point: what a user can act on ends with a message and its exit code."""
     with one_message():
         try:
             cli()
         except ModuleNotFoundError as error:
-            package = (error.name or "").partition(".")[0]
-            if package in ("", __package__):
-                raise
             command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
-            extra = EXTRAS.get(command, "train")
-            extra = OF_ALIGN.get(package, extra) if command == "align" else extra
-            needs = f"`ferdistill {command}` needs {package} here: pip install 'ferdistill[{extra}]'"
-            raise UsageError(needs) from None
+            raise extras.missing(error, command) or error from None
