@@ -158,7 +158,7 @@ KINDS = {
     "reversed": Damage(ordered(lambda pair: np.arange(len(pair.paths))[::-1]), names("order")),
     "sorted by numbers": Damage(ordered(by_number), names("order")),
     "sorted by label": Damage(ordered(sorted_by_label), names("order")),
-    "one row lost": Damage(ordered(all_but), names("missing", "dropped")),
+    "one row lost": Damage(ordered(all_but), names("uncovered", "dropped")),
     "one row doubled": Damage(ordered(one_twice), names("duplicate", "doubled")),
     "columns exchanged": Damage(exchanged, names("columns")),
 }

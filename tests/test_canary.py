@@ -108,10 +108,10 @@ def test_numbers_sort_as_numbers_and_folders_before_names():
     orders = sort_orders(np.array(paths, object), np.array(["x", "x", "y", "x"], object))
     named = {name: [paths[i] for i in order] for name, order in orders.items()}
     assert named["path as bytes"] == ["B/2.png", "a-b/1.png", "a/10.png", "a/9.png"]
-    assert named["path, folder by folder"] == ["B/2.png", "a/10.png", "a/9.png", "a-b/1.png"]
+    assert named["path folder by folder"] == ["B/2.png", "a/10.png", "a/9.png", "a-b/1.png"]
     assert named["path regardless of case"] == ["a-b/1.png", "a/10.png", "a/9.png", "B/2.png"]
     assert named["path by numbers"] == ["B/2.png", "a-b/1.png", "a/9.png", "a/10.png"]
-    assert named["label, then path"] == ["B/2.png", "a/10.png", "a/9.png", "a-b/1.png"]
+    assert named["label then path"] == ["B/2.png", "a/10.png", "a/9.png", "a-b/1.png"]
 
 
 def test_an_order_that_the_labels_cannot_tell_is_listed():

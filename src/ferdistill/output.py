@@ -49,12 +49,12 @@ def one_message() -> Iterator[None]:
         _let_go()  # whoever reads has read enough
         sys.exit(1)
     except Exception as error:
-        if (known := _refused(error)) is None:
+        if (known := refused(error)) is None:
             raise
         _end(known)
 
 
-def _refused(error: Exception) -> FerdistillError | None:
+def refused(error: Exception) -> FerdistillError | None:
     """What the system did not do, and with which file; None if it is not the system that raised an error."""
     told = isinstance(error, RuntimeError | ImportError | OSError) and NO_MEMORY.search(str(error))
     if told or isinstance(error, MemoryError):

@@ -11,7 +11,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from .. import workspace
-from ..errors import UsageError
+from ..errors import FerdistillError, UsageError
 from ..files import write_json
 from ..plain import json_text, say
 from .console import wide
@@ -27,7 +27,8 @@ Paths = Annotated[
     typer.Argument(metavar="[FILE|DIR]...", help="Soft labels; those of all teachers of params.yaml if none."),
 ]
 IndexOption = Annotated[
-    Path | None, typer.Option("--index", help="An index of ours; that of params.yaml if not given.")
+    Path | None,
+    typer.Option("--index", help="An index of ours; that of params.yaml if none. Needs ferdistill[train]."),
 ]
 LabelsOption = Annotated[
     Path | None, typer.Option("--labels", help="Instead of an index any CSV with path and label, perhaps split.")
@@ -37,7 +38,7 @@ ClassesOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 OutOption = Annotated[Path | None, typer.Option("--out", help="Write the JSON to this file too.")]
-COLOURS = {"in step": "green", "cannot tell": "yellow", "out of step": "red"}
+COLOURS = {"in step": "green", "in step, incomplete": "yellow", "cannot tell": "yellow"}  # else red
 
 
 @align_cli.command("check")
@@ -63,7 +64,8 @@ def check(
     in step, and if not where and how they lost it. `cannot tell` is a problem, for rows without paths.
 
     Reads .npy, .npz, .csv, .parquet and .pt, directories of them, and our own stores. Nothing is truncated, repaired or
-    unpickled. Exits with 1 on any problem. Rows are counted from 0. More: docs/alignment.md. Examples:
+    unpickled. What cannot be read is a problem of its own. Exits with 1 on any problem, with 2 if there is nothing at
+    any of the paths. Rows are counted from 0. More: docs/alignment.md. Examples:
 
         ferdistill align check P.npy Q.npz --labels labels.csv
 
@@ -85,8 +87,13 @@ def check(
     against = _against(index_csv, labels_csv, classes, paths)
     names = against.classes if labels_csv else against.description["classes"]  # type: ignore[union-attr]
     checkpoints = {} if labels_csv else alignment.read_checkpoints(workspace.TEACHERS)
-    report = verdicts.check(paths, against, names, checkpoints, with_canary)
+    refused: dict[Path, FerdistillError] = {}
+    report = verdicts.check(paths, against, names, checkpoints, with_canary, refused)
+    if refused and len(paths) == 1 and not as_json:
+        raise refused[paths[0]]
     _show(report, as_json, out, _print_alignment)
+    if len(refused) == len(paths) and all(isinstance(error, UsageError) for error in refused.values()):
+        raise typer.Exit(UsageError.exit_code)
     if strict and not report["ok"]:
         raise typer.Exit(1)
 
@@ -98,23 +105,33 @@ def _print_alignment(report: dict) -> None:
     if report["classes_from"] != "the index":
         console.print(f"classes: {', '.join(report['classes'])} ({report['classes_from']})", soft_wrap=True)
     table = Table(*(Column(name, overflow="fold") for name in ("soft labels", "holds", "rows", "verdict", "why")))
-    for verdict, soft in zip(report["verdicts"], report["soft_labels"], strict=True):
+    read = {soft["dir"]: soft for soft in report["soft_labels"]}
+    for verdict in report["verdicts"]:
+        soft = read.get(verdict["dir"])
         table.add_row(
             verdict["dir"],
-            f"{soft['kind']}, {soft['kind_from']}",
-            "\n".join(map(_held, soft.get("held", []))) or "those of the index",
-            Text(verdict["verdict"], COLOURS[verdict["verdict"]]),
-            verdict["why"] + (" (repairable)" if verdict["mend"] else ""),
+            f"{soft['kind']}, {soft['kind_from']}" if soft else "",
+            "\n".join(map(_held, soft.get("held", []))) or "those of the index" if soft else "",
+            Text(verdict["verdict"], COLOURS.get(verdict["verdict"], "red")),
+            _why(verdict),
         )
     console.print(table)
     for problem in report["problems"]:
         console.print(Text(problem["kind"], "bold"), f"in {alignment.place(problem)}", soft_wrap=True)
-        console.print(
-            f"  expected {problem['expected']}\n  found    {problem['found']}\n  do       {problem['hint']}",
-            soft_wrap=True,  # a command to copy stays on one line
-        )
+        told = {"expected": problem["expected"], "found   ": problem["found"], "do      ": problem["hint"]}
+        lines = [f"  {name} {text}" for name, text in told.items() if text != ""]
+        console.print("\n".join(lines), soft_wrap=True)  # a command to copy stays on one line
     count = len(report["problems"])
     console.print(Text("in step", "green") if report["ok"] else Text(f"{count} problem{'s' * (count > 1)}", "red"))
+
+
+def _why(verdict: dict[str, Any]) -> str:
+    """Why, what it cannot show, and whether it can be repaired at which price."""
+    price = ""
+    if verdict["mend"]:
+        kept = verdict["keeps"]
+        price = f"\nrepairable: {kept[0]:,} of {kept[1]:,} images would keep a soft label" if kept else "\nrepairable"
+    return verdict["why"] + (f"\n{verdict['caveat']}" if verdict["caveat"] else "") + price
 
 
 def _held(held: dict[str, Any]) -> str:
@@ -128,7 +145,7 @@ def _held(held: dict[str, Any]) -> str:
 def repair(
     path: Annotated[Path, typer.Argument(metavar="FILE|DIR", help="Soft labels that `align check` calls repairable.")],
     out: Annotated[
-        Path, typer.Option("--out", help="A directory to make, or an .npz with --labels; never FILE itself.")
+        Path, typer.Option("--out", help="An .npz to make; or, for an index, a directory. Never FILE itself.")
     ],
     index_csv: IndexOption = None,
     labels_csv: LabelsOption = None,
@@ -164,9 +181,14 @@ def repair(
 def _print_repair(out: Path, manifest: dict) -> None:
     done = manifest["provenance"]
     reordered = done["classes"] not in (None, manifest["classes"])
+    counts = {
+        "rows moved to the split of their image": done["refiled"],
+        "copies of rows dropped": len(done["doubled"]),
+        "rows left out": len(done["left_out"]),
+    }
     say(
-        f"{out} written: {done['moved']} of {done['rows']} rows moved, {done['refiled']} filed under another split, "
-        f"{len(done['doubled'])} copies dropped, {len(done['left_out'])} rows left out"
+        f"{out} written: {done['moved']} of {done['rows']} rows moved"
+        + "".join(f", {what}: {count}" for what, count in counts.items() if count)
         + (f"; columns put in order, from {', '.join(done['classes'])}" if reordered else "")
     )
     if done["placed"]["by"] == "canary":
@@ -175,7 +197,7 @@ def _print_repair(out: Path, manifest: dict) -> None:
     elif done["placed"]["rule"] != "equal as they are":
         say(f"paths matched {done['placed']['rule']}")
     if done["unlabelled"]:
-        say(f"{len(done['unlabelled'])} images have no soft label now:")
+        say(f"images without a soft label now: {len(done['unlabelled'])}")
         for path in done["unlabelled"]:
             say(f"  {path}")
 

@@ -41,6 +41,7 @@ def gate(
     classes: list[str],
     checkpoints: dict[str, str] | None = None,
     keyless: bool = False,
+    refuse: Callable[[Path, Exception], None] | None = None,
 ) -> tuple[dict[str, Any], list[tuple[SoftLabels, list[Held]]]]:
     """Hold soft labels, directories or files, against an index or a table of labels and so against one another.
 
@@ -56,6 +57,8 @@ def gate(
         The SHA-256 of each teacher's weights as they are now; see `read_checkpoints`.
     keyless
         Whether rows without paths are no problem, since the canary will look at them.
+    refuse
+        Is called with a path that cannot be judged and its error, which else ends the check. The path is left out.
 
     Returns
     -------
@@ -99,8 +102,17 @@ def gate(
         summary |= {"checkpoint_sha256": checkpoint, "values_sha256": soft.values_sha256}
         return summary | ({} if soft.manifest else {"held": list(map(_told, held))}), problems, soft, held
 
+    def check_or_refuse(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]], SoftLabels, list[Held]] | None:
+        try:
+            return check_one(path)
+        except Exception as error:
+            if refuse is None:
+                raise
+            refuse(path, error)
+            return None
+
     with ThreadPoolExecutor(WORKERS) as pool:
-        checked = list(pool.map(check_one, paths))
+        checked = [one for one in pool.map(check_or_refuse, paths) if one is not None]
     soft_labels = [summary for summary, *_ in checked]
     problems = [problem for _, found, *_ in checked for problem in found] + list(_check_copies(soft_labels))
     kinds = {split: {p["kind"] for p in problems if concerns(p, split)} for split in described}
@@ -165,9 +177,9 @@ def require(report: dict[str, Any]) -> None:
 
 
 def place(problem: dict[str, Any]) -> str:
-    """Where a problem of `check` is, in words."""
+    """Where a problem of `check` is, in words; rows are counted from 0."""
     split = f", split {problem['split']}" if problem["split"] else ""
-    row = f", row {problem['row']} from 0" if problem["row"] is not None else ""
+    row = f", row {problem['row']}" if problem["row"] is not None else ""
     return problem["dir"] + split + row
 
 
@@ -285,7 +297,7 @@ def _check_parts(
     if soft.manifest and not problems:
         problems += _check_places(soft, images, described, held)
     for one in held:
-        problems += _check_values(soft, one, classes)
+        problems += _check_values(soft, one, classes, images.name_classes(one.part.columns) or IN_ORDER)
     return problems
 
 
@@ -295,18 +307,33 @@ def _remedy(soft: SoftLabels, images: Labelled, held: Sequence[Held]) -> str:
     if not soft.keyed or not wrong:
         return ANEW
     found, _ = holding.found(soft, images)
+    if hopeless := holding.least_kept(held, [found[name] for name in soft.parts]):
+        one, kept = hopeless
+        return f"only {kept} of {len(one.part.rows)} rows are of images that the labels have: compare the paths; {ANEW}"
+    have, of = coverage(soft, images, held)
+    if have < of:
+        command = _repair(soft, images, "--drop-unmatched")
+        without = f"{of - have} image{'s' * (of - have > 1)}"
+        return f"{ANEW}; or {command} writes the others in order, and lists the {without} without a soft label"
+    return f"{_repair(soft, images)} puts them in order; or {ANEW}"
+
+
+def coverage(soft: SoftLabels, images: Labelled, held: Sequence[Held]) -> tuple[int, int]:
+    """Of how many images soft labels with paths have a row, and of how many they must have one."""
+    found, _ = holding.found(soft, images)
     have = np.zeros(len(images.paths), bool)
     for at in found.values():
         have[at[at >= 0]] = True
     wanted = [one.positions for one in held] if not soft.manifest else [np.arange(len(have))]
-    lost = int((~have[np.concatenate([np.arange(0), *wanted])]).sum())
-    command = _repair(soft, images)
-    if lost and not have.any():
-        return ANEW
-    if lost:
-        command = _repair(soft, images, "--drop-unmatched")
-        return f"{ANEW}; or {command} writes the others in order, and lists the {lost} images without a soft label"
-    return f"{command} puts them in order; or {ANEW}"
+    positions = np.concatenate([np.arange(0), *wanted])
+    return int(have[positions].sum()), len(positions)
+
+
+def lacking(held: Held) -> int | None:
+    """How many images of a part have no row, if that is all that its paths show."""
+    if held.unknown or held.at is None or (np.diff(held.at, prepend=-1) <= 0).any():
+        return None
+    return len(held.positions) - len(held.at)
 
 
 def _in_order(one: Held) -> bool:
@@ -400,12 +427,12 @@ def _check_places(
             yield note("table digest", None, described[one.split], claimed, hint)
 
 
-def _check_values(soft: SoftLabels, held: Held, classes: list[str]) -> Iterator[dict[str, Any]]:
+def _check_values(soft: SoftLabels, held: Held, classes: list[str], remedy: str) -> Iterator[dict[str, Any]]:
     """Finite, a column a class, and of the kind that they are said to be."""
     note, part = partial(problem, soft.directory, held.split), held.part
     if part.columns != len(classes):
         expected, found = f"{len(classes)} columns: {', '.join(classes)}", f"{part.columns} columns"
-        yield note("classes", None, expected, found, IN_ORDER)
+        yield note("classes", None, expected, found, remedy)
         return
     finite, right = part.finite, part.distribution
     for row in np.flatnonzero(~finite & ~(part.empty & soft.partial))[:1].tolist():

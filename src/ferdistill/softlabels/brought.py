@@ -304,6 +304,6 @@ def _ask_canary(place: str, logits: np.ndarray, has: np.ndarray, index: Index, c
             f"{found['chance']:.1%} by chance)",
             where=place,
             expected="values that belong to the paths beside them",
-            hint="find out where paths and values parted, and export both anew; `ferdistill align canary` says more",
+            hint="find out where paths and values parted, and export both anew; `ferdistill align check` says more",
         )
     return {name: found[name] for name in ("verdict", "why", "agreement", "chance")}

@@ -173,9 +173,12 @@ def _look(
         differing = [orders[other] != orders[order] for other in unresolved]
         doubtful = int(np.any(differing, axis=0).sum()) if differing else 0
         shift = {"kind": "order", "order": order, "doubtful": doubtful}
-        why = f"the rows are in another order: {order}" + (
-            f"; or, as the labels cannot tell, {', '.join(unresolved)}" if doubtful else ""
-        )
+        unlike: dict[bytes, str] = {}
+        for name in (order, *unresolved):
+            unlike.setdefault(orders[name].tobytes(), name)  # orders that come to the same rows are one
+        *others, last = unlike.values()
+        told = f"{', '.join(others)} or {last}, which the labels cannot distinguish" if others else last
+        why = f"the rows are in another order: {told}"
     elif columns is not None:
         shift, why = {"kind": "columns", "columns": columns}, "the columns are not the classes in the index's order"
     elif shift is not None:
@@ -237,19 +240,20 @@ def compare(sets: Sequence[tuple[SoftLabels, list[Held]]], images: Labelled) -> 
     Returns
     -------
     list of dict, one for each part with a row to examine
-        {dir, split, **what `examine` gives, slip_path, hint}: split as `Held.split`, slip_path of the image in the
-        row `slip_row`, hint what to do about a fault, else None. Teachers that are misaligned on their own are not
+        {dir, split, **what `examine` gives, slip_path, certain, hint}: split as `Held.split`, slip_path of the image
+        in the row `slip_row`, certain of how many rows without paths `placed` says where they belong (of rows with
+        paths None), hint what to do about a fault, else None. Teachers that are misaligned on their own are not
         held against others. Rows are counted among those examined.
     """
-    # By split, and by which rows of it are examined.
-    groups: dict[tuple[tuple[str, ...], bytes], list[tuple[SoftLabels, Held, np.ndarray]]] = {}
+    # By split, and by which of its images are held against which rows.
+    groups: dict[tuple[tuple[str, ...], bytes, bytes], list[tuple[SoftLabels, Held, np.ndarray]]] = {}
     for soft, parts in sets:
         holding.require_known(parts, images)
         places = np.argsort(class_columns(soft, images.classes))
         for held in parts:
             rows = _examined(soft, held, images)
             if rows.any():
-                key = held.splits, b"" if rows.all() else rows.tobytes()
+                key = held.splits, b"" if rows.all() else rows.tobytes(), held.positions.tobytes()
                 groups.setdefault(key, []).append((soft, held, places[held.part.arg_max[rows]]))
     results = []
     for key in track(sorted(groups, key=lambda of: [images.names.index(name) for name in of[0]]), "canary"):
@@ -276,7 +280,12 @@ def compare(sets: Sequence[tuple[SoftLabels, list[Held]]], images: Labelled) -> 
             result = with_others(found[place], against.get(place, []))
             slip = result["slip_row"]
             path = images.paths[rows[slip]] if slip is not None and slip < len(rows) else None
-            facts = {"slip_path": path, "hint": remedy(result["shift"], soft, images)}
+            facts: dict[str, Any] = {"slip_path": path, "certain": None}
+            if not soft.keyed:
+                at = placed(result, members[place][2], labels, known, classes)
+                facts["certain"] = int((at >= 0).sum())
+            enough = 2 * (facts["certain"] or 0) >= min(result["rows"], result["index_rows"])
+            facts["hint"] = remedy(result["shift"], soft, images, enough)
             results.append({"dir": soft.directory.as_posix(), "split": held.split, **result, **facts})
     return results
 
@@ -302,8 +311,43 @@ def _examined(soft: SoftLabels, held: Held, images: Labelled) -> np.ndarray:
     return has & labelled if len(has) == len(labelled) else has
 
 
-def remedy(shift: Mapping[str, Any] | None, soft: SoftLabels, images: Labelled) -> str | None:
-    """What to do about a fault."""
+def placed(
+    found: Mapping[str, Any],
+    predictions: np.ndarray,
+    labels: np.ndarray,
+    orders: Mapping[str, np.ndarray],
+    classes: int,
+) -> np.ndarray:
+    """Where each row belongs among the labels, (n,), by what `judge` found; -1 where that is not certain."""
+    shift, rows = found["shift"], np.arange(len(predictions))
+    nowhere = np.full(len(rows), -1)
+    if shift is None:
+        return rows if found["verdict"] == "aligned" else nowhere
+    if shift["kind"] == "order" and len(rows) == len(labels):
+        at = orders[shift["order"]].copy()
+        for other in found["unresolved_orders"]:
+            at[orders[shift["order"]] != orders[other]] = -1
+        return at
+    if shift["kind"] == "rotated":
+        return (rows - shift["rows"]) % len(rows)
+    if shift["kind"] not in UP_TO_A_FEW:
+        return nowhere
+    segments = [(one["start"], one["stop"], one["shift"]) for one in shift["segments"]]
+    certain = pairing.changes(predictions, labels, segments, classes, classes, 1 - pairing.ALPHA)
+    steps = [step for *_, step in segments] if segments[0][2] == 0 else [0, *(step for *_, step in segments)]
+    starts, stops = [0, *(high for *_, high in certain)], [*(low for _, low, _ in certain), len(rows)]
+    at = nowhere
+    for start, stop, step in zip(starts, stops, steps, strict=True):
+        if step is not None:
+            at[start:stop] = rows[start:stop] + step
+    at[(at < 0) | (at >= len(labels))] = -1
+    claims = np.bincount(at[at >= 0], minlength=len(labels))
+    at[(at >= 0) & (claims[at] > 1)] = -1
+    return at
+
+
+def remedy(shift: Mapping[str, Any] | None, soft: SoftLabels, images: Labelled, enough: bool = True) -> str | None:
+    """What to do about a fault; `enough`: whether it leaves the place of half of the rows certain."""
     if shift is None:
         return None
     classes = images.classes
@@ -326,19 +370,28 @@ def remedy(shift: Mapping[str, Any] | None, soft: SoftLabels, images: Labelled) 
     doubtful = shift.get("doubtful", 0)
     if shift["kind"] in EXACT and not doubtful:
         return f"{images.repair_command(soft.directory)} puts them in order"
-    if shift["kind"] in UP_TO_A_FEW or 0 < doubtful < (1 - ADEQUATE) * len(images.paths):
+    if enough and (shift["kind"] in UP_TO_A_FEW or 0 < doubtful < (1 - ADEQUATE) * len(images.paths)):
         return (
-            f"find out what the exporter did there and export anew with a path for each row; or "
+            f"{bring_paths(soft)}, or find out what the exporter did there and export anew; or "
             f"{images.repair_command(soft.directory, '--drop-unmatched')} keeps the rows whose image is certain, and "
             "lists the images that then have none"
         )
-    return "find out what the exporter did there, and export them anew with a path for each row"
+    return f"{bring_paths(soft)}, or find out what the exporter did there and export anew"
 
 
-def class_columns(soft: SoftLabels, classes: list[str]) -> np.ndarray:
+def bring_paths(soft: SoftLabels) -> str:
+    """How to say whose each row is, in the form that the soft labels have."""
+    suffix = next(iter(soft.parts.values())).file.suffix.lower()
+    if suffix != ".npy":
+        return "save the path of each row with them, as the entry `paths`"
+    name = f"{soft.directory.stem}_paths.txt" if soft.file else "<split>_paths.txt"
+    return f"write the path of each row, in the order of the rows, a line each, to {name} beside them"
+
+
+def class_columns(soft: SoftLabels, classes: list[str], remedy: str | None = None) -> np.ndarray:
     """Where each class of the index stands among the columns; in its place if the files do not name them.
 
-    Raises a CheckError if the columns are not the classes, or too few or too many.
+    Raises a CheckError, with the `remedy`, if the columns are not the classes, or too few or too many.
     """
     named = classes if soft.classes is None else soft.classes
     widths = {part.columns for part in soft.parts.values()}
@@ -348,7 +401,7 @@ def class_columns(soft: SoftLabels, classes: list[str]) -> np.ndarray:
             f"other classes than the index's: {found}",
             where=str(soft.directory),
             expected=", ".join(classes),
-            hint="export the soft labels anew with these classes, or name others: params.yaml, --classes",
+            hint=remedy or "export the soft labels anew with these classes, or name others: params.yaml, --classes",
         )
     place = {name: number for number, name in enumerate(named)}
     return np.array([place[name] for name in classes])

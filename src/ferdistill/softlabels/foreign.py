@@ -156,17 +156,24 @@ def _read_arrays(directory: Path, names: list[str], named: Path | None = None) -
 def _read_columns(path: Path, file: Path, columns: dict[str, Any], named: str | None = None) -> SoftLabels:
     """An npz, or a dict of tensors and lists; `named` is the kind that the file's name claims."""
     whats = [what for what in ARRAYS if what in columns]
-    others = [*TEXTS.values(), "classes", "temperature"]
+    others, digest = [*TEXTS.values(), "classes", "temperature"], hashlib.sha256()
+    if len(columns) == 1 and not {*columns} & {*ARRAYS, *others}:
+        ((name, values),) = columns.items()
+        if isinstance(values, np.ndarray) and values.ndim == 2 and values.dtype.kind == "f":
+            parts = _parts(file, see(values, digest), {})
+            told = f"in the one entry, {name}, which does not say what it holds"
+            soft = _soft_labels(path, parts, named, "named by the file")
+            return replace(soft, kind_from=f"{soft.kind_from}; {told}", values_sha256=digest.hexdigest())
     if not set(columns) <= {*ARRAYS, *others} or len(whats) != 1 or named not in (None, ARRAYS[whats[0]]):
         raise CheckError(
             f"entries that do not say what they hold: {', '.join(sorted(map(str, columns))[:10]) or 'none'}",
             where=str(file),
             expected=f"{'probs or logits' if named is None else named}, and no others than {', '.join(others)}",
+            hint="name the arrays: np.savez(FILE, probs=P, paths=PATHS), with logits= for logits",
         )
     texts = {name: _texts(columns[name], file, name) for name in [*TEXTS.values(), "classes"] if name in columns}
     classes = texts["classes"].tolist() if "classes" in texts else None
     temperature = _temperature(columns["temperature"], file) if "temperature" in columns else None
-    digest = hashlib.sha256()
     parts = _parts(file, see(_values(columns[whats[0]], file), digest), texts)
     soft = _soft_labels(path, parts, ARRAYS[whats[0]], "named in the file", classes, temperature)
     return replace(soft, values_sha256=digest.hexdigest())

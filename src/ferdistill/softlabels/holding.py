@@ -1,5 +1,6 @@
 """Which images soft labels are held against: those of the split that they name, or that their paths or length show."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -101,6 +102,19 @@ def _agreement(soft: SoftLabels, part: Part, splits: tuple[str, ...], images: La
     wanted = np.fromiter((columns.get(label, -1) for label in labels), np.int64, len(labels))
     shared = min(len(wanted), len(part.rows))
     return float((part.arg_max[:shared] == wanted[:shared]).mean())
+
+
+def least_kept(held: Sequence[Held], places: Sequence[np.ndarray]) -> tuple[Held, int] | None:
+    """The first part of which a repair would keep less than half, and how many rows; None if there is none.
+
+    `places` holds for each part where its rows belong, (n,), -1 where that is nowhere or not certain. Of a part with
+    more rows than images it is half of the images.
+    """
+    for one, at in zip(held, places, strict=True):
+        kept = int((at >= 0).sum())
+        if not one.unknown and 2 * kept < min(len(at), len(one.positions)):
+            return one, kept
+    return None
 
 
 def require_known(held: list[Held], images: Labelled) -> None:

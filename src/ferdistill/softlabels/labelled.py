@@ -63,6 +63,15 @@ class Labelled:
         out = f"{path.stem}.repaired.npz" if path.is_file() else "NEW"
         return f"`{shlex.join(['ferdistill', 'align', 'repair', str(path), *named, *options, '--out', out])}`"
 
+    def name_classes(self, columns: int) -> str | None:
+        """What to do about more columns than classes, where these are the labels that occur."""
+        if self.source is None or not self.classes_from.startswith(SORTED) or columns <= len(self.classes):
+            return None
+        return (
+            f"name the classes of all {columns} columns, in their order: --classes a,b,…, or in "
+            f"{self.source.with_suffix('.json').name} beside the labels; of {len(self.classes)} alone there is an image"
+        )
+
     def sort_orders(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """The orders in which exporters write some rows of the table, as `orders.sort_orders`."""
         return sort_orders(self.paths[rows], self.labels[rows], None if self.splits is None else self.splits[rows])
@@ -169,9 +178,11 @@ def _classes(labels: np.ndarray, declared: Any, given: Sequence[str] | None, bes
 
 def _check(columns: dict[str, np.ndarray], classes: list[str], told: str, file: Path) -> None:
     if len(set(classes)) < len(classes) or len(classes) < 2:
-        where = f"{file}: {told}"
         raise CheckError(
-            f"{len(classes)} classes: {', '.join(classes)}", where=where, expected="two at least, all unlike"
+            f"too few classes, or one twice: {', '.join(classes)}",
+            where=str(file),
+            expected=f"two at least, all unlike ({told.partition(';')[0]})",
+            hint="name the classes, in the order of the soft labels' columns: --classes a,b,…",
         )
     for name, cells in columns.items():
         empty = np.flatnonzero(cells == "")

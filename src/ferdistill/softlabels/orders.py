@@ -21,7 +21,7 @@ def sort_orders(paths: np.ndarray, labels: np.ndarray, splits: np.ndarray | None
     by_path, by_number = _sorted(texts), _sorted([_natural(path) for path in texts])
     orders = {
         "path as bytes": by_path,
-        "path, folder by folder": _sorted([path.replace("/", "\0") for path in texts]),
+        "path folder by folder": _sorted([path.replace("/", "\0") for path in texts]),
         "path regardless of case": _sorted([path.lower() for path in texts]),
         "path by numbers": by_number,
     }
@@ -30,11 +30,11 @@ def sort_orders(paths: np.ndarray, labels: np.ndarray, splits: np.ndarray | None
             _sorted(names),
             _sorted([_natural(name) for name in names]),
         )
-    orders["label, then path"], orders["label, then path by numbers"] = _by(labels, by_path), _by(labels, by_number)
+    orders["label then path"], orders["label then path by numbers"] = _by(labels, by_path), _by(labels, by_number)
     if splits is not None:
         usual = {"train": 0, "val": 1, "calib": 2, "test": 3}
         ranks = np.array([usual.get(split, 4) for split in splits.tolist()])
-        orders |= {"split, then path": _by(ranks, by_path), "split by name, then path": _by(splits, by_path)}
+        orders |= {"split then path": _by(ranks, by_path), "split by name then path": _by(splits, by_path)}
     return orders | {"reversed": np.arange(len(texts))[::-1]}
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..errors import CheckError, UsageError
 from ..files import atomic, sha256_file, write_json
-from . import canary, foreign, holding, pairing, parts
+from . import canary, foreign, holding, parts, probability_files
 from .labelled import Labelled, of_index
 from .parts import SoftLabels
 
@@ -92,27 +92,23 @@ def repair(
     Raises
     ------
     UsageError
-        If `out` exists or lies in `path`, or `path` is not there, or a store is asked for that cannot be one.
+        If `out` exists, lies in `path` or is of another form, or `path` is not there, or a store cannot be made.
     MissingRowsError
         If images are missing.
     CheckError
-        If it is not certain where rows belong, copies of a row differ, labels contradict the index, the columns are not
-        the classes, a row is not finite or not a distribution, or the canary finds the rows out of step with the
-        labels although their keys say otherwise.
+        If it is not certain where rows belong, less than half of a part would be left, copies of a row differ, labels
+        contradict the index, the columns are not the classes, a row is not finite or not a distribution, or the canary
+        finds the rows out of step with the labels although their keys say otherwise.
     """
-    _require_new(path, out)
+    _require_new(path, out, table=isinstance(against, Labelled))
     images = against if isinstance(against, Labelled) else of_index(against)
-    if isinstance(against, Labelled) and out.suffix != FORM:
-        raise UsageError(
-            "a store belongs to an index, not to a table of labels",
-            where=f"--out {out}",
-            expected="a file to make, ending in .npz; or an index of ours with --index",
-        )
     soft = foreign.read_any(path)
     if columns is not None:
         soft = replace(soft, classes=list(columns))
-    order_of_classes = canary.class_columns(soft, images.classes)
+    widths = [part.columns for part in soft.parts.values()]
+    order_of_classes = canary.class_columns(soft, images.classes, images.name_classes(max(widths, default=0)))
     rows = _keyed(soft, images) if soft.keyed else _keyless(soft, images, drop_unmatched)
+    _require_most(soft, images, rows)
     _check_labels(rows, images)
     copies = _copies(rows)
     wanted = _wanted(soft, images, rows, out)
@@ -159,13 +155,37 @@ def _moves(rows: Rows, kept: np.ndarray, order: np.ndarray, copies: np.ndarray, 
     }
 
 
-def _require_new(path: Path, out: Path) -> None:
+def _require_new(path: Path, out: Path, table: bool) -> None:
+    """`table`: whether the labels are a table, so that no store can be made."""
+    hint = f"--out {path.stem}.repaired.npz" if table or path.is_file() else "--out NEW, a directory elsewhere"
     if out.resolve().is_relative_to(path.resolve()):
-        raise UsageError("a store is never repaired in place", where=str(out), hint="name a new directory elsewhere")
+        raise UsageError("soft labels are never repaired in place", where=f"--out {out}", hint=hint)
+    if out.suffix != FORM and (table or out.suffix.lower() in probability_files.READERS):
+        raise UsageError(
+            "a repair cannot be written in this form",
+            where=f"--out {out}",
+            expected="a file to make that ends in .npz" + ("" if table else "; or a directory, for a store"),
+            hint=hint,
+        )
     for made in (out, out.with_suffix(".json")) if out.suffix == FORM else (out,):
         if made.exists() or made.is_symlink():
             hint = "name one that does not exist"
             raise UsageError("there is something here already", where=str(made), hint=hint)
+
+
+def _require_most(soft: SoftLabels, images: Labelled, rows: Rows) -> None:
+    """Stop with a CheckError where less than half of a part would be left: that mends nothing."""
+    places = np.split(rows.at, np.cumsum([len(part.rows) for part in soft.parts.values()])[:-1])
+    if hopeless := holding.least_kept(holding.hold(soft, images), places):
+        one, kept = hopeless
+        split = f", split {one.split}" if one.split else ""
+        paths = f"compare the paths with those of the labels, such as {images.paths[0]}"
+        raise CheckError(
+            f"a repair would keep {kept:,} of {len(one.part.rows):,} rows: of the others the image is not known",
+            where=f"{one.part.file}{split}",
+            expected="at least half of the rows of each split",
+            hint=paths if rows.keyed else canary.bring_paths(soft),
+        )
 
 
 def _keyed(soft: SoftLabels, images: Labelled) -> Rows:
@@ -197,58 +217,23 @@ def _keyless(soft: SoftLabels, images: Labelled, drop: bool) -> Rows:
             )
         orders = images.sort_orders(one.positions)
         found = canary.judge(predictions, labels, len(images.classes), orders)
-        place = _placed(found, predictions, labels, orders, len(images.classes))
+        place = canary.placed(found, predictions, labels, orders, len(images.classes))
         doubtful = int((place < 0).sum())
         if doubtful == len(place) or (doubtful and not drop):
-            kind = (found["shift"] or {}).get("kind")
+            enough = holding.least_kept([one], [place]) is None
             raise CheckError(
                 f"rows without keys, of which the canary is not certain where they belong: {found['why']}",
                 where=f"{where}, {doubtful} of {len(place)} rows",
                 expected="a path for each row, or a fault that shows where each belongs",
                 hint=f"{DROP} keeps the other rows, and lists the images that then have no soft label"
-                if kind in canary.UP_TO_A_FEW | canary.EXACT and doubtful < len(place)
-                else canary.remedy(found["shift"], soft, images) or "export them anew with a path for each row",
+                if enough
+                else canary.remedy(found["shift"], soft, images, enough) or canary.bring_paths(soft),
             )
         at.append(np.where(place < 0, -1, one.positions[place]))
         told = ("shift", "slip_row", "slip_interval", "evidence", "agreement", "chance", "why")
         facts.append({"split": one.split, "guessed": one.guessed} | {name: found[name] for name in told})
     names = [f"{part.file.name}, row {row}" for part in soft.parts.values() for row in part.rows.tolist()]
     return _rows(soft, names, np.concatenate(at), {"by": "canary", "parts": facts})
-
-
-def _placed(
-    found: dict[str, Any],
-    predictions: np.ndarray,
-    labels: np.ndarray,
-    orders: dict[str, np.ndarray],
-    classes: int,
-) -> np.ndarray:
-    """Where each row belongs among the labels, (n,), by what `canary.judge` found; -1 where that is not certain."""
-    shift, rows = found["shift"], np.arange(len(predictions))
-    nowhere = np.full(len(rows), -1)
-    if shift is None:
-        return rows if found["verdict"] == "aligned" else nowhere
-    if shift["kind"] == "order" and len(rows) == len(labels):
-        at = orders[shift["order"]].copy()
-        for other in found["unresolved_orders"]:
-            at[orders[shift["order"]] != orders[other]] = -1
-        return at
-    if shift["kind"] == "rotated":
-        return (rows - shift["rows"]) % len(rows)
-    if shift["kind"] not in canary.UP_TO_A_FEW:
-        return nowhere
-    segments = [(one["start"], one["stop"], one["shift"]) for one in shift["segments"]]
-    certain = pairing.changes(predictions, labels, segments, classes, classes, 1 - pairing.ALPHA)
-    steps = [step for *_, step in segments] if segments[0][2] == 0 else [0, *(step for *_, step in segments)]
-    starts, stops = [0, *(high for *_, high in certain)], [*(low for _, low, _ in certain), len(rows)]
-    at = nowhere
-    for start, stop, step in zip(starts, stops, steps, strict=True):
-        if step is not None:
-            at[start:stop] = rows[start:stop] + step
-    at[(at < 0) | (at >= len(labels))] = -1
-    claims = np.bincount(at[at >= 0], minlength=len(labels))
-    at[(at >= 0) & (claims[at] > 1)] = -1
-    return at
 
 
 def _rows(soft: SoftLabels, names: list[str], at: np.ndarray, facts: dict[str, Any]) -> Rows:

@@ -14,4 +14,5 @@ def run(params: Params) -> None:
         new = packing.pack(
             rows, workspace.corpus(params.corpus), directory, params.classes, params.scale_.image, memo=known
         )
-    print(f"{len(rows.rows)} images packed; {new} shards written, {len(list(directory.glob('*.npy'))) - new} kept")
+    kept = len(list(directory.glob("*.npy"))) - new
+    print(f"{len(rows.rows)} images packed; shards written: {new}, kept: {kept}")
