@@ -439,9 +439,9 @@ def test_wrong_tables_and_wrong_use_are_one_clear_message(folder):
     for text, match in (
         ("image,label\na,b\n", "no column path"),
         ("path,label\n", "no rows"),
-        ("path,label\na,b\nb,\n", "1 cells are empty"),
+        ("path,label\na,b\nb,\n", "empty cells: 1"),
         ("path,label\na,b\na,c\n", "a path stands 2 times: a"),
-        ("path,label\na,b\nb\n", "1 cells in data row 1"),
+        ("path,label\na,b\nb\n", "1 cell in data row 1, not 2"),
         ("path,label\na,b\nc,b\n", "too few classes"),
     ):
         Path("t.csv").write_text(text)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 WORKERS = 2  # directories read at once: one reads while another is compared; more would only hold more memory
 ANEW = "export the soft labels anew under this index (`dvc repro`, if they are this pipeline's)"
+Checked = tuple[dict[str, Any], list[dict[str, Any]], SoftLabels, list[Held]]  # summary, problems, as read, as held
 IN_ORDER = "export with the classes in that order: those of params.yaml, or --classes"
 
 
@@ -84,7 +85,7 @@ def gate(
 
     described, one_at_a_time = _described(against), Lock()
 
-    def check_one(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]], SoftLabels, list[Held]]:
+    def check_one(path: Path) -> Checked:
         soft = foreign.describe(path)
         problems = _check_claims(soft, against, classes, checkpoints or {})
         swept = None if isinstance(against, Labelled) or not soft.manifest else _sweep(soft, against, described)
@@ -102,17 +103,8 @@ def gate(
         summary |= {"checkpoint_sha256": checkpoint, "values_sha256": soft.values_sha256}
         return summary | ({} if soft.manifest else {"held": list(map(_told, held))}), problems, soft, held
 
-    def check_or_refuse(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]], SoftLabels, list[Held]] | None:
-        try:
-            return check_one(path)
-        except Exception as error:
-            if refuse is None:
-                raise
-            refuse(path, error)
-            return None
-
     with ThreadPoolExecutor(WORKERS) as pool:
-        checked = [one for one in pool.map(check_or_refuse, paths) if one is not None]
+        checked = [one for one in pool.map(partial(_unless_refused, check_one, refuse), paths) if one is not None]
     soft_labels = [summary for summary, *_ in checked]
     problems = [problem for _, found, *_ in checked for problem in found] + list(_check_copies(soft_labels))
     kinds = {split: {p["kind"] for p in problems if concerns(p, split)} for split in described}
@@ -138,6 +130,18 @@ def gate(
         "problems": problems,
     }
     return report, [(soft, held) for *_, soft, held in checked]
+
+
+def _unless_refused(
+    check_one: Callable[[Path], Checked], refuse: Callable[[Path, Exception], None] | None, path: Path
+) -> Checked | None:
+    try:
+        return check_one(path)
+    except Exception as error:
+        if refuse is None:
+            raise
+        refuse(path, error)
+        return None
 
 
 def _described(against: "Index | Labelled") -> dict[str, dict[str, Any]]:

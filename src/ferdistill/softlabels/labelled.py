@@ -188,7 +188,7 @@ def _check(columns: dict[str, np.ndarray], classes: list[str], told: str, file: 
         empty = np.flatnonzero(cells == "")
         if len(empty):
             raise CheckError(
-                f"{len(empty)} cells are empty",
+                f"empty cells: {len(empty)}",
                 where=f"{file}, column {name}, data row {empty[0]}",
                 expected="text in each row",
                 hint="take rows without a label out, from the soft labels too" if name == "label" else "",
