@@ -261,16 +261,19 @@ def test_an_archive_of_one_array_without_a_name_is_read_and_said_and_others_are_
         assert "probs=" in caught.value.hint
 
 
-def test_a_file_that_cannot_be_judged_leaves_the_others_their_verdicts(folder):
+def test_a_file_that_cannot_be_judged_leaves_the_others_their_verdicts(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
     pair = damage.draw(18, 1000)
     write_labels(pair)
     np.save("P.npy", pair.values[0])
     np.save("flat.npy", pair.values[0][:, 0])
     Path("bad.npz").write_bytes(b"nothing of the kind")
-    names = ["bad.npz", "P.npy", "nowhere.npy", "flat.npy", "labels.txt"]
+    Path("P.parquet").write_bytes(b"")
+    names = ["bad.npz", "P.npy", "nowhere.npy", "flat.npy", "labels.txt", "P.parquet", f"{'long' * 100}.npy"]
     report, code = checked(*names, "--labels", "labels.csv")
     assert code == 1 and [one["dir"] for one in report["verdicts"]] == names
-    assert [one["verdict"] for one in report["verdicts"]] == ["not judged", "in step", *["not judged"] * 3]
+    assert [one["verdict"] for one in report["verdicts"]] == ["not judged", "in step", *["not judged"] * 5]
+    assert "ferdistill[align,parquet]" in report["verdicts"][5]["why"]
     assert {one["dir"] for one in report["problems"]} == {*names} - {"P.npy"} and not report["ok"]
     shown = run("check", *names, "--labels", "labels.csv")
     assert shown.exit_code == 1 and "whole npz file" in shown.output and "2D" not in shown.output

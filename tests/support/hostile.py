@@ -379,7 +379,7 @@ HEADERS = [
 NPYS = [
     *(npy_of_shape(shape) for shape in SHAPES),
     *(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + b"\0" * 16 for header in HEADERS),
-    *(PICKLED_ARRAY, PICKLE, b"", b"PK\x03\x04garbage", _zip("a.npy", _npy(np.zeros((2, 2))))),
+    *(PICKLED_ARRAY, PICKLE, b"", b"PK\x03\x04garbage", _zip("a.npy", _npy(np.zeros((2, 2), np.int64)))),
 ]
 
 

@@ -101,7 +101,8 @@ def csv_blocks(file: Path) -> Iterator[tuple[list[str], list[list[str]]]]:
         while block := list(islice(rows, ROWS)):
             for row, cells in enumerate(block, first):
                 if len(cells) != len(names):
-                    raise ValueError(f"{len(cells)} cell{'s' * (len(cells) != 1)} in data row {row}, not {len(names)} as in the first")
+                    plural = "s" * (len(cells) != 1)
+                    raise ValueError(f"{len(cells)} cell{plural} in data row {row}, not {len(names)} as in the first")
             yield names, block
             first += len(block)
         if first == 0:

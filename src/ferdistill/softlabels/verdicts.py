@@ -25,7 +25,7 @@ INCOMPLETE, NOT_JUDGED, UNCOVERED = "in step, incomplete", "not judged", "uncove
 CAVEAT = (
     "no paths: rows exchanged here and there, even many, look like a teacher's errors; a path for each row shows them"
 )
-Sets = Sequence[tuple[SoftLabels, list[Held]]]
+Sets = list[tuple[SoftLabels, list[Held]]]
 
 
 def check(
@@ -81,11 +81,8 @@ def check(
         faulty = {problem["dir"] for problem in report["problems"] if problem["kind"] != UNCOVERED}
         in_step = [one for one in sets if one[0].directory.as_posix() not in faulty]
         report = _with_canary(report, canary.compare(in_step, images()) if in_step else [], in_step)
-    for path in [path for path in paths if path in (refused or {})]:
-        error = (refused or {})[path]
-        place = f"{error.where}: " if error.where not in ("", str(path)) else ""
-        fault = alignment.problem(path, "", NOT_JUDGED, None, error.expected, f"{place}{error.what}", error.hint)
-        report = report | {"ok": False, "problems": [*report["problems"], fault]}
+    faults = [_not_judged(path, refused[path]) for path in paths if path in refused] if refused else []
+    report = report | {"ok": report["ok"] and not faults, "problems": report["problems"] + faults}
     by_path = {soft.directory: (soft, held) for soft, held in sets}
     found = []
     for path in paths:
@@ -104,6 +101,11 @@ def _known(error: Exception) -> FerdistillError:
     if known is None:
         raise error
     return known
+
+
+def _not_judged(path: Path, error: FerdistillError) -> dict[str, Any]:
+    place = f"{error.where}: " if error.where not in ("", str(path)) else ""
+    return alignment.problem(path, "", NOT_JUDGED, None, error.expected, f"{place}{error.what}", error.hint)
 
 
 def _incomplete(report: dict[str, Any], sets: Sets, images: Callable[[], Labelled]) -> Sets:
