@@ -70,6 +70,7 @@ NOT_RUN = {
     "robustness": "needs trained networks",
     "serve": "serves until it is stopped",
     "study collect": "needs DVC experiments",
+    "study cost": "needs the students of a study",
     "study decide": "needs a study's results",
     "study misalignment": "trains eleven students",
     "study mixture": "with --write it changes params.yaml",
