@@ -475,7 +475,7 @@ def cost(
         size = [f"{one['parameters']:,}", f"{one['size_bytes'] / 1e6:.1f}"]
         shown.add_row(name, *size, *times, f"{one['images_per_s']:,.0f}")
     wide().print(shown)
-    say(f"{out} written: {found['machine']}, {found['threads']} threads")
+    say(f"{out} written: {found['machine']}, threads: {found['threads']}")
 
 
 @study_cli.command("report")
