@@ -343,12 +343,20 @@ def test_an_image_that_nothing_is_known_of_is_refused(project):
         targets_stage.run(settings)
 
 
-def test_the_stage_counts_them_and_the_index_is_verified(corpus, tmp_path, monkeypatch):
+def test_the_stage_counts_them_and_the_index_is_verified(corpus, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     add_unlabelled(corpus, {f"{i}.png": face(70_000 + i) for i in range(12)})
     settings = params.load(ROOT / "params.yaml")
     chosen = settings.index.model_copy(update={"val": 0.2, "calib": 0.2, "seed": 1})
     settings = settings.model_copy(update={"corpus": "mine", "classes": THREE, "index": chosen})
+    index_stage.run(settings)
+    assert "few images" not in capsys.readouterr().out
+    fewer = chosen.model_copy(update={"val": 0.04})
+    index_stage.run(settings.model_copy(update={"index": fewer, "index_tag": "fewer"}))
+    told, counts = capsys.readouterr().out, pd.read_csv("plots/class_counts.csv")
+    thin = counts[(counts["images"] < 5) & (counts["split"] != "train") & (counts["split"] != "transfer")]
+    listed = zip(thin["images"], thin["class"], thin["split"], strict=True)
+    assert len(thin) and all(f"{images} of {name} in {split}" in told for images, name, split in listed)
     index_stage.run(settings)
     metrics = json.loads(Path("metrics/index.json").read_text())
     assert metrics["images_in"]["transfer"] == 12 and set(metrics["images_of"]) == set(THREE)

@@ -10,9 +10,10 @@ from ..data.memo import memo
 from ..data.sheets import write_sheets
 from ..files import atomic, write_json
 from ..params import Params
-from ..plain import cell
+from ..plain import cell, shown
 
 STEPS = ("dropped", "quarantined", "conflict", "duplicate", "leak")
+FEW = 5  # images of a class in a split, below which its scores say next to nothing
 
 
 def run(params: Params) -> None:
@@ -53,6 +54,11 @@ def run(params: Params) -> None:
         f"{report['rows_listed']} rows listed, {len(rows)} images indexed; left out: "
         + (", ".join(f"{count} {step}" for step, count in report["left_out"].items()) or "none")
     )
+    few = table[table["split"].isin(["val", "calib", "test"]) & (table["images"] < FEW)]
+    if len(few):
+        listed = zip(few["images"], few["class"], few["split"], strict=True)
+        told = ", ".join(f"{images} of {shown(name)} in {split}" for images, name, split in listed)
+        print(f"few images: {told}; `ferdistill index seed` finds a better split, or raise index.val, .calib or .test")
     if (rows["subject"] == "").all():
         print(
             "no image says whose it is: each counts as another person's, in splits, intervals and guarantees; where "
