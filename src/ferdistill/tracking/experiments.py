@@ -183,7 +183,7 @@ def misfit(experiment: Experiment, now: Present, overrides: dict[str, Any]) -> s
             return f"its {stage} was run with other params"
         shared = stage not in OWN and expected == {key: lookup(now.params, key) for key in facts["params"]}
         # Which weights a student starts from is among what the stage `params` writes.
-        shared &= not (stage == "params" and any(".student." in key for key in overrides))
+        shared &= stage != "params" or not any(key.endswith((".student.model", ".student.init")) for key in overrides)
         if shared and entry.get("outs") != now.lock.get(stage, {}).get("outs"):
             return f"its {stage} gave other files"
     return ""
