@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from support.people import People
 
 EXAMPLES = """
-  python benchmarks/guarantees.py                               1,000 fits of each case, half an hour
+  python benchmarks/guarantees.py                               1,000 fits of each case, five minutes
   python benchmarks/guarantees.py --refits 100 --case "an image a person"
   PYTHONPATH=.bench/mapie python benchmarks/guarantees.py --mapie   MAPIE's sets of the same numbers alone
   python benchmarks/guarantees.py --latency                     what sets and alerts take of an answer of models/bundle
