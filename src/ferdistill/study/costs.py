@@ -10,7 +10,6 @@ from ..params import Params
 from ..runtime import latency
 from . import results
 from .rescore import network_of, stored_models
-from .schema import said
 
 
 def measure(table: Path, settings: Params) -> dict[str, Any]:
@@ -30,22 +29,21 @@ def measure(table: Path, settings: Params) -> dict[str, Any]:
     UsageError, CheckError
         As `results.read`; if the table names no student, or one is not in DVC's cache or of another architecture.
     """
-    frame = results.read(table)
+    frame, own = results.read(table), settings.scale_.student.model
+    names = frame["student"].replace("", own) if "student" in frame else own
+    first = frame.assign(student=names).drop_duplicates("student")
     size, channels = settings.scale_.image.size, settings.scale_.image.channels
     mean, std = models.NORMALISATION[channels]
     image = {"size": size, "channels": channels, "mean": mean, "std": std}
     found: dict[str, dict[str, Any]] = {}
     with TemporaryDirectory() as folder:
         exported = []
-        for (_, row), file in zip(frame.iterrows(), stored_models(frame), strict=True):
-            name = said(row, "student") or settings.scale_.student.model
-            if name in found:
-                continue
+        for (_, row), file in zip(first.iterrows(), stored_models(first), strict=True):
             network = network_of(row, file, settings).eval()
             onnx = Path(folder) / f"{len(found)}.onnx"
             export_onnx(InferenceGraph(network, image, float(row["t_star"])).eval(), onnx, settings.export.opset)
-            exported.append(latency.Model(name, onnx, (size, size, channels), {}))
-            found[name] = {"parameters": models.size(network)}
+            exported.append(latency.Model(row["student"], onnx, (size, size, channels), {}))
+            found[row["student"]] = {"parameters": models.size(network)}
         rules = settings.benchmark
         timed = latency.bench(exported, [1], rules.threads, "cpu", rules.warmup, rules.repeats)
     for one in timed["models"]:

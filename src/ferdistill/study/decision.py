@@ -43,16 +43,12 @@ class Case:
     people: np.ndarray  # (R,), variance of a difference over other people
     measured: np.ndarray  # (R,), whether that was measured, or is the one stated in params.yaml
     students: list[dict[str, Any]]  # see `decide`
+    barred: set[str]  # those of them that cost more than is allowed
 
     @property
     def chosen(self) -> int | None:
         """The place of the recipe that is taken; None where that is the default."""
         return 0 if self.better.any() else None
-
-    @property
-    def barred(self) -> set[str]:
-        """The students that cost more than is allowed."""
-        return {one["student"] for one in self.students if not one["within"]}
 
 
 def decide(
@@ -273,6 +269,7 @@ def _case(
         people=people[order],
         measured=np.array([one is not None for one in of_people], bool)[order],
         students=students,
+        barred=barred,
     )
     return case, [*few, *excluded, *costly], why
 
